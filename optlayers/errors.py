@@ -1,0 +1,53 @@
+"""The errors of optlayers: one line each, saying what, why and the mend.
+
+`InputError` is something the user can mend before anything runs (exit code 2); `RunError`
+is something that went wrong while running (exit code 1). The command line prints the
+message alone; a traceback comes only with `--debug`.
+"""
+
+from __future__ import annotations
+
+
+class OptlayersError(Exception):
+    """Base of every error that optlayers raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(OptlayersError):
+    """A file, field, option or model that breaks a rule (exit code 2)."""
+
+    exit_code = 2
+
+
+class StudyFileError(InputError):
+    """A study file that does not validate; `faults` holds one line for each fault."""
+
+    def __init__(self, source: str, faults: list[str]) -> None:
+        self.source = source
+        self.faults = faults
+        super().__init__("\n".join(f"{source}: {fault}" for fault in faults))
+
+
+class ModelError(InputError):
+    """A model that cannot be used: missing, gated, of an unknown or unfitting shape."""
+
+
+class TaskError(InputError):
+    """A task that lm-eval does not know, or one that optlayers cannot score."""
+
+
+class StorageError(InputError):
+    """A database that cannot be opened, or that holds something else."""
+
+
+class RunError(OptlayersError):
+    """A failure while running (exit code 1)."""
+
+
+class ExportError(RunError):
+    """A checkpoint that could not be written."""
+
+
+class EvaluationError(RunError):
+    """An evaluation that broke down: NaN in the logits, out of memory at the smallest batch."""

@@ -1,0 +1,258 @@
+"""StudyDefinition: what a study searches, as read from one YAML file.
+
+A definition is data: frozen, validated as a whole (all faults of a file are reported at
+once), and never executed. Paths in it are relative to the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from optlayers.errors import InputError, StudyFileError
+from optlayers.layerset import LayerSet
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class ModelSpec(_Part):
+    """One model: a hub id, or a folder relative to the study file."""
+
+    model: str = Field(min_length=1, description="hub id or folder")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+
+
+class LayerBudget(_Part):
+    """How many layers may come from the donor, both ends included."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LayerBudget:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max is {self.max}; min must not exceed max")
+        return self
+
+
+class TaskSpec(_Part):
+    """One lm-eval task or group, its weight in the objective and its per-question metric."""
+
+    name: str = Field(min_length=1)
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    metric: str = Field("acc", min_length=1, description="a metric with one 0/1 value a question")
+    num_fewshot: int | None = Field(None, ge=0)
+
+
+class Questions(_Part):
+    """How many questions of each subject a score rests on (null: all of them)."""
+
+    fast: int | None = Field(20, ge=1)
+    full: int | None = Field(None, ge=1)
+    holdout: float = Field(0.0, ge=0.0, lt=1.0, description="share of each subject set aside")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Questions:
+        if self.full is not None and (self.fast is None or self.fast > self.full):
+            fast = "all" if self.fast is None else self.fast
+            raise ValueError(f"fast is {fast} and full is {self.full}; fast must not exceed full")
+        return self
+
+
+class Explore(_Part):
+    """The genetic search at fast fidelity."""
+
+    population: int = Field(40, ge=2)
+    generations: int = Field(20, ge=1)
+    patience: int = Field(6, ge=1, description="generations without a better set before it stops")
+
+
+class Validate(_Part):
+    """The best sets by fast score are evaluated in full."""
+
+    top: int = Field(20, ge=0)
+
+
+class Refine(_Part):
+    """Local search around the best sets."""
+
+    top: int = Field(3, ge=0, description="sets whose neighbours are looked at")
+    verify: int = Field(5, ge=1, description="neighbours a round evaluated in full")
+    rounds: int = Field(10, ge=0)
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+
+
+class Prior(_Part):
+    """What is known before the search: skips the probe phase and seeds the population."""
+
+    single_layer_scores: list[Share] | None = None
+    layer_sets: list[list[Annotated[int, Field(ge=0)]]] = Field(default_factory=list)
+
+
+class StudyDefinition(_Part):
+    """A whole study; every field but the first five has a default."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    base: ModelSpec
+    donor: ModelSpec
+    layers: LayerBudget
+    tasks: list[TaskSpec] = Field(min_length=1)
+    task_path: str | None = None
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
+    questions: Questions = Field(default_factory=Questions)
+    explore: Explore = Field(default_factory=Explore)
+    # `validate` would shadow a method of BaseModel, so the field has another name in code.
+    validation: Validate = Field(default_factory=Validate, alias="validate")
+    refine: Refine = Field(default_factory=Refine)
+    prior: Prior = Field(default_factory=Prior)
+    seed: int = Field(0, ge=0)
+    folder: Path = Field(default=Path("."), exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyDefinition:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError("tasks: a task is named twice; name each task once")
+        for indices in self.prior.layer_sets:
+            size = len(set(indices))
+            if size != len(indices):
+                raise ValueError(f"prior.layer_sets: {indices} names a layer twice")
+            if not self.layers.min <= size <= self.layers.max:
+                raise ValueError(
+                    f"prior.layer_sets: {indices} has {size} layers, and layers allows "
+                    f"{self.layers.min} to {self.layers.max}"
+                )
+        scores = self.prior.single_layer_scores
+        if scores is not None:
+            if len(scores) < self.layers.max:
+                raise ValueError(
+                    f"prior.single_layer_scores: {len(scores)} scores for at least "
+                    f"{self.layers.max} layers; give one score for each layer"
+                )
+            for indices in self.prior.layer_sets:
+                if max(indices) >= len(scores):
+                    raise ValueError(
+                        f"prior.layer_sets: {indices} names layer {max(indices)}, and "
+                        f"prior.single_layer_scores has {len(scores)} layers"
+                    )
+        return self
+
+    def resolve(self, where: str) -> str:
+        """A folder of the file as an absolute path, or a hub id as it is.
+
+        What looks like a path (starts with `.`, `/` or `~`) or exists beside the file is one.
+        """
+        path = Path(where).expanduser()
+        if path.is_absolute():
+            return str(path)
+        local = (self.folder / path).resolve()
+        if local.exists() or where.startswith("."):
+            return str(local)
+        return where
+
+    @property
+    def prior_layer_sets(self) -> list[LayerSet]:
+        """The known good sets of the prior."""
+        return [LayerSet(tuple(indices)) for indices in self.prior.layer_sets]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The definition as plain data, with the names of the file."""
+        data: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        return data
+
+    def identity(self) -> dict[str, Any]:
+        """The part that ties a study in the database to its definition: all but the budget."""
+        budget = {"explore", "validate", "refine"}
+        return {key: value for key, value in self.to_dict().items() if key not in budget}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of `identity`, first 16 hexadecimal digits."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_KINDS = {
+    "missing": "is missing; add it",
+    "extra_forbidden": "is not a field of a study file; remove it or mend its name",
+}
+
+
+def _fault(error: Any) -> str:
+    """One pydantic error as one line: field, rule, what was found."""
+    field = ""
+    for part in error["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+    kind, found = error["type"], error["input"]
+    if kind in _KINDS:
+        return f"{field}: {_KINDS[kind]}"
+    message = re.sub(r"^Value error, ", "", error["msg"])
+    if kind == "value_error":
+        # The rule already names what was found (and the fields, where it spans several).
+        return f"{field}: {message}" if field else message
+    shown = repr(found)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{field}: {message[0].lower()}{message[1:]}; found {shown}"
+
+
+def parse_study(text: str, source: str, folder: Path) -> StudyDefinition:
+    """Validate the text of a study file; raises `StudyFileError` with all its faults."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise StudyFileError(source, [f"{where}not valid YAML: {problem}"]) from None
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else type(data).__name__
+        raise StudyFileError(source, [f"expected fields such as 'name: demo'; found {found}"])
+    if "folder" in data:
+        raise StudyFileError(source, ["folder: is not a field of a study file; remove it"])
+    try:
+        return StudyDefinition.model_validate({**data, "folder": folder})
+    except ValidationError as error:
+        raise StudyFileError(source, [_fault(e) for e in error.errors()]) from None
+
+
+def load_study(name_or_file: str) -> StudyDefinition:
+    """The study of that file, or the shipped study of that name.
+
+    Raises `InputError` when there is neither, `StudyFileError` when it does not validate.
+    """
+    path = Path(name_or_file)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        shipped = {p.stem: p for p in shipped_studies()}
+        if name_or_file not in shipped:
+            raise InputError(
+                f"study {name_or_file!r}: neither a file nor a shipped study "
+                f"({', '.join(sorted(shipped))}); name one of these or a YAML file"
+            )
+        path = shipped[name_or_file]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"study file {path}: {why}; name a readable YAML file") from None
+    return parse_study(text, str(path), path.resolve().parent)
+
+
+def shipped_studies() -> list[Path]:
+    """The study files that ship with optlayers, sorted by name."""
+    return sorted(STUDIES.glob("*.yaml"))
+
+
+Fidelity = Literal["fast", "full"]
