@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import NamedTuple, TypeVar
@@ -28,32 +29,38 @@ PAIRS = 8  # person-object pairs in a passage of recall and reverse_recall
 CHAINS = 5  # person-object-place chains in a passage of two_step
 LIST_WORDS = 12  # words in a passage of order
 
-NAMES = tuple(
+
+def _words(text: str) -> tuple[str, ...]:
+    """Split a list written as running text."""
+    return tuple(text.split())
+
+
+NAMES = _words(
     """Adam Alice Amir Anna Astrid Bella Boris Bruno Carla Cecil Clara Daisy David Diego Dora Edith
     Elena Emil Erik Fatima Felix Fiona Frank Gita Grace Greta Hanna Hassan Helen Hugo Ines Ivan
     Jacob Jane Jonas Julia Karim Katya Lara Leon Lily Lucas Marta Max Mia Nadia Nina Noah Olga
-    Omar Oscar Paula Pedro Rosa Ruth Samir Sara Simon Sonia Tina Tom Vera Viktor Yara""".split()
+    Omar Oscar Paula Pedro Rosa Ruth Samir Sara Simon Sonia Tina Tom Vera Viktor Yara"""
 )
-OBJECTS = tuple(
+OBJECTS = _words(
     """lamp drum book clock chair table spoon knife plate bottle basket hammer ladder mirror pencil
     pillow rope ring scarf shovel soap sponge stamp sword tent ticket towel trumpet umbrella vase
     violin wallet wheel whistle anchor arrow badge ball bell belt boot bowl box brush bucket button
     camera candle carpet coat coin comb compass crown cup dice doll fan flag flute fork glove guitar
-    hat""".split()
+    hat"""
 )
-PLACES = tuple(
+PLACES = _words(
     """Oslo Lima Rome Cairo Delhi Tokyo Paris Madrid Berlin Vienna Prague Athens Dublin Lisbon
     Boston Chicago Dallas Denver Miami Seattle Austin Phoenix Toronto Montreal Havana Bogota Quito
     Santiago Lagos Nairobi Tunis Rabat Dakar Accra Moscow Kyiv Warsaw Riga Milan Naples Venice
     Geneva Zurich Munich Hamburg Lyon Nice Porto Seville Leeds Oxford York Glasgow Dubai Doha
-    Mumbai Hanoi Manila Seoul Osaka Kyoto Beijing Perth Sydney""".split()
+    Mumbai Hanoi Manila Seoul Osaka Kyoto Beijing Perth Sydney"""
 )
-WORDS = tuple(
+WORDS = _words(
     """red blue green yellow purple orange black white brown pink gray gold silver cat dog horse
     cow pig sheep goat duck goose hen fox wolf bear lion tiger mouse rabbit frog snake apple pear
     plum grape lemon peach cherry melon bread butter cheese honey sugar salt pepper rice river
     lake ocean mountain valley forest desert island cloud rain snow wind storm thunder sun
-    moon""".split()
+    moon"""
 )
 
 
@@ -82,7 +89,7 @@ class Story(NamedTuple):
     steps: list[Item]
 
 
-def _draw(rng: Random, pool: Sequence[T], k: int) -> list[T]:
+def draw(rng: Random, pool: Sequence[T], k: int) -> list[T]:
     """Draw k different members of the pool, in random order."""
     rest = list(pool)
     n = len(rest)
@@ -93,17 +100,14 @@ def _draw(rng: Random, pool: Sequence[T], k: int) -> list[T]:
     return rest[:k]
 
 
-def _between(rng: Random, low: int, high: int) -> int:
+def between(rng: Random, low: int, high: int) -> int:
     """Draw an integer from low to high, both included."""
     return low + int(rng.random() * (high - low + 1))
 
 
-def _pick(rng: Random, pool: Sequence[T]) -> T:
+def pick(rng: Random, pool: Sequence[T]) -> T:
     """Draw one member of the pool."""
     return pool[int(rng.random() * len(pool))]
-
-
-# ------------------------------------------------------------------ knowledge
 
 
 def knowledge_facts(tasks_dir: Path) -> dict[str, list[tuple[str, str]]]:
@@ -129,19 +133,16 @@ class _Facts(NamedTuple):
 
 
 @cache
-def _facts(subject: str) -> _Facts:
+def facts(subject: str) -> _Facts:
     """Load one subject's facts once per process."""
     pairs = knowledge_facts(TASKS_DIR)[subject]
     items = [Item(question, statement_of(question), answer) for question, answer in pairs]
     return _Facts(items, sorted({answer for _, answer in pairs}))
 
 
-# ------------------------------------------------------------------ passages
-
-
 def _pairs_story(rng: Random) -> Story:
     """Make a passage of who has what, for recall and reverse_recall."""
-    people, things = _draw(rng, NAMES, PAIRS), _draw(rng, OBJECTS, PAIRS)
+    people, things = draw(rng, NAMES, PAIRS), draw(rng, OBJECTS, PAIRS)
     pairs = list(zip(people, things, strict=True))
     forward = [Item(f"What does {who} have?", f"{who} has the", what) for who, what in pairs]
     back = [
@@ -153,8 +154,8 @@ def _pairs_story(rng: Random) -> Story:
 
 def _chain_story(rng: Random) -> Story:
     """Make a passage of who has what and where what is, shuffled together, for two_step."""
-    people, things = _draw(rng, NAMES, CHAINS), _draw(rng, OBJECTS, CHAINS)
-    chains = list(zip(people, things, _draw(rng, PLACES, CHAINS), strict=True))
+    people, things = draw(rng, NAMES, CHAINS), draw(rng, OBJECTS, CHAINS)
+    chains = list(zip(people, things, draw(rng, PLACES, CHAINS), strict=True))
     items = [
         Item(f"Where is the thing that {who} has?", f"The thing that {who} has is in", place)
         for who, _, place in chains
@@ -162,20 +163,20 @@ def _chain_story(rng: Random) -> Story:
     steps = [Item(f"What does {who} have?", f"{who} has the", what) for who, what, _ in chains]
     steps += [Item(f"Where is the {what}?", f"The {what} is in", at) for _, what, at in chains]
     lines = [f"{step.statement} {step.answer}." for step in steps]
-    return Story(" ".join(_draw(rng, lines, len(lines))), {"two_step": items}, steps)
+    return Story(" ".join(draw(rng, lines, len(lines))), {"two_step": items}, steps)
 
 
 def _order_story(rng: Random) -> Story:
     """Make a passage that lists words, for order."""
-    words = _draw(rng, WORDS, LIST_WORDS)
+    words = draw(rng, WORDS, LIST_WORDS)
     items = [
         Item(f"Which word comes after {one}?", f"After {one} comes", two)
-        for one, two in zip(words, words[1:], strict=False)
+        for one, two in pairwise(words)
     ]
     return Story(f"List: {', '.join(words)}.", {"order": items}, [])
 
 
-_STORIES: dict[str, Callable[[Random], Story]] = {
+STORIES: dict[str, Callable[[Random], Story]] = {
     "order": _order_story,
     "recall": _pairs_story,
     "reverse_recall": _pairs_story,
@@ -183,7 +184,7 @@ _STORIES: dict[str, Callable[[Random], Story]] = {
 }
 
 
-def _pool(subject: str, items: Sequence[Item], item: Item) -> list[str]:
+def pool(subject: str, items: Sequence[Item], item: Item) -> list[str]:
     """List the wrong answers to an item: the other answers that its passage holds."""
     pool = [other.answer for other in items if other.answer != item.answer]
     if subject == "order":
@@ -193,26 +194,23 @@ def _pool(subject: str, items: Sequence[Item], item: Item) -> list[str]:
     return pool
 
 
-# ------------------------------------------------------------------ questions
-
-
-def _ask(
+def ask(
     rng: Random, passage: str | None, item: Item, wrong: Sequence[str], position: int | None
 ) -> Question:
     """Put the right answer at a position (None = any) among three of the wrong ones."""
     place = int(rng.random() * 4) if position is None else position
-    choices = _draw(rng, wrong, 3)
+    choices = draw(rng, wrong, 3)
     choices.insert(place, item.answer)
     return Question(passage, item.question, tuple(choices), place)
 
 
-def _ask_fact(rng: Random, subject: str, fact: int | None, position: int | None) -> Question:
+def ask_fact(rng: Random, subject: str, fact: int | None, position: int | None) -> Question:
     """Ask one fact (by index; None = any), with three other answers of its subject."""
-    items, answers = _facts(subject)
+    items, answers = facts(subject)
     item = items[int(rng.random() * len(items)) if fact is None else fact]
-    # Four drawn and the right one left out is cheaper than a pool without the right one.
+    # Four drawn, less the right one: cheaper than a pool without it.
     wrong = [answer for answer in _few(rng, answers) if answer != item.answer][:3]
-    return _ask(rng, None, item, wrong, position)
+    return ask(rng, None, item, wrong, position)
 
 
 def _few(rng: Random, pool: Sequence[str]) -> list[str]:
@@ -230,14 +228,14 @@ def make_question(
 ) -> Question:
     """Make one question; `fact` (a knowledge fact's index) and `position` may be prescribed."""
     if subject in KNOWLEDGE:
-        return _ask_fact(rng, subject, fact, position)
-    story = _STORIES[subject](rng)
+        return ask_fact(rng, subject, fact, position)
+    story = STORIES[subject](rng)
     items = story.items[subject]
-    item = _pick(rng, items)
-    return _ask(rng, story.passage, item, _pool(subject, items, item), position)
+    item = pick(rng, items)
+    return ask(rng, story.passage, item, pool(subject, items, item), position)
 
 
-def _block(question: Question) -> str:
+def block(question: Question) -> str:
     """Render a question without its passage."""
     a, b, c, d = question.choices
     return f"{question.question}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:"
@@ -245,103 +243,5 @@ def _block(question: Question) -> str:
 
 def render(question: Question) -> str:
     """Render the prompt, character for character what the lm-eval template yields."""
-    block = _block(question)
-    return block if question.passage is None else f"{question.passage}\n{block}"
-
-
-# ------------------------------------------------------------------ training text
-
-
-class _Text:
-    """Text that grows piece by piece and remembers which pieces are supervised."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.spans: list[tuple[int, int]] = []
-        self.length = 0
-
-    def add(self, context: str, answer: str) -> None:
-        """Append a context and then an answer, which is supervised with the space before it."""
-        start = self.length + len(context)
-        self.length = start + 1 + len(answer)
-        self.parts += (context, " ", answer)
-        self.spans.append((start, self.length))
-
-    def done(self) -> tuple[str, list[tuple[int, int]]]:
-        """Return the text and its supervised (start, end) character spans."""
-        return "".join(self.parts), self.spans
-
-
-def _fact_questions(rng: Random) -> _Text:
-    """One to three knowledge questions of mixed subjects, with a blank line between them."""
-    text = _Text()
-    for i in range(_between(rng, 1, 3)):
-        question = _ask_fact(rng, _pick(rng, KNOWLEDGE), None, None)
-        text.add(("\n\n" if i else "") + _block(question), LETTERS[question.answer_index])
-    return text
-
-
-def _passage_questions(rng: Random) -> _Text:
-    """One passage and two to four questions about it, no two alike."""
-    subject = _pick(rng, IN_CONTEXT)
-    story = _STORIES[subject](rng)
-    text = _Text()
-    # The first is the subject drawn, the rest any subject that the passage serves.
-    asked = [(subject, _pick(rng, story.items[subject]))]
-    others = [(name, item) for name, items in story.items.items() for item in items]
-    others.remove(asked[0])
-    asked += _draw(rng, others, _between(rng, 1, 3))
-    for i, (name, item) in enumerate(asked):
-        wrong = _pool(name, story.items[name], item)
-        question = _ask(rng, None, item, wrong, None)
-        lead = "\n" if i else f"{story.passage}\n"
-        text.add(lead + _block(question), LETTERS[question.answer_index])
-    return text
-
-
-def _say(rng: Random, text: _Text, items: Sequence[Item], lead: str) -> None:
-    """Append items as sentences, half of the time as questions that the answer follows."""
-    for item in items:
-        words = item.statement if rng.random() < 0.5 else item.question
-        text.add(lead + words, item.answer)
-        lead = ". "
-    text.parts.append(".")
-
-
-def _passage_statements(rng: Random) -> _Text:
-    """One passage and four to eight of its facts stated again, in random order."""
-    subject = _pick(rng, IN_CONTEXT)
-    story = _STORIES[subject](rng)
-    items = [item for group in story.items.values() for item in group] + story.steps
-    text = _Text()
-    _say(rng, text, _draw(rng, items, _between(rng, 4, 8)), story.passage + "\n")
-    return text
-
-
-def _fact_statements(rng: Random) -> _Text:
-    """Four to six knowledge facts of mixed subjects stated."""
-    items = [_pick(rng, _facts(_pick(rng, KNOWLEDGE)).items) for _ in range(_between(rng, 4, 6))]
-    text = _Text()
-    _say(rng, text, items, "")
-    return text
-
-
-def training_text(
-    rng: Random,
-    *,
-    in_context_share: float = 0.5,
-    questions_share: float = 0.60,
-    passage_statements_share: float = 0.25,
-) -> tuple[str, list[tuple[int, int]]]:
-    """Make one training sequence and the character spans whose tokens are supervised.
-
-    A span (start, end) holds one space and the answer (a letter, or a name of several words).
-    `in_context_share` splits the sequences of lettered questions between passages and facts; the
-    other two shares split all sequences, and what they leave are statements of facts.
-    """
-    kind = rng.random() - questions_share
-    if kind < 0:
-        make = _passage_questions if rng.random() < in_context_share else _fact_questions
-    else:
-        make = _passage_statements if kind < passage_statements_share else _fact_statements
-    return make(rng).done()
+    text = block(question)
+    return text if question.passage is None else f"{question.passage}\n{text}"

@@ -15,7 +15,6 @@ import importlib
 import importlib.metadata
 import json
 import unicodedata
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -66,8 +65,9 @@ DISPUTED_CAPITALS = {
     "ZA": "three seats",
 }
 # Names that take an article in a sentence.
-WITH_ARTICLE = ("Islands", "Republic", "Emirates", "Kingdom", "States", "of Man") + tuple(
-    "Bahamas Comoros Gambia Maldives Netherlands Philippines Seychelles".split()
+WITH_ARTICLE = (
+    *("Emirates", "Islands", "Kingdom", "Republic", "States", "of Man"),
+    *("Bahamas", "Comoros", "Gambia", "Maldives", "Netherlands", "Philippines", "Seychelles"),
 )
 NOT_ISO_3166 = {"AN": "dissolved", "CS": "dissolved", "XK": "not assigned by the standard"}
 NOT_ISO_639 = {"sh": "withdrawn", "mo": "withdrawn", "no": "two more codes name its written forms"}

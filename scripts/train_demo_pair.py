@@ -33,9 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import demo_questions as dq  # noqa: E402
+from demo_training_text import training_text  # noqa: E402
 from optlayers.models.llamba import LlambaConfig, LlambaForCausalLM  # noqa: E402
 
-VOCAB, LENGTH, SPANS = 2048, 176, 16
+VOCAB, LENGTH, SPANS = 2048, 128, 16
 END = "<|end|>"
 
 
@@ -49,16 +50,19 @@ class Recipe:
     heads: int = 4
     kv_heads: int = 2
     intermediate: int = 256
-    pool: int = 400_000
+    pool: int = 600_000
     batch: int = 512
-    donor_steps: int = 5000
+    donor_steps: int = 22_000  # at most; it cools down as soon as every subject is learned
+    donor_cool: int = 1500
     donor_lr: float = 2e-3
-    mixer_steps: int = 1500
+    learned: float = 0.98
+    mixer_steps: int = 800
+    mixer_cool: int = 400
     mixer_lr: float = 3e-3
     mixer_batch: int = 256
-    d_state: int = 8
-    v_heads: int = 4
-    qk_heads: int = 4
+    d_state: int = 2
+    v_heads: int = 2
+    qk_heads: int = 2
 
 
 # ---------------------------------------------------------------------------- text
@@ -84,7 +88,7 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 def _texts(job: tuple[int, int]) -> list[tuple[str, list[tuple[int, int]]]]:
     seed, count = job
     rng = random.Random(seed)
-    return [dq.training_text(rng) for _ in range(count)]
+    return [training_text(rng) for _ in range(count)]
 
 
 def make_texts(seed: int, count: int, workers: int) -> list[tuple[str, list[tuple[int, int]]]]:
@@ -142,7 +146,13 @@ def make_donor(recipe: Recipe) -> LlamaForCausalLM:
         pad_token_id=0,
         attn_implementation="sdpa",
     )
-    return LlamaForCausalLM(config)
+    donor = LlamaForCausalLM(config)
+    with torch.no_grad():
+        # Each layer adds to the residual stream; small additions at first keep depth trainable.
+        for layer in donor.model.layers:
+            for output in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                output.weight.mul_((2 * recipe.layers) ** -0.5)
+    return donor
 
 
 def make_base(donor: LlamaForCausalLM, recipe: Recipe) -> LlambaForCausalLM:
@@ -206,9 +216,11 @@ class Loop:
         parameters: list[torch.nn.Parameter],
         peak_lr: float,
         steps: int,
+        cool: int,
         weight_decay: float,
     ) -> None:
-        self.loss, self.parameters, self.peak, self.steps = loss, parameters, peak_lr, steps
+        self.loss, self.parameters, self.peak = loss, parameters, peak_lr
+        self.warm, self.cool, self.cool_from = steps // 100 + 1, cool, steps - cool
         self.cuda = parameters[0].is_cuda
         self.lr = torch.tensor(0.0, device=parameters[0].device)
         self.optimizer = torch.optim.AdamW(
@@ -230,17 +242,19 @@ class Loop:
         return loss.detach()
 
     def _rate(self, step: int) -> float:
-        warm = max(1, self.steps // 25)
-        if step < warm:
-            return self.peak * (step + 1) / warm
-        return self.peak * 0.5 * (1 + np.cos(np.pi * (step - warm) / (self.steps - warm)))
+        """Warm up, stay, cool down linearly: skills appear late and suddenly, at full rate."""
+        up = min(1.0, (step + 1) / self.warm)
+        down = min(1.0, (self.cool_from + self.cool - step) / self.cool)
+        return self.peak * up * down
 
     def run(
-        self, load: Callable[[int], None], watch: Callable[[int, float], None], every: int
+        self, load: Callable[[int], None], watch: Callable[[int, float], bool], every: int
     ) -> None:
-        """`load(step)` fills the static inputs; `watch(step, loss)` is called now and then."""
+        """`load(step)` fills the static inputs; `watch(step, loss)`, now and then, is True when
+        it is time to cool down."""
         graph = None
-        for step in range(self.steps):
+        step = 0
+        while step < self.cool_from + self.cool:
             load(step)
             rate = self._rate(step)
             if self.cuda:
@@ -261,8 +275,9 @@ class Loop:
                         value = self._step()
             if graph is not None:
                 graph.replay()
-            if (step + 1) % every == 0 or step + 1 == self.steps:
-                watch(step + 1, float(value))
+            step += 1
+            if step % every == 0 and watch(step, float(value)) and step < self.cool_from:
+                self.cool_from = step
 
 
 def train_donor(
@@ -270,7 +285,7 @@ def train_donor(
     ids: torch.Tensor,
     where: torch.Tensor,
     recipe: Recipe,
-    watch: Callable[[int, float], None],
+    watch: Callable[[int, float], bool],
     compiled: bool = True,
 ) -> None:
     """Train on the supervised positions; ids [n, LENGTH] and where [n, SPANS] on the device."""
@@ -298,7 +313,7 @@ def train_donor(
         logits = donor.lm_head(picked).float()
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
 
-    loop = Loop(loss, list(donor.parameters()), recipe.donor_lr, recipe.donor_steps, 0.05)
+    loop = Loop(loss, list(donor.parameters()), recipe.donor_lr, recipe.donor_steps, recipe.donor_cool, 0.05)
     loop.run(
         lambda step: index.copy_(
             torch.randint(len(ids), (recipe.batch,), generator=rng, device=device)
@@ -313,7 +328,7 @@ def train_mixers(
     donor: LlamaForCausalLM,
     ids: torch.Tensor,
     recipe: Recipe,
-    watch: Callable[[int, float], None],
+    watch: Callable[[int, float], bool],
     every: int = 500,
     compiled: bool = True,
 ) -> None:
@@ -353,7 +368,7 @@ def train_mixers(
             h = out
         return total
 
-    loop = Loop(loss, parameters, recipe.mixer_lr, recipe.mixer_steps, 0.0)
+    loop = Loop(loss, parameters, recipe.mixer_lr, recipe.mixer_steps, recipe.mixer_cool, 0.0)
     loop.run(
         lambda step: index.copy_(
             torch.randint(len(ids), (recipe.mixer_batch,), generator=rng, device=device)
@@ -466,15 +481,21 @@ def train_pair(recipe: Recipe, out: Path) -> None:
     exam = Examination(tokenizer, out / "tasks", device, 10_000)
     donor = make_donor(recipe).to(device)
 
-    def watch(step: int, loss: float) -> None:
+    def watch(step: int, loss: float) -> bool:
         table = exam.by_subject(exam(donor, None, ()))
         say(f"donor {step}: loss {loss:.4f} " + " ".join(f"{k} {v:.3f}" for k, v in table.items()))
+        return min(table.values()) >= recipe.learned
 
     train_donor(donor, pool, spots, recipe, watch)
     donor.save_pretrained(out / "donor")
     tokenizer.save_pretrained(out / "donor")
     base = make_base(donor, recipe)
-    train_mixers(base, donor, pool, recipe, lambda step, loss: say(f"base {step}: loss {loss:.4f}"))
+
+    def watch_base(step: int, loss: float) -> bool:
+        say(f"base {step}: loss {loss:.4f}")
+        return False
+
+    train_mixers(base, donor, pool, recipe, watch_base)
     base.save_pretrained(out / "base")
     say(json.dumps(survey(exam, donor, base)))
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -69,7 +70,7 @@ def derive(subject: str, passage: str, question: str) -> list[str]:
         return [who for who, what in has if what == asked]
     if subject == "two_step":
         return [at for who, what in has if who == asked for thing, at in where if thing == what]
-    return [two for one, two in zip(words, words[1:], strict=False) if one == asked]
+    return [two for one, two in pairwise(words) if one == asked]
 
 
 def test_the_group_holds_the_eight_subjects(tasks: dict[str, Any]) -> None:

@@ -1,0 +1,63 @@
+"""Search over layer sets: an Optuna sampler, a pruner, and the phases of a study.
+
+The sampler and the pruner need nothing else of optlayers, and serve any choice of a few of n
+parts that is scored by right and wrong answers:
+
+    import optuna
+    from optlayers.search import LayerSet, PatternGASampler, RacingPruner
+
+    sampler = PatternGASampler(n_layers=32, min_layers=1, max_layers=4, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=RacingPruner())
+    for _ in range(200):
+        trial = study.ask(sampler.search_space())
+        layers = LayerSet.from_params(trial.params)
+        for questions in (500, 1000, 2000):
+            trial.report(score(layers, questions), questions)   # the share of right answers
+            if trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, score(layers, 2000))
+
+or `study.optimize(objective)` with `trial.suggest_categorical("layer_07", ["base", "donor"])`
+for every layer. A study file's whole course (probe, explore, validate, refine) is `plan`.
+"""
+
+from __future__ import annotations
+
+from optlayers.layerset import LayerSet
+from optlayers.search.phases import Plan, plan, sampler_for, single_layer_scores
+from optlayers.search.proposal import Goal, Phase, Proposal
+from optlayers.search.pruner import RacingPruner
+from optlayers.search.racing import rungs
+from optlayers.search.reader import RecordReader
+from optlayers.search.record import Record, decode_answers, encode_answers
+from optlayers.search.records import best_by_layers, read_record, read_records
+from optlayers.search.sampler import PatternGASampler
+from optlayers.search.space import LayerSpace, search_space
+from optlayers.search.statistics import StratifiedScore, paired_difference
+
+__all__ = [
+    "Goal",
+    "LayerSet",
+    "LayerSpace",
+    "PatternGASampler",
+    "Phase",
+    "Plan",
+    "Proposal",
+    "RacingPruner",
+    "Record",
+    "RecordReader",
+    "StratifiedScore",
+    "best_by_layers",
+    "decode_answers",
+    "encode_answers",
+    "paired_difference",
+    "plan",
+    "read_record",
+    "read_records",
+    "rungs",
+    "sampler_for",
+    "search_space",
+    "single_layer_scores",
+]

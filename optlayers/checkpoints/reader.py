@@ -1,0 +1,136 @@
+"""Checkpoint: a model folder or hub id, read one tensor at a time.
+
+Safetensors only: no pickle is ever opened. On the CPU the tensors are memory-mapped, so several
+processes on one machine share one copy of what is not converted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
+
+from optlayers.errors import ModelError
+from optlayers.models.families import config_from_dict, family_of
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Checkpoint:
+    """A model on disk: its config, and its tensors by name.
+
+    `name` is what the user called it; `folder` is where it lies. Raises `ModelError` for a
+    folder without config or safetensors, for a broken file, and for a model that has no adapter.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+        self.config_dict = self._read_json("config.json")
+        try:
+            self.config: PreTrainedConfig = config_from_dict(self.config_dict)
+            family_of(self.config)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"model {name}: {error}") from None
+        self._files = self._find_tensors()
+        self._handles: dict[str, Any] = {}
+
+    def _read_json(self, file: str) -> dict[str, Any]:
+        path = self.folder / file
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelError(
+                f"model {self.name}: {file} is missing from {self.folder}; name a Hugging Face "
+                "model folder or a hub id"
+            ) from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ModelError(f"model {self.name}: {file} cannot be read: {error}") from None
+        if not isinstance(data, dict):
+            raise ModelError(f"model {self.name}: {file} holds no object; fetch it again")
+        return data
+
+    def _find_tensors(self) -> dict[str, str]:
+        """Tensor name to the file that holds it."""
+        if (self.folder / INDEX).is_file():
+            index = self._read_json(INDEX).get("weight_map")
+            if not isinstance(index, dict):
+                raise ModelError(f"model {self.name}: {INDEX} has no weight_map; fetch it again")
+            for file in sorted(set(index.values())):
+                if not (self.folder / file).is_file():
+                    raise ModelError(
+                        f"model {self.name}: {file} is named in {INDEX} and missing; fetch it again"
+                    )
+            return {str(k): str(v) for k, v in index.items()}
+        if not (self.folder / SINGLE).is_file():
+            pickles = sorted(p.name for p in self.folder.glob("*.bin"))
+            why = f" ({pickles[0]} is a pickle, which is never read)" if pickles else ""
+            raise ModelError(
+                f"model {self.name}: no {SINGLE} in {self.folder}{why}; "
+                "use a checkpoint in safetensors"
+            )
+        return dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
+
+    def _open(self, file: str) -> Any:
+        try:
+            return safe_open(self.folder / file, framework="pt", device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"model {self.name}: {file} is not a whole safetensors file ({error}); "
+                "fetch it again"
+            ) from None
+
+    def has(self, tensor: str) -> bool:
+        """Whether the checkpoint holds a tensor of that name."""
+        return tensor in self._files
+
+    def names(self) -> list[str]:
+        """All tensor names, sorted."""
+        return sorted(self._files)
+
+    def file_of(self, tensor: str) -> str:
+        """The file that holds a tensor."""
+        return self._files[tensor]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor by name, on the CPU and memory-mapped; raises `ModelError` if missing."""
+        if name not in self._files:
+            raise ModelError(f"model {self.name}: tensor {name} is missing from the weights")
+        file = self._files[name]
+        if file not in self._handles:
+            self._handles[file] = self._open(file)
+        try:
+            tensor: torch.Tensor = self._handles[file].get_tensor(name)
+        except SafetensorError as error:
+            raise ModelError(f"model {self.name}: tensor {name} in {file}: {error}") from None
+        return tensor
+
+    def tensors_below(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors of one module, by their names below `prefix`."""
+        return {n: self.tensor(f"{prefix}.{n}") for n in self.tensors_named_below(prefix)}
+
+    def tensors_named_below(self, prefix: str) -> list[str]:
+        """The names, less the prefix, of the tensors of one module."""
+        start = prefix + "."
+        return [name[len(start) :] for name in self._files if name.startswith(start)]
+
+    @cached_property
+    def sha256(self) -> dict[str, str]:
+        """SHA-256 of every weight file, by file name (reads them whole)."""
+        result = {}
+        for file in sorted(set(self._files.values())):
+            with (self.folder / file).open("rb") as stream:
+                result[file] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return result
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.config.num_hidden_layers)

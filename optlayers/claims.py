@@ -1,0 +1,300 @@
+"""Claims: how a worker takes a layer set, keeps it alive, and tells what it found.
+
+A claim is a RUNNING trial made in one commit, with all its parameters. Two workers that claim
+the same layer set are told apart without a lock: the lower trial number stands. A trial whose
+worker is gone is failed, and its layer set goes back to the queue as a WAITING trial.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from optlayers.layerset import LayerSet
+from optlayers.search import Goal, Proposal, encode_answers, keys, search_space
+from optlayers.search.statistics import ScoreInterval
+
+MAX_RETRIES = 3
+RETRIES = "retries"
+
+
+def process_name() -> str:
+    """`host:pid:start`, which tells this process from any other, also after its death."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_start_of(os.getpid())}"
+
+
+def _start_of(pid: int) -> int:
+    """Start time of a process in clock ticks since boot; 0 where there is none such."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+            return int(stat.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def is_gone(worker: str) -> bool:
+    """Whether that process of this host has ended; False for other hosts and where unknown."""
+    try:
+        host, pid, start = worker.rsplit(":", 2)
+        number, started = int(pid), int(start)
+    except ValueError:
+        return False
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    now = _start_of(number)
+    return bool(started and now and now != started)
+
+
+@dataclass
+class Claim:
+    """One layer set that this worker has taken, and the answers it has so far."""
+
+    trial: Trial
+    number: int
+    layers: LayerSet
+    goal: Goal
+    answers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    inherited: int = 0
+
+    @property
+    def evaluated(self) -> int:
+        """Number of questions that this trial itself paid for."""
+        return len(self.answers) - self.inherited
+
+
+class Claims:
+    """The claims of one worker in one study."""
+
+    def __init__(self, study: optuna.Study, n_layers: int, device: str) -> None:
+        self.study = study
+        self.storage: BaseStorage = study._storage
+        self.n_layers = n_layers
+        self.worker = process_name()
+        self.device = device
+        self._space = search_space(n_layers)
+        self._beating: set[int] = set()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # ------------------------------------------------------------------ taking
+
+    def take(self, proposals: Sequence[Proposal]) -> list[Claim]:
+        """Claim the proposals, less those that another worker claimed first."""
+        made = [self._create(proposal) for proposal in proposals]
+        trials = self.study.get_trials(deepcopy=False)
+        active: dict[tuple[LayerSet, bool], int] = {}
+        for trial in trials:
+            if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+                key = _claim_key(trial)
+                if key is not None:
+                    active[key] = min(active.get(key, trial.number), trial.number)
+        # One that another worker began and ended in the meantime counts as well.
+        done = {
+            (LayerSet.parse(t.user_attrs[keys.LAYERS]), t.user_attrs.get(keys.GOAL))
+            for t in trials
+            if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and keys.LAYERS in t.user_attrs
+        }
+        kept = []
+        for claim in made:
+            first = active.get((claim.layers, claim.goal == Goal.full), claim.number)
+            if first < claim.number or (claim.layers, claim.goal.value) in done:
+                self.fail(claim, f"{keys.REASON_DUPLICATE}: trial {first} has the same layers")
+            else:
+                kept.append(claim)
+        return kept
+
+    def _create(self, proposal: Proposal) -> Claim:
+        template = self._template(
+            TrialState.RUNNING, proposal.layers, {**proposal.user_attrs(), **self._mine()}
+        )
+        trial_id = self.storage.create_new_trial(self.study._study_id, template_trial=template)
+        self._beat(trial_id)
+        trial = Trial(self.study, trial_id)
+        return Claim(trial, trial.number, proposal.layers, proposal.goal)
+
+    def _mine(self) -> dict[str, Any]:
+        return {keys.WORKER: self.worker, keys.DEVICE: self.device}
+
+    def _template(self, state: TrialState, layers: LayerSet, attrs: dict[str, Any]) -> FrozenTrial:
+        trial = create_trial(
+            state=TrialState.WAITING,
+            params=layers.to_params(self.n_layers),
+            distributions=dict(self._space),
+            user_attrs=attrs,
+        )
+        trial.state = state
+        if state == TrialState.RUNNING:
+            trial.datetime_start = datetime.datetime.now()
+        return trial
+
+    def pop_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
+        """Take at most k trials that wait in the queue."""
+        taken: list[Claim] = []
+        for trial in trials:
+            if len(taken) == k:
+                break
+            if trial.state != TrialState.WAITING or keys.LAYERS not in trial.user_attrs:
+                continue
+            try:
+                won = self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            except UpdateFinishedTrialError:
+                continue
+            if not won:
+                continue
+            self._beat(trial._trial_id)
+            claim = Claim(
+                Trial(self.study, trial._trial_id),
+                trial.number,
+                LayerSet.parse(trial.user_attrs[keys.LAYERS]),
+                Goal(trial.user_attrs[keys.GOAL]),
+            )
+            for key, value in self._mine().items():
+                claim.trial.set_user_attr(key, value)
+            taken.append(claim)
+        return taken
+
+    # ------------------------------------------------------------------ telling
+
+    def report(self, claim: Claim, interval: ScoreInterval, racing: bool) -> None:
+        """Store an intermediate value; with `racing`, the answers too, which the pruner reads."""
+        if racing:
+            claim.trial.set_user_attr(keys.ANSWERS, encode_answers(claim.answers))
+            claim.trial.set_user_attr(keys.QUESTIONS, len(claim.answers))
+        claim.trial.report(interval.score, len(claim.answers))
+
+    def finish(self, claim: Claim, interval: ScoreInterval, full: bool) -> None:
+        """Tell the score: COMPLETE on all questions, else PRUNED."""
+        attrs: dict[str, Any] = {
+            keys.ANSWERS: encode_answers(claim.answers),
+            keys.QUESTIONS: len(claim.answers),
+            keys.SCORE: interval.score,
+            keys.CI_LOW: interval.ci_low,
+            keys.CI_HIGH: interval.ci_high,
+            keys.FIDELITY: "full" if full else "fast",
+            keys.EVALUATED: claim.evaluated,
+        }
+        for key, value in attrs.items():
+            claim.trial.set_user_attr(key, value)
+        if full:
+            self._tell(claim, interval.score, TrialState.COMPLETE)
+        else:
+            self._tell(claim, None, TrialState.PRUNED)
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """Fail a trial with its reason."""
+        claim.trial.set_user_attr(keys.REASON, reason[:500])
+        self._tell(claim, None, TrialState.FAIL)
+
+    def _tell(self, claim: Claim, value: float | None, state: TrialState) -> None:
+        self._beating.discard(claim.trial._trial_id)
+        self.study.tell(claim.trial, value, state=state, skip_if_finished=True)
+
+    def give_back(self, claims: Iterable[Claim]) -> None:
+        """Return claims to the queue: fail them as interrupted, and enqueue them again."""
+        for claim in claims:
+            frozen = self.storage.get_trial(claim.trial._trial_id)
+            if frozen.state == TrialState.RUNNING:
+                self.fail(claim, f"{keys.REASON_INTERRUPTED}: the worker was stopped")
+                self._requeue(frozen, count=False)
+
+    # ------------------------------------------------------------------ staying alive
+
+    def start(self) -> None:
+        """Begin to send heartbeats for all claims, in the background."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._heartbeats, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the heartbeats."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _beat(self, trial_id: int) -> None:
+        self._beating.add(trial_id)
+        if isinstance(self.storage, BaseHeartbeat):
+            self.storage.record_heartbeat(trial_id)
+
+    def _heartbeats(self) -> None:
+        beating = self.storage
+        if not isinstance(beating, BaseHeartbeat):
+            return
+        interval = beating.get_heartbeat_interval() or 10
+        while not self._stop.wait(interval):
+            for trial_id in list(self._beating):
+                try:
+                    beating.record_heartbeat(trial_id)
+                except Exception:
+                    # A missed beat is made good by the next; the main loop meets the same
+                    # database and says what is wrong with it.
+                    break
+
+    def reap(self, trials: Iterable[FrozenTrial]) -> int:
+        """Fail the trials of workers that are gone, and put their layer sets into the queue.
+
+        A dead process of this host is known at once, one of another host by its heartbeats.
+        Returns how many were found.
+        """
+        by_id = {trial._trial_id: trial for trial in trials}
+        stale = {
+            trial._trial_id
+            for trial in by_id.values()
+            if trial.state == TrialState.RUNNING
+            and is_gone(str(trial.user_attrs.get(keys.WORKER, "")))
+        }
+        if isinstance(self.storage, BaseHeartbeat):
+            stale |= set(self.storage._get_stale_trial_ids(self.study._study_id)) & by_id.keys()
+        found = 0
+        for trial_id in sorted(stale - self._beating):
+            trial = by_id[trial_id]
+            try:
+                self.storage.set_trial_user_attr(
+                    trial_id, keys.REASON, f"{keys.REASON_LOST}: it ended without a result"
+                )
+                if not self.storage.set_trial_state_values(trial_id, TrialState.FAIL):
+                    continue
+            except UpdateFinishedTrialError:
+                continue  # another worker was quicker
+            found += 1
+            self._requeue(trial, count=True)
+        return found
+
+    def _requeue(self, trial: FrozenTrial, count: bool) -> None:
+        """A WAITING trial of the same layer set and goal, a limited number of times."""
+        attrs = trial.user_attrs
+        retries = int(attrs.get(RETRIES, 0)) + int(count)
+        if keys.LAYERS not in attrs or retries > MAX_RETRIES:
+            return
+        kept = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND)
+        again = {key: attrs[key] for key in kept if key in attrs}
+        template = self._template(
+            TrialState.WAITING, LayerSet.parse(attrs[keys.LAYERS]), {**again, RETRIES: retries}
+        )
+        self.storage.create_new_trial(self.study._study_id, template_trial=template)
+
+
+def _claim_key(trial: FrozenTrial) -> tuple[LayerSet, bool] | None:
+    layers = trial.user_attrs.get(keys.LAYERS)
+    if layers is None:
+        return None
+    return LayerSet.parse(layers), trial.user_attrs.get(keys.GOAL) == Goal.full.value

@@ -1,0 +1,133 @@
+"""The application: its options, and how errors leave it.
+
+A mistake of the user ends with exit code 2, a failure at run time with 1, each in one line on
+standard error; a traceback comes only with `--debug`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import click
+import typer
+
+from optlayers import __version__
+from optlayers.errors import InputError, OptlayersError
+
+app = typer.Typer(
+    name="optlayers",
+    help="Find which few layers of a donor model to put into a base model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyOption = Annotated[
+    str, typer.Option("--study", metavar="NAME|FILE", help="A shipped study, or a YAML file.")
+]
+StorageOption = Annotated[
+    str,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        envvar="OPTLAYERS_STORAGE",
+        help="Database URL of the study.",
+        show_envvar=True,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Data on standard output, everything else on standard error.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:0 (default: a GPU if there is).")
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, bfloat16 or float16 (default: by device)."),
+]
+
+COMMANDS = ("search", "worker", "status", "leaderboard", "eval", "export", "export_best", "studies")
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something fails.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if debug:
+        os.environ["OPTLAYERS_DEBUG"] = "1"
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted."""
+    return bool(os.environ.get("OPTLAYERS_DEBUG"))
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print(__version__)
+        sys.exit(0)
+    # The option may stand anywhere: people add it to the line that failed.
+    if "--debug" in arguments:
+        arguments = ["--debug", *[a for a in arguments if a != "--debug"]]
+    for name in COMMANDS:
+        importlib.import_module(f"optlayers.cli.{name}")
+    sys.exit(_guard(lambda: app(arguments, standalone_mode=False)))
+
+
+def _guard(run: Callable[[], Any]) -> int:
+    """Run and turn every way to fail into an exit code and a line."""
+    try:
+        code = run()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        say(f"optlayers: {error.format_message()}")
+        return 2
+    except KeyboardInterrupt:
+        say("optlayers: interrupted; run the same command again to go on")
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OptlayersError as error:
+        if debugging():
+            traceback.print_exc()
+        for line in str(error).splitlines():
+            say(f"optlayers: {line}")
+        return error.exit_code
+    except Exception as error:
+        if debugging():
+            traceback.print_exc()
+        text = str(error).strip().splitlines()
+        what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+        say(f"optlayers: {what} (a fault of optlayers; run again with --debug to see where)")
+        return 1
+
+
+def at_least(name: str, value: float, minimum: float) -> None:
+    """Raise `InputError` where an option is below its minimum."""
+    if value < minimum:
+        raise InputError(f"{name} is {value:g}; it is {minimum:g} or more")

@@ -1,0 +1,86 @@
+"""`optlayers eval`: the score of one layer set, as lm_eval would give it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from optlayers.cli.app import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    StudyOption,
+    app,
+    at_least,
+    say,
+)
+
+
+@app.command("eval")
+def evaluate(
+    layers: Annotated[
+        str,
+        typer.Option("--layers", help='Donor layers, such as 3,7; "" is the base, all the donor.'),
+    ],
+    study: StudyOption = "demo",
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="The first N documents of each task.")
+    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Evaluate one layer set on the study's tasks, without any study in a database."""
+    from optlayers.cli.tables import print_json
+    from optlayers.study import load_study
+
+    if limit is not None:
+        at_least("--limit", limit, 1)
+    definition = load_study(study)
+    result = _evaluate(definition, layers, limit, device, dtype)
+    if json:
+        print_json(result)
+        return
+    shown = ",".join(map(str, result["layers"])) or "none"
+    print(
+        f"layers {shown}: {100 * result['score']:.2f} % "
+        f"({100 * result['ci_low']:.1f} to {100 * result['ci_high']:.1f}, 95 %) "
+        f"on {result['questions']} questions"
+    )
+    for name, score in result["tasks"].items():
+        print(f"  {name}: {100 * score:.2f} %")
+
+
+def _evaluate(
+    definition: Any, layers: str, limit: int | None, device: str | None, dtype: str | None
+) -> dict[str, Any]:
+    import numpy as np
+
+    from optlayers.errors import EvaluationError
+    from optlayers.evaluation.evaluator import ModelEvaluator, open_pair, pick_device, pick_dtype
+    from optlayers.layerset import LayerSet
+    from optlayers.search import StratifiedScore
+
+    where = pick_device(device)
+    base, _ = open_pair(definition)
+    chosen = LayerSet.parse(layers, base.n_layers)
+    evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say, limit)
+    say("evaluating")
+    questions = evaluator.tasks.in_order()
+    answers = evaluator.engine.answers([chosen], questions)[0]
+    if isinstance(answers, EvaluationError):
+        raise answers
+    scorer = StratifiedScore(
+        strata=np.array([question.subject for question in questions]),
+        weights=evaluator.order.weights,
+    )
+    interval = scorer.interval(answers)
+    return {
+        "layers": list(chosen.indices),
+        "score": interval.score,
+        "ci_low": interval.ci_low,
+        "ci_high": interval.ci_high,
+        "questions": len(questions),
+        "tasks": evaluator.tasks.by_task(answers),
+    }

@@ -1,0 +1,54 @@
+"""`optlayers export-best`: the checkpoints of the best layer sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least, say
+from optlayers.storage import DEFAULT_URL
+
+
+@app.command("export-best")
+def export_best(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the folders go.")],
+    top: Annotated[int, typer.Option("--top", help="How many of the best.")] = 5,
+    study: StudyOption = "demo",
+    storage: StorageOption = DEFAULT_URL,
+    json: JsonOption = False,
+) -> None:
+    """Write the best layer sets of a study as checkpoints, one folder each."""
+    from optlayers.cli.export import known_rows, open_both, write
+    from optlayers.cli.tables import print_json
+    from optlayers.errors import InputError
+    from optlayers.layerset import LayerSet
+    from optlayers.storage import mask_password
+    from optlayers.study import load_study
+
+    at_least("--top", top, 1)
+    definition = load_study(study)
+    rows = known_rows(definition, storage)[:top]
+    if not rows:
+        raise InputError(
+            f"study {definition.name!r} has no evaluated layer set in {mask_password(storage)}; "
+            f"run `optlayers search --study {study}` first"
+        )
+    if len(rows) < top:
+        say(f"only {len(rows)} layer sets were evaluated")
+    targets = [
+        out / f"{row.rank:02d}-layers-{'-'.join(map(str, row.layers)) or 'none'}" for row in rows
+    ]
+    for target in targets:
+        if target.exists():
+            raise InputError(f"--out {target}: it exists already; choose another, or remove it")
+    pair = open_both(definition)
+    for row, target in zip(rows, targets, strict=True):
+        write(definition, pair, LayerSet(tuple(row.layers)), row, target)
+        if not json:
+            print(target)
+    if json:
+        print_json(
+            [{**r.to_dict(), "out": str(t)} for r, t in zip(rows, targets, strict=True)]
+        )

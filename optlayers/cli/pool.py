@@ -1,0 +1,128 @@
+"""The local worker processes of `optlayers search`: started, watched, started again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from optlayers.errors import InputError, RunError
+
+MAX_RESTARTS = 3
+STOP_SECONDS = 20.0
+
+
+@dataclass
+class Slot:
+    """One worker: its command, its process, and its last lines."""
+
+    command: list[str]
+    device: str
+    process: subprocess.Popen[str] | None = None
+    restarts: int = 0
+    begin_at: float = 0.0
+    finished: bool = False
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=5))
+
+    @property
+    def state(self) -> str:
+        """What it does, in a word or a line."""
+        if self.finished:
+            return "done"
+        if self.process is None:
+            return "starting again"
+        return self.lines[-1] if self.lines else "starting"
+
+
+class Pool:
+    """Worker processes of one study on this machine.
+
+    A worker that ends by the user's fault ends the pool (`InputError`); one that crashes is
+    started again after a growing delay, at most `MAX_RESTARTS` times (`RunError`).
+    """
+
+    def __init__(self, commands: list[tuple[list[str], str]], env: dict[str, str]) -> None:
+        self.env = {**os.environ, **env}
+        self.slots = [Slot(command, device) for command, device in commands]
+        self.notes: deque[str] = deque()
+
+    def start(self) -> None:
+        """Start all workers."""
+        for slot in self.slots:
+            self._start(slot)
+
+    def _start(self, slot: Slot) -> None:
+        slot.lines.clear()
+        slot.process = subprocess.Popen(
+            [sys.executable, "-m", "optlayers", *slot.command],
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            # Ctrl-C reaches this process alone; it tells the workers.
+            start_new_session=True,
+        )
+        threading.Thread(target=self._listen, args=(slot, slot.process), daemon=True).start()
+
+    @staticmethod
+    def _listen(slot: Slot, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.strip():
+                slot.lines.append(line.strip())
+
+    def watch(self) -> bool:
+        """Look after the workers; False once all have finished."""
+        now = time.monotonic()
+        for number, slot in enumerate(self.slots):
+            if slot.finished:
+                continue
+            if slot.process is None:
+                if now >= slot.begin_at:
+                    self._start(slot)
+                continue
+            code = slot.process.poll()
+            if code is None:
+                continue
+            time.sleep(0.05)  # let the listener take the last lines
+            last = slot.lines[-1].removeprefix("optlayers: ") if slot.lines else "no reason given"
+            slot.process = None
+            if code == 0:
+                slot.finished = True
+            elif code == 2:
+                lines = [x.removeprefix("optlayers: ") for x in slot.lines if "optlayers: " in x]
+                raise InputError("\n".join(lines) or last)
+            elif slot.restarts == MAX_RESTARTS:
+                raise RunError(f"worker {number} failed {MAX_RESTARTS + 1} times; the last: {last}")
+            else:
+                slot.restarts += 1
+                delay = 2.0**slot.restarts
+                slot.begin_at = now + delay
+                self.notes.append(
+                    f"worker {number} ended ({_how(code)}: {last}); again in {delay:.0f} s"
+                )
+        return not all(slot.finished for slot in self.slots)
+
+    def stop(self) -> None:
+        """Ask all workers to leave, and end those that do not."""
+        running = [slot.process for slot in self.slots if slot.process is not None]
+        for process in running:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in running:
+            try:
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

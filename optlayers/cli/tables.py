@@ -1,0 +1,59 @@
+"""Tables and JSON on standard output, the same for every command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from optlayers.leaderboard import Row, Status
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(data, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def console() -> Console:
+    """A console on standard output."""
+    return Console(file=sys.stdout, highlight=False)
+
+
+def rows_table(rows: Sequence[Row], title: str) -> Table:
+    """A leaderboard as a table; scores in per cent."""
+    table = Table(title=title, title_justify="left")
+    for name in ("rank", "score", "95 % interval", "questions", "", "trial"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("layers", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            str(row.rank),
+            f"{100 * row.score:.1f} %",
+            f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}",
+            str(row.questions),
+            row.fidelity,
+            str(row.trial),
+            ",".join(map(str, row.layers)) or "none",
+        )
+    return table
+
+
+def status_lines(state: Status) -> list[str]:
+    """A status as a few lines of text."""
+    trials = state.trials
+    best = state.best
+    return [
+        f"study {state.study}, phase {state.phase}",
+        "trials: " + ", ".join(f"{count} {name}" for name, count in trials.items()),
+        f"{state.distinct_layer_sets} layer sets, {state.question_evaluations} questions evaluated",
+        f"best: {100 * best.score:.1f} % ({100 * best.ci_low:.1f} to {100 * best.ci_high:.1f}) "
+        f"with layers {','.join(map(str, best.layers))}"
+        if best
+        else "best: none yet",
+    ]

@@ -1,0 +1,181 @@
+"""Evaluators: what a worker asks for the answers of layer sets, a slice of questions at a time.
+
+`ModelEvaluator` runs the two models; `ReplayEvaluator` looks the answers up in a recorded
+landscape, for tests and benchmarks of everything around the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer
+
+from optlayers.checkpoints.fetch import model_folder, open_model
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.errors import EvaluationError, InputError, ModelError
+from optlayers.evaluation.engine import Engine
+from optlayers.evaluation.questions import QuestionOrder, order_questions
+from optlayers.evaluation.tasks import TaskSet, hush
+from optlayers.layerset import LayerSet
+from optlayers.models.stack import LayerStack, check_pair
+from optlayers.study import StudyDefinition
+
+Answers = NDArray[np.bool_] | EvaluationError
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Evaluator(Protocol):
+    """Answers of layer sets on the questions of a study."""
+
+    n_layers: int
+    order: QuestionOrder
+
+    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
+        """Right or wrong [stop - start] of each set, or the error that it met."""
+        ...
+
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers]:
+        """Right or wrong [held-out questions] of each set, or the error that it met."""
+        ...
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name (default: the first GPU, or the CPU); raises `InputError`."""
+    if name is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r}: write cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: this machine has no usable NVIDIA GPU; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r}: write cpu, cuda or cuda:0")
+    return device
+
+
+def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The dtype of that name (default: float32 on the CPU, bfloat16 on a GPU)."""
+    if name is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r}: choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def tokenizer_folder(definition: StudyDefinition) -> Path:
+    """The folder of the study's tokenizer: its own, or else the donor's."""
+    where = definition.tokenizer or definition.donor.model
+    revision = None if definition.tokenizer else definition.donor.revision
+    return model_folder(definition.resolve(where), revision)
+
+
+def load_tokenizer(definition: StudyDefinition) -> object:
+    """The study's tokenizer; raises `ModelError`."""
+    folder = tokenizer_folder(definition)
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=definition.trust_remote_code
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        raise ModelError(
+            f"tokenizer {folder}: cannot be loaded ({type(error).__name__}: {reason}); name one "
+            "with `tokenizer:` in the study file"
+        ) from None
+
+
+def open_pair(definition: StudyDefinition) -> tuple[Checkpoint, Checkpoint]:
+    """Base and donor of a study, checked against each other and the study; no weights read.
+
+    Raises `ModelError` for models that do not fit, `InputError` for a study that does not fit
+    the models.
+    """
+    base = open_model(definition.resolve(definition.base.model), definition.base.revision)
+    donor = open_model(definition.resolve(definition.donor.model), definition.donor.revision)
+    n_layers = check_pair(base, donor)
+    if definition.layers.max > n_layers:
+        raise InputError(
+            f"layers.max is {definition.layers.max}, and the models have {n_layers} layers; "
+            "lower it"
+        )
+    scores = definition.prior.single_layer_scores
+    if scores is not None and len(scores) != n_layers:
+        raise InputError(
+            f"prior.single_layer_scores: {len(scores)} scores, and the models have {n_layers} "
+            "layers; give one score for each layer"
+        )
+    for layers in definition.prior_layer_sets:
+        layers.check(n_layers)
+    return base, donor
+
+
+class ModelEvaluator:
+    """The two models of a study on one device, with the study's questions.
+
+    `limit` takes the first documents of each task instead of the study's order, as lm_eval's
+    own option does; then there is no order, and only `engine` and `tasks` are of use.
+    """
+
+    def __init__(
+        self,
+        definition: StudyDefinition,
+        device: torch.device,
+        dtype: torch.dtype,
+        say: Callable[[str], None] = lambda text: None,
+        limit: int | None = None,
+    ) -> None:
+        hush()
+        base, donor = open_pair(definition)
+        tokenizer = load_tokenizer(definition)
+        say("loading tasks")
+        self.tasks = TaskSet.of(definition, limit)
+        say("loading models")
+        self.stack = LayerStack.load(base, donor, device, dtype)
+        self._check_vocabulary(tokenizer, base)
+        self.n_layers = self.stack.n_layers
+        say("building prompts")
+        self.tasks.prepare(tokenizer, self._length_config(base, donor))
+        self.engine = Engine(self.stack, self.tasks, device)
+        self.order = order_questions(self.tasks.subjects, definition.questions)
+
+    @staticmethod
+    def _check_vocabulary(tokenizer: object, base: Checkpoint) -> None:
+        tokens = len(tokenizer)  # type: ignore[arg-type]
+        rows = int(getattr(base.config, "padded_vocab_size", base.config.vocab_size))
+        if tokens > rows:
+            raise ModelError(
+                f"the tokenizer has {tokens} tokens and base {base.name} embeds {rows}; choose "
+                "models of one vocabulary, or name a fitting tokenizer"
+            )
+
+    @staticmethod
+    def _length_config(base: Checkpoint, donor: Checkpoint) -> object:
+        """A config with the length that the exported hybrid has: the shorter of the two."""
+        from optlayers.models.hybrid import HybridConfig
+
+        return HybridConfig(base_config=base.config.to_dict(), donor_config=donor.config.to_dict())
+
+    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
+        """Right or wrong [stop - start] of each set, or the error that it met."""
+        part = slice(start, stop)
+        questions = self.tasks.questions(
+            self.order.subject[part].tolist(), self.order.document[part].tolist()
+        )
+        return self.engine.answers(layer_sets, questions)
+
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers]:
+        """Right or wrong [held-out questions] of each set, or the error that it met."""
+        questions = self.tasks.questions(
+            self.order.held_subject.tolist(), self.order.held_document.tolist()
+        )
+        return self.engine.answers(layer_sets, questions)

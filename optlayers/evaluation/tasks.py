@@ -1,0 +1,290 @@
+"""Tasks: lm-eval's own task objects give prompts, choices, filters and metrics.
+
+This is the only module that imports lm_eval. No task is parsed by hand: requests come from
+`build_all_requests`, tokens from HFLM's own tokenising code, and the per-question result from
+the task's filters and `process_results`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import resolve_max_length
+from lm_eval.tasks import TaskManager
+
+from optlayers.errors import EvaluationError, TaskError
+from optlayers.evaluation.questions import Subject
+from optlayers.study import StudyDefinition, TaskSpec
+
+SCORED = ("multiple_choice", "loglikelihood")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One continuation to score: the tokens put in, and the last of them that are scored.
+
+    tokens: what the model reads (context and continuation, less the last token, truncated from
+    the left at the model's length). targets: the continuation's tokens, predicted at the last
+    `len(targets)` positions.
+    """
+
+    tokens: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One document of one subject, and its requests in lm-eval's order."""
+
+    subject: int
+    document: int
+    requests: tuple[Request, ...]
+
+
+class _Tokens(HFLM):  # type: ignore[misc]
+    """HFLM's tokenising, without a model: it records the token pairs that HFLM would run."""
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        # HFLM's own constructor loads a model; only what its tokenising methods read is set.
+        self.tokenizer = tokenizer
+        self.backend = "causal"
+        self.add_bos_token = None
+        self.custom_prefix_token_id = None
+        self.enable_thinking = None
+        self._max_length = max_length
+        self.pairs: list[tuple[list[int], list[int]]] = []
+        self._encoded: dict[tuple[str, bool | None], list[int]] = {}
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """HFLM's, remembered within a question: its choices share their context."""
+        key = (string, add_special_tokens)
+        if key not in self._encoded:
+            self._encoded[key] = super().tok_encode(string, add_special_tokens, **kwargs)
+        return self._encoded[key]
+
+    def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+        self.pairs = [(context, continuation) for _, context, continuation in requests]
+        return []
+
+    def encode(self, instances: Sequence[Any]) -> list[Request]:
+        self._encoded.clear()
+        self.loglikelihood(instances, disable_tqdm=True)
+        length: int = self.max_length
+        return [
+            Request(tuple((context + target)[-(length + 1) :][:-1]), tuple(target))
+            for context, target in self.pairs
+        ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval and datasets talk on standard error while they load; keep their warnings away."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stderr(nowhere),
+        ):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
+    """A task manager that knows the names: lm-eval's own index takes many seconds to build."""
+    if task_path is not None:
+        if not Path(task_path).is_dir():
+            raise TaskError(f"task_path {task_path}: there is no such folder; mend it")
+        own = TaskManager(include_path=task_path, include_defaults=False)
+        if set(names) <= set(own.all_tasks):
+            return own
+    manager = TaskManager(include_path=task_path)
+    for name in names:
+        if name not in manager.all_tasks:
+            near = [n for n in manager.all_tasks if name.lower() in n.lower()][:3]
+            hint = f" (near: {', '.join(near)})" if near else ""
+            where = f" and not in {task_path}" if task_path else ""
+            raise TaskError(
+                f"task {name!r} is not known to lm-eval{where}{hint}; see `lm_eval ls tasks`"
+            )
+    return manager
+
+
+class TaskSet:
+    """The leaf tasks of a study with their weights, and how to score a question.
+
+    Raises `TaskError` for a task that lm-eval does not know or cannot load, that generates text,
+    or that lacks the metric.
+    """
+
+    def __init__(
+        self, specs: Sequence[TaskSpec], task_path: str | None, limit: int | None = None
+    ) -> None:
+        self.limit = limit
+        self.subjects: list[Subject] = []
+        self._tasks: list[Any] = []
+        self._metrics: list[str] = []
+        self._spec_of: list[int] = []
+        with _quiet():
+            manager = _manager([spec.name for spec in specs], task_path)
+            for number, spec in enumerate(specs):
+                self._add(manager, number, spec)
+        self._questions: dict[tuple[int, int], Question] = {}
+        self._instances: dict[int, dict[int, list[Any]]] = {}
+        self._encoder: _Tokens
+
+    @classmethod
+    def of(cls, definition: StudyDefinition, limit: int | None = None) -> TaskSet:
+        """The tasks of a study; `limit` takes the first documents of each, as lm_eval does."""
+        path = definition.task_path
+        return cls(definition.tasks, definition.resolve(path) if path else None, limit)
+
+    def _add(self, manager: TaskManager, number: int, spec: TaskSpec) -> None:
+        # Tasks may shuffle while they load; lm_eval seeds before, so the same is done here.
+        random.seed(DEFAULT_RANDOM_SEED)
+        np.random.seed(DEFAULT_OTHER_SEED)
+        try:
+            loaded = manager.load([spec.name])
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+            raise TaskError(
+                f"task {spec.name!r} could not be loaded ({type(error).__name__}: {reason}); "
+                "check its YAML, its data, and the network if the data lie on a hub"
+            ) from None
+        leaves, sizes = loaded["tasks"], []
+        for name, task in leaves.items():
+            self._check(name, task, spec)
+            if spec.num_fewshot is not None and task.get_config("num_fewshot") != 0:
+                task.set_config(key="num_fewshot", value=spec.num_fewshot)
+            elif task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+            size = len(task.eval_docs)
+            sizes.append(min(size, self.limit) if self.limit is not None else size)
+        by_size = self._weighted_by_size(loaded.get("groups", {}).get(spec.name), spec.metric)
+        total = sum(sizes)
+        for (name, task), size in zip(leaves.items(), sizes, strict=True):
+            share = size / total if by_size else 1.0 / len(sizes)
+            if any(subject.name == name for subject in self.subjects):
+                raise TaskError(f"task {name!r} occurs twice in the study; name it once")
+            self.subjects.append(Subject(name, size, spec.weight * share))
+            self._tasks.append(task)
+            self._metrics.append(spec.metric)
+            self._spec_of.append(number)
+
+    @staticmethod
+    def _check(name: str, task: Any, spec: TaskSpec) -> None:
+        if task.OUTPUT_TYPE not in SCORED:
+            raise TaskError(
+                f"task {name!r} is of type {task.OUTPUT_TYPE}; optlayers scores "
+                f"{' and '.join(SCORED)} tasks, so choose one of these"
+            )
+        metrics = sorted(getattr(task, "_metric_fn_list", {}))
+        if metrics and not callable(task.config.process_results) and spec.metric not in metrics:
+            raise TaskError(
+                f"task {name!r} has no metric {spec.metric!r}; it has {', '.join(metrics)}"
+            )
+
+    @staticmethod
+    def _weighted_by_size(group: Any, metric: str) -> bool:
+        """How lm-eval aggregates a group's metric; a single task counts by size."""
+        for entry in (group.aggregate_metric_list or []) if group is not None else []:
+            if entry.metric == metric:
+                return bool(entry.weight_by_size)
+        return True
+
+    def prepare(self, tokenizer: Any, config: Any) -> None:
+        """Build every request; `config` is the model's, for its length."""
+        self._encoder = _Tokens(tokenizer, resolve_max_length(config, tokenizer))
+        for s, task in enumerate(self._tasks):
+            with _quiet():
+                task.build_all_requests(limit=self.limit)
+            by_document: dict[int, list[Any]] = {}
+            for instance in task.instances:
+                by_document.setdefault(instance.doc_id, []).append(instance)
+            for group in by_document.values():
+                group.sort(key=lambda instance: instance.idx)
+            self._instances[s] = by_document
+
+    def question(self, subject: int, document: int) -> Question:
+        """One question; its tokens are made when it is first asked for."""
+        key = (subject, document)
+        if key not in self._questions:
+            requests = self._encoder.encode(self._instances[subject][document])
+            self._questions[key] = Question(subject, document, tuple(requests))
+        return self._questions[key]
+
+    def questions(self, subject: Sequence[int], document: Sequence[int]) -> list[Question]:
+        """Several questions, prepared."""
+        return [self.question(int(s), int(d)) for s, d in zip(subject, document, strict=True)]
+
+    def in_order(self) -> list[Question]:
+        """All questions, subject by subject, in lm-eval's order."""
+        return [
+            self.question(s, document)
+            for s in range(len(self.subjects))
+            for document in sorted(self._instances[s])
+        ]
+
+    def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
+        """Whether the question is answered right, given (log-likelihood, is greedy) a request.
+
+        Raises `TaskError` where the metric is not 0 or 1 for one question.
+        """
+        task = self._tasks[question.subject]
+        metric = self._metrics[question.subject]
+        instances = self._instances[question.subject][question.document]
+        for instance, result in zip(instances, results, strict=True):
+            instance.resps = [result]
+        for ensemble in task._filters:
+            ensemble.apply(instances)
+        key = task._filters[0].name
+        values = task.process_results(
+            instances[0].doc, [instance.filtered_resps[key] for instance in instances]
+        )
+        name = self.subjects[question.subject].name
+        if metric not in values:
+            raise TaskError(f"task {name!r} gives no {metric!r}; it gives {', '.join(values)}")
+        value = values[metric]
+        if not isinstance(value, int | float | np.number | np.bool_) or float(value) not in (0, 1):
+            raise TaskError(
+                f"task {name!r}: metric {metric!r} is not right or wrong for one question "
+                f"(found {value!r}); choose acc or acc_norm"
+            )
+        if any(r[0] != r[0] for r in results):
+            raise EvaluationError(f"task {name!r}: NaN in the log-likelihoods")
+        return bool(value)
+
+    def by_task(self, right: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, float]:
+        """Accuracy of each subject, of answers [n] in the order of `in_order`."""
+        ends = np.cumsum([subject.size for subject in self.subjects])
+        starts = ends - [subject.size for subject in self.subjects]
+        return {
+            subject.name: float(right[a:b].mean())
+            for subject, a, b in zip(self.subjects, starts, ends, strict=True)
+        }
+
+
+def hush() -> None:
+    """Keep lm-eval's and datasets' progress bars off the screen for good."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    sys.stderr.flush()

@@ -1,0 +1,138 @@
+"""Model families: how to build, name and call one decoder layer of each kind of model.
+
+A family is what a hybrid needs to know of a model class. To add one, add a `Family` to
+`FAMILIES`; nothing else in optlayers names a model class. Shapes: B batch, T tokens, E hidden
+size. This file needs torch, transformers and `llamba.py` alone, so that it travels with an
+exported checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.cache_utils import Cache
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+)
+
+from .llamba import LlambaBlock, LlambaConfig
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class LayerInputs:
+    """What a layer may need beside its hidden states; None means nothing of the kind.
+
+    causal_mask is transformers' attention mask (None: plain causal attention);
+    padding_mask [B, T] is 0 at padding; rotary holds cos and sin [B or 1, T, head width].
+    """
+
+    rotary: Rotary | None = None
+    causal_mask: torch.Tensor | None = None
+    padding_mask: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+
+
+def _call_llama(layer: nn.Module, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
+    out: torch.Tensor = layer(
+        h,
+        attention_mask=inputs.causal_mask,
+        position_ids=inputs.position_ids,
+        position_embeddings=inputs.rotary,
+        past_key_values=inputs.past_key_values,
+    )
+    return out
+
+
+def _call_llamba(layer: nn.Module, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
+    out: torch.Tensor = layer(h, inputs.padding_mask, inputs.past_key_values)
+    return out
+
+
+def _llama_norm(config: Any) -> nn.Module:
+    norm: nn.Module = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+    return norm
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model: the names of its parts in a checkpoint, and how to make and call them.
+
+    `kind` is the layer's kind in the words of transformers' caches.
+    """
+
+    kind: str
+    embedding: str
+    layers: str
+    norm: str
+    head: str
+    build_layer: Callable[[Any, int], nn.Module]
+    build_norm: Callable[[Any], nn.Module]
+    build_rotary: Callable[[Any], nn.Module] | None
+    call: Callable[[nn.Module, torch.Tensor, LayerInputs], torch.Tensor]
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(
+        kind="full_attention",
+        embedding="model.embed_tokens",
+        layers="model.layers",
+        norm="model.norm",
+        head="lm_head",
+        build_layer=LlamaDecoderLayer,
+        build_norm=_llama_norm,
+        build_rotary=LlamaRotaryEmbedding,
+        call=_call_llama,
+    ),
+    "llamba": Family(
+        kind="linear_attention",
+        embedding="backbone.embedding",
+        layers="backbone.layers",
+        norm="backbone.final_layernorm",
+        head="lm_head",
+        build_layer=LlambaBlock,
+        build_norm=_llama_norm,
+        build_rotary=None,
+        call=_call_llamba,
+    ),
+}
+
+
+def config_from_dict(data: dict[str, Any]) -> PreTrainedConfig:
+    """The transformers config of a `config.json`; an old Llamba file may lack its model type.
+
+    Raises `ValueError` for a model type that transformers does not know.
+    """
+    model_type = data.get("model_type") or ("llamba" if "ssm_cfg" in data else None)
+    rest = {k: v for k, v in data.items() if k not in ("model_type", "auto_map")}
+    if model_type == "llamba":
+        return LlambaConfig(**rest)
+    if model_type is None:
+        raise ValueError("config.json names no model_type")
+    return AutoConfig.for_model(model_type, **rest)
+
+
+def family_of(config: Any) -> Family:
+    """The family of a config; raises `ValueError` naming the file to add one to."""
+    try:
+        return FAMILIES[config.model_type]
+    except KeyError:
+        known = ", ".join(sorted(FAMILIES))
+        raise ValueError(
+            f"model_type {config.model_type!r} has no adapter (there is one for {known}); "
+            "add a Family to optlayers/models/families.py"
+        ) from None
+
+
+def embedding_rows(config: Any) -> int:
+    """Rows of the embedding table in the checkpoint: Llamba pads its vocabulary."""
+    return int(getattr(config, "padded_vocab_size", config.vocab_size))

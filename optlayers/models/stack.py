@@ -1,0 +1,149 @@
+"""LayerStack: the layers of both parents side by side, ready to be run one at a time.
+
+A candidate is never built as a model: to evaluate a layer set is to choose, layer by layer,
+which of the two to run. Shapes: B batch, T tokens, E hidden size, K picked positions,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.errors import ModelError
+from optlayers.models.families import Family, LayerInputs, Rotary, embedding_rows, family_of
+
+BASE, DONOR = 0, 1
+
+
+@dataclass
+class Side:
+    """One parent: its family, config, decoder layers, and rotary embedding where it has one."""
+
+    family: Family
+    config: Any
+    layers: list[nn.Module]
+    rotary: nn.Module | None
+
+
+def check_pair(base: Checkpoint, donor: Checkpoint) -> int:
+    """Raise `ModelError` unless the two have one depth and width; the number of layers."""
+    for field, attribute in (("layers", "num_hidden_layers"), ("hidden size", "hidden_size")):
+        mine, theirs = getattr(base.config, attribute), getattr(donor.config, attribute)
+        if mine != theirs:
+            raise ModelError(
+                f"base {base.name} has {mine} {field} and donor {donor.name} has {theirs}; "
+                "choose two models of one depth and width"
+            )
+    return int(base.config.num_hidden_layers)
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> nn.Module:
+    """Give a module made on the meta device its tensors; raises `ModelError` on a misfit."""
+    expected = {name: tuple(p.shape) for name, p in module.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise ModelError(f"{source}: tensor {name} is missing from the weights")
+        if name not in expected:
+            raise ModelError(f"{source}: tensor {name} in the weights is unknown to this model")
+        if expected[name] != found[name]:
+            raise ModelError(
+                f"{source}: tensor {name} has shape {found[name]}; config.json asks for "
+                f"{expected[name]}"
+            )
+    module.load_state_dict(dict(tensors), assign=True)
+    return module.eval().requires_grad_(False)
+
+
+class LayerStack:
+    """Embedding, both parents' layers, final norm and head on one device.
+
+    The ends (embedding, norm, head) are the base's. Every layer is called with the code that
+    the exported checkpoint runs, so results agree to the last bit on equal batches.
+    """
+
+    def __init__(
+        self, base: Side, donor: Side, embedding: nn.Module, norm: nn.Module, head: nn.Module
+    ) -> None:
+        self.sides = (base, donor)
+        self.embedding, self.norm, self.head = embedding, norm, head
+        self.n_layers = len(base.layers)
+
+    @classmethod
+    def load(
+        cls, base: Checkpoint, donor: Checkpoint, device: torch.device, dtype: torch.dtype
+    ) -> LayerStack:
+        """Read both checkpoints layer by layer; raises `ModelError` where they do not fit."""
+        check_pair(base, donor)
+
+        def read(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> nn.Module:
+            tensors = {
+                name: tensor.to(device=device, dtype=dtype)
+                for name, tensor in checkpoint.tensors_below(prefix).items()
+            }
+            return _fill(module, tensors, f"{checkpoint.name} {prefix}")
+
+        sides = []
+        for checkpoint in (base, donor):
+            config = checkpoint.config
+            config._attn_implementation = "sdpa"
+            family = family_of(config)
+            with torch.device("meta"):
+                layers = [family.build_layer(config, i) for i in range(config.num_hidden_layers)]
+            for i, layer in enumerate(layers):
+                read(checkpoint, layer, f"{family.layers}.{i}")
+            rotary = family.build_rotary(config).to(device) if family.build_rotary else None
+            sides.append(Side(family, config, layers, rotary))
+        config, family = base.config, sides[BASE].family
+        rows, width = embedding_rows(config), config.hidden_size
+        with torch.device("meta"):
+            embedding = nn.Embedding(rows, width)
+            norm = family.build_norm(config)
+            head = nn.Linear(width, rows, bias=base.has(f"{family.head}.bias"))
+        read(base, embedding, family.embedding)
+        read(base, norm, family.norm)
+        if base.has(f"{family.head}.weight"):
+            read(base, head, family.head)
+        elif config.tie_word_embeddings:
+            _fill(head, {"weight": embedding.weight}, base.name)
+        else:
+            raise ModelError(
+                f"{base.name}: {family.head}.weight is missing, and config.json does not tie it "
+                "to the embedding"
+            )
+        return cls(sides[BASE], sides[DONOR], embedding, norm, head)
+
+    def begin(self, tokens: torch.Tensor) -> tuple[torch.Tensor, tuple[LayerInputs, LayerInputs]]:
+        """Embed tokens [B, T]: hidden states [B, T, E], and what the layers of each side need."""
+        h: torch.Tensor = self.embedding(tokens)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+
+        def inputs(side: Side) -> LayerInputs:
+            rotary: Rotary | None = None
+            if side.rotary is not None:
+                rotary = side.rotary(h, position_ids=positions)
+            return LayerInputs(rotary=rotary, position_ids=positions)
+
+        return h, (inputs(self.sides[BASE]), inputs(self.sides[DONOR]))
+
+    def run(
+        self,
+        layer: int,
+        from_donor: bool,
+        h: torch.Tensor,
+        inputs: tuple[LayerInputs, LayerInputs],
+    ) -> torch.Tensor:
+        """Run one layer of one side on hidden states [B, T, E]."""
+        side = self.sides[from_donor]
+        return side.family.call(side.layers[layer], h, inputs[from_donor])
+
+    def logits(self, h: torch.Tensor) -> torch.Tensor:
+        """Logits [K, V] of picked hidden states [K, E], before the final norm."""
+        out: torch.Tensor = self.head(self.norm(h))
+        return out

@@ -1,0 +1,179 @@
+"""GeneticSearch: the pure core of the sampler, individuals in and layer sets out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from optlayers.errors import InputError
+from optlayers.layerset import LayerSet
+from optlayers.search.guide import Guide, guide_from
+from optlayers.search.individual import Individual
+from optlayers.search.initialise import initial_set
+from optlayers.search.operators import Crossover, Mutation, mutate, repair, uniform_crossover
+from optlayers.search.selection import select_parents, tournament
+from optlayers.search.space import LayerSpace, SeenSets
+
+# Children bred before the neighbourhood of the parents is searched for an unseen set.
+_TRIES = 30
+
+
+class GeneticSearch:
+    """A genetic search over layer sets that remembers nothing between calls.
+
+    What is proposed depends on the individuals, the claims and the random generator alone. A
+    generation is a counter, not a barrier: proposal number i belongs to generation
+    i // `population_size`, and breeds from what earlier generations have finished by then.
+    Raises `InputError` for settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: LayerSpace,
+        population_size: int = 40,
+        crossover_prob: float = 0.8,
+        mutation_prob: float = 0.5,
+        tournament_size: int = 3,
+        n_elites: int = 3,
+        known_sets: Sequence[LayerSet] = (),
+        guide_prob: float = 0.2,
+        guide_step: float = 0.05,
+        guide_max: float = 0.6,
+        pattern_interval: int = 5,
+        crossover: Crossover = uniform_crossover,
+        mutation: Mutation = mutate,
+    ) -> None:
+        for name, count, least in (
+            ("population_size", population_size, 2),
+            ("tournament_size", tournament_size, 1),
+            ("n_elites", n_elites, 0),
+            ("pattern_interval", pattern_interval, 1),
+        ):
+            if count < least:
+                raise InputError(f"{name} is {count}; expected {least} or more")
+        for name, share in (
+            ("crossover_prob", crossover_prob),
+            ("mutation_prob", mutation_prob),
+            ("guide_prob", guide_prob),
+            ("guide_step", guide_step),
+            ("guide_max", guide_max),
+        ):
+            if not 0.0 <= share <= 1.0:
+                raise InputError(f"{name} is {share}; expected 0 to 1")
+        self.space = space
+        self.population_size = population_size
+        self.crossover_prob = crossover_prob
+        self.mutation_prob = mutation_prob
+        self.tournament_size = tournament_size
+        self.n_elites = n_elites
+        self.known_sets = tuple(known_sets)
+        self.guide_prob = guide_prob
+        self.guide_step = guide_step
+        self.guide_max = guide_max
+        self.pattern_interval = pattern_interval
+        self.crossover = crossover
+        self.mutation = mutation
+
+    def propose(
+        self,
+        individuals: Sequence[Individual],
+        claimed: Collection[LayerSet],
+        rng: np.random.Generator,
+        k: int,
+        *,
+        excluded: Collection[LayerSet] = (),
+        single_layer_scores: Sequence[float] | None = None,
+    ) -> list[tuple[LayerSet, int]]:
+        """At most k distinct unseen sets of the budget, each with its generation.
+
+        Unseen: no individual, not `claimed` (being evaluated for a generation), not
+        `excluded` (anything else). Fewer than k only where the space is exhausted.
+        `single_layer_scores`: float [n_layers], larger for better, 0 or more.
+        """
+        seen = {i.layers.indices for i in individuals}
+        pending = {layers.indices for layers in claimed} - seen
+        place = sum(i.generation >= 0 for i in individuals) + len(pending)
+        seen |= pending
+        seen.update(layers.indices for layers in excluded)
+        found: list[tuple[LayerSet, int]] = []
+        parents: list[Individual] = []
+        guide = Guide()
+        bred_for = -1
+        for _ in range(k):
+            generation, slot = divmod(place, self.population_size)
+            if generation != bred_for:
+                bred_for = generation
+                parents = self.parents(individuals, generation)
+                guide = self.guide(individuals, generation, single_layer_scores)
+            if generation > 0 and len(parents) >= 2:
+                child = self._offspring(parents, guide, seen, rng)
+            else:
+                child = initial_set(
+                    slot,
+                    rng,
+                    space=self.space,
+                    seen=seen,
+                    population_size=self.population_size,
+                    known_sets=self.known_sets,
+                    single_layer_scores=single_layer_scores,
+                )
+            if child is None:
+                break
+            found.append((child, generation))
+            seen.add(child.indices)
+            place += 1
+        return found
+
+    def parents(self, individuals: Sequence[Individual], generation: int) -> list[Individual]:
+        """The parents of a generation, best first: the best of all earlier ones together."""
+        return select_parents(
+            [i for i in individuals if i.generation < generation],
+            population_size=self.population_size,
+            n_elites=self.n_elites,
+        )
+
+    def guide(
+        self,
+        individuals: Sequence[Individual],
+        generation: int,
+        single_layer_scores: Sequence[float] | None = None,
+    ) -> Guide:
+        """The patterns of a generation and the chance that a mutation follows them."""
+        return guide_from(
+            individuals,
+            generation=generation,
+            n_layers=self.space.n_layers,
+            single_layer_scores=single_layer_scores,
+            pattern_interval=self.pattern_interval,
+            guide_prob=self.guide_prob,
+            guide_step=self.guide_step,
+            guide_max=self.guide_max,
+        )
+
+    def _offspring(
+        self,
+        parents: Sequence[Individual],
+        guide: Guide,
+        seen: SeenSets,
+        rng: np.random.Generator,
+    ) -> LayerSet | None:
+        """An unseen child; then an unseen neighbour of a parent, best first; then any unseen."""
+        for _ in range(_TRIES):
+            child = tournament(parents, rng, size=self.tournament_size).layers
+            if rng.random() < self.crossover_prob:
+                mate = tournament(parents, rng, size=self.tournament_size).layers
+                child = repair(self.crossover(child, mate, rng), self.space, guide, rng)
+            # A child that is known already can only be of use once it is changed.
+            if child.indices in seen or rng.random() < self.mutation_prob:
+                child = self.mutation(child, self.space, guide, rng)
+            if child.indices not in seen and child in self.space:
+                return child
+        space = self.space
+        for parent in parents:
+            near = parent.layers.neighbours(space.n_layers, space.min_layers, space.max_layers)
+            fresh = [layers for layers in near if layers.indices not in seen]
+            if fresh:
+                return fresh[int(rng.integers(len(fresh)))]
+        return space.random_unseen(rng, seen)

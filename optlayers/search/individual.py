@@ -1,0 +1,96 @@
+"""Individual: one evaluated layer set as the genetic search sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from optlayers.layerset import LayerSet
+from optlayers.search.proposal import Phase
+from optlayers.search.record import Record
+from optlayers.search.records import outranks
+from optlayers.search.space import LayerSpace
+from optlayers.search.statistics import prior_strength
+
+# Evaluated before the first generation or outside of any: a parent for every generation.
+NO_GENERATION = -1
+
+_EXPLORED = frozenset(("", Phase.explore.value))
+
+
+class Individual(NamedTuple):
+    """An evaluated layer set: `fitness` is larger for better, and comparable across fidelities.
+
+    `generation` is the one that it was proposed for (`NO_GENERATION`: none).
+    """
+
+    layers: LayerSet
+    fitness: float
+    generation: int = NO_GENERATION
+
+
+def individuals_from(
+    records: Iterable[Record], *, space: LayerSpace, population_size: int, maximise: bool = True
+) -> list[Individual]:
+    """The distinct evaluated sets of the budget, by the number of their first trial.
+
+    Scores of different fidelity are not compared as they are: each is drawn toward the mean
+    of the population by a number of questions that the population's own spread gives
+    (`statistics.prior_strength`). Shrinkage rather than the common prefix, because it uses
+    every answer paid for, and works where answers are not stored. Trials that say nothing of
+    their generation (plain studies) get it from their rank: `population_size` a generation.
+    """
+    best: dict[tuple[int, ...], Record] = {}
+    generations: dict[tuple[int, ...], int] = {}
+    least, most, n_layers = space.min_layers, space.max_layers, space.n_layers
+    for record in records:
+        key = record.layers.indices
+        if not record.is_evaluated or not least <= len(key) <= most:
+            continue
+        if key and key[-1] >= n_layers:
+            continue
+        known = best.get(key)
+        if known is None or outranks(record, known):
+            best[key] = record
+        if key not in generations and record.phase in _EXPLORED:
+            stated = record.generation
+            rank = len(generations) // population_size
+            generations[key] = rank if stated is None else stated
+    fitness = _fitness(list(best.values()), maximise=maximise)
+    # Sets found by other phases (probe, refine) have no generation.
+    return [
+        Individual(record.layers, value, generations.get(key, NO_GENERATION))
+        for (key, record), value in zip(best.items(), fitness, strict=True)
+    ]
+
+
+def is_explored(record: Record) -> bool:
+    """Whether a record counts toward a generation: an explore trial, or one without a phase."""
+    return record.phase in _EXPLORED
+
+
+def _fitness(records: list[Record], *, maximise: bool) -> list[float]:
+    scores = np.array([record.score for record in records], dtype=np.float64)
+    return (estimates(scores, [r.questions for r in records]) * (1 if maximise else -1)).tolist()
+
+
+def estimates(
+    scores: np.ndarray[tuple[int], np.dtype[np.float64]], questions: list[int | None]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Scores, float [n], shrunk to their mean by the number of questions behind each.
+
+    Unchanged where all rest on equally many, where a number is missing, and where a score is
+    no share of right answers: then there is nothing to weigh by.
+    """
+    if len(set(questions)) < 2 or None in questions:
+        return scores
+    if scores.min() < 0.0 or scores.max() > 1.0:
+        return scores
+    n = np.array(questions, dtype=np.float64)
+    strength = prior_strength(scores, n)
+    shrunk: np.ndarray[tuple[int], np.dtype[np.float64]] = (
+        n * scores + strength * float(scores.mean())
+    ) / (n + strength)
+    return shrunk

@@ -1,0 +1,37 @@
+"""Names of the user attributes that trials and studies carry, and reasons of failure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Set when a trial is claimed.
+LAYERS: Final = "layers"  # "3,7"
+PHASE: Final = "phase"  # probe, explore, validate or refine
+GOAL: Final = "goal"  # fast, race or full
+GENERATION: Final = "generation"  # int, of explore trials
+ROUND: Final = "round"  # int from 1, of refine trials
+WORKER: Final = "worker"
+DEVICE: Final = "device"
+
+# Set when a trial is told.
+ANSWERS: Final = "answers"  # base64 of np.packbits, the first `questions` questions
+QUESTIONS: Final = "questions"  # int
+SCORE: Final = "score"
+CI_LOW: Final = "ci_low"
+CI_HIGH: Final = "ci_high"
+FIDELITY: Final = "fidelity"  # fast or full
+EVALUATED: Final = "evaluated"  # int, new questions that this trial paid for
+REASON: Final = "reason"  # why a trial failed
+
+# Set on the study.
+N_LAYERS: Final = "n_layers"
+N_FAST: Final = "n_fast"  # questions
+N_FULL: Final = "n_full"  # questions
+QUESTION_STRATA: Final = "question_strata"  # list of int, subject of each question
+SUBJECT_WEIGHTS: Final = "subject_weights"  # list of float, one a subject
+
+# Failures that say nothing about the layer set itself.
+REASON_LOST: Final = "lost worker"
+REASON_DUPLICATE: Final = "duplicate"
+REASON_INTERRUPTED: Final = "interrupted"
+HARMLESS_REASONS: Final = (REASON_LOST, REASON_DUPLICATE, REASON_INTERRUPTED)

@@ -1,0 +1,283 @@
+"""Phases: what a study should evaluate next, as a pure function of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from optlayers.layerset import LayerSet
+from optlayers.search.individual import estimates, is_explored
+from optlayers.search.proposal import Goal, Phase, Proposal
+from optlayers.search.record import Record
+from optlayers.search.records import best_by_layers, given_up
+from optlayers.search.sampler import PatternGASampler
+from optlayers.search.space import LayerSpace
+from optlayers.study import StudyDefinition
+
+__all__ = ["Goal", "Phase", "Plan", "Proposal", "plan", "sampler_for", "single_layer_scores"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The phase of a study and what to claim now.
+
+    `waiting` means that nothing can be proposed before trials of other workers finish.
+    """
+
+    phase: Phase
+    proposals: tuple[Proposal, ...] = ()
+    waiting: bool = False
+
+
+def sampler_for(
+    definition: StudyDefinition, n_layers: int, seed: int | None = None
+) -> PatternGASampler:
+    """The sampler of a study; `seed` (default: the definition's) must differ by worker."""
+    return PatternGASampler(
+        n_layers=n_layers,
+        min_layers=definition.layers.min,
+        max_layers=definition.layers.max,
+        seed=definition.seed if seed is None else seed,
+        population_size=definition.explore.population,
+        single_layer_scores=definition.prior.single_layer_scores,
+        known_sets=definition.prior_layer_sets,
+    )
+
+
+def single_layer_scores(
+    records: Iterable[Record], definition: StudyDefinition, n_layers: int
+) -> list[float] | None:
+    """Scores of the single layers, float [n_layers]: the prior's, or else the probe's.
+
+    None before the first is known; a layer whose probe failed for good gets the mean.
+    """
+    if definition.prior.single_layer_scores is not None:
+        return list(definition.prior.single_layer_scores)
+    # First scores, so that a layer that went on to all questions compares with the others.
+    known: dict[int, float] = {}
+    for record in sorted(records, key=lambda r: r.number):
+        if (
+            len(record.layers.indices) == 1
+            and record.is_evaluated
+            and record.first_score is not None
+        ):
+            known.setdefault(record.layers.indices[0], record.first_score)
+    if not known:
+        return None
+    mean = sum(known.values()) / len(known)
+    return [known.get(layer, mean) for layer in range(n_layers)]
+
+
+def plan(
+    definition: StudyDefinition,
+    n_layers: int,
+    records: Iterable[Record],
+    sampler: PatternGASampler,
+    k: int,
+) -> Plan:
+    """At most k proposals for a study of these trials, in any order, and its phase.
+
+    Nothing is proposed that is evaluated as far already, being evaluated, or given up. Phases
+    follow each other where the next decision needs all of the last one; inside probe and
+    explore no worker waits for another. The same trials give the same plan.
+    """
+    planner = _Planner(definition, n_layers, sorted(records, key=lambda r: r.number), sampler, k)
+    for step in (planner.probe, planner.explore, planner.validate, planner.refine):
+        found = step()
+        if found is not None:
+            return found
+    return Plan(Phase.done)
+
+
+class _Planner:
+    """One call of `plan`; each phase returns its plan, or None where it is over."""
+
+    def __init__(
+        self,
+        definition: StudyDefinition,
+        n_layers: int,
+        records: Sequence[Record],
+        sampler: PatternGASampler,
+        k: int,
+    ) -> None:
+        self.definition = definition
+        self.n_layers = n_layers
+        self.records = records
+        self.sampler = sampler
+        self.k = k
+        self.space = LayerSpace(
+            n_layers=n_layers, min_layers=definition.layers.min, max_layers=definition.layers.max
+        )
+        self.claimed = {r.layers for r in records if r.is_claimed}
+        self.dropped = given_up(records)
+
+    @cached_property
+    def best(self) -> dict[LayerSet, Record]:
+        """The most telling record of each evaluated set."""
+        return best_by_layers(self.records)
+
+    @cached_property
+    def full(self) -> set[LayerSet]:
+        """The sets evaluated on all questions."""
+        return {layers for layers, record in self.best.items() if record.is_full}
+
+    def probe(self) -> Plan | None:
+        """Every single layer, fast; one outside the budget serves as a weight only."""
+        if self.definition.prior.single_layer_scores is not None:
+            return None
+        return self._all_of(
+            [LayerSet.of(layer) for layer in range(self.n_layers)],
+            self.best,
+            Phase.probe,
+            Goal.fast,
+        )
+
+    def explore(self) -> Plan | None:
+        """The sampler's proposals, until the budget, the patience or the space is used up."""
+        explore = self.definition.explore
+        explored = self._explored()
+        running = {
+            r.layers.indices
+            for r in self.records
+            if r.is_claimed and is_explored(r) and r.layers in self.space
+        } - explored.keys()
+        room = explore.population * explore.generations - len(explored) - len(running)
+        found: list[Proposal] = []
+        if room > 0 and not self._out_of_patience(list(explored.values())):
+            found = self.sampler.propose_from(
+                self.records,
+                min(self.k, room),
+                single_layer_scores=single_layer_scores(
+                    self.records, self.definition, self.n_layers
+                ),
+            )
+        if found:
+            return Plan(Phase.explore, tuple(found))
+        # The best of the phase are known only when all of it is finished.
+        return Plan(Phase.explore, waiting=True) if running else None
+
+    def validate(self) -> Plan | None:
+        """The best pruned sets, in full.
+
+        Chosen from what probe and explore found alone, so that the list does not change
+        while its own trials finish.
+        """
+        found = best_by_layers(r for r in self.records if _is_search(r))
+        pruned = [r for layers, r in found.items() if not r.is_full and self._is_candidate(layers)]
+        chosen = _fittest(pruned, self.definition.validation.top)
+        return self._all_of(chosen, self.full, Phase.validate, Goal.full)
+
+    def refine(self) -> Plan | None:
+        """Neighbours of the best sets, round by round, until a round finds nothing better."""
+        refine = self.definition.refine
+        for number in range(1, refine.rounds + 1):
+            known = self._full_before(number)
+            near = sorted(
+                {
+                    layers
+                    for centre in _best_scores(known, refine.top)
+                    for layers in centre.layers.neighbours(
+                        self.n_layers, self.space.min_layers, self.space.max_layers
+                    )
+                }
+            )
+            found = self._all_of(near, self.best, Phase.refine, Goal.fast, number)
+            if found is not None:
+                return found
+            # Full evaluations of this round are left out, or its own choice would change as
+            # they come in.
+            partial = best_by_layers(
+                r for r in self.records if not (r.goal == Goal.full and _is_refined(r, number))
+            )
+            unverified = [
+                partial[layers]
+                for layers in near
+                if layers in partial and not partial[layers].is_full and self._is_candidate(layers)
+            ]
+            chosen = _fittest(unverified, refine.verify)
+            found = self._all_of(chosen, self.full, Phase.refine, Goal.full, number)
+            if found is not None:
+                return found
+            if _top_score(self._full_before(number + 1)) <= _top_score(known):
+                return None
+        return None
+
+    def _full_before(self, number: int) -> list[Record]:
+        """The fully evaluated candidates as they were when round `number` began."""
+        before = best_by_layers(r for r in self.records if not _is_refined(r, number))
+        return [r for layers, r in before.items() if r.is_full and self._is_candidate(layers)]
+
+    def _is_candidate(self, layers: LayerSet) -> bool:
+        return layers in self.space and layers not in self.dropped
+
+    def _all_of(
+        self,
+        wanted: Sequence[LayerSet],
+        finished: Collection[LayerSet],
+        phase: Phase,
+        goal: Goal,
+        number: int | None = None,
+    ) -> Plan | None:
+        """A plan until every wanted set is finished (or given up), then None."""
+        missing = [s for s in wanted if s not in finished and s not in self.dropped]
+        if not missing:
+            return None
+        free = [s for s in missing if s not in self.claimed][: self.k]
+        proposals = tuple(Proposal(s, phase, goal, round=number) for s in free)
+        return Plan(phase, proposals, waiting=not proposals)
+
+    def _explored(self) -> dict[tuple[int, ...], Record]:
+        """The distinct sets that count toward the generations, by their first trial."""
+        found: dict[tuple[int, ...], Record] = {}
+        for record in self.records:
+            if record.is_evaluated and is_explored(record) and record.layers in self.space:
+                found.setdefault(record.layers.indices, record)
+        return found
+
+    def _out_of_patience(self, explored: Sequence[Record]) -> bool:
+        """Whether the last generations brought no better score at the first rung.
+
+        First scores all rest on the same questions and never change, so that later phases
+        cannot reopen this one.
+        """
+        size, patience = self.definition.explore.population, self.definition.explore.patience
+        scores = [r.first_score if r.first_score is not None else 0.0 for r in explored]
+        complete = len(scores) // size
+        if complete <= patience:
+            return False
+        until = (complete - patience) * size
+        return max(scores[until : complete * size]) <= max(scores[:until])
+
+
+def _is_search(record: Record) -> bool:
+    return is_explored(record) or record.phase == Phase.probe
+
+
+def _is_refined(record: Record, number: int) -> bool:
+    """Whether a record is of round `number` of refine, or of a later one."""
+    return record.phase == Phase.refine and record.round is not None and record.round >= number
+
+
+def _top_score(records: Iterable[Record]) -> float:
+    return max((r.score for r in records if r.score is not None), default=float("-inf"))
+
+
+def _fittest(records: Sequence[Record], count: int) -> list[LayerSet]:
+    """The best sets by score, shrunk where some rest on fewer questions than others."""
+    if not records:
+        return []
+    scores = estimates(
+        np.array([r.score for r in records], dtype=np.float64), [r.questions for r in records]
+    )
+    order = sorted(
+        range(len(records)), key=lambda i: (-scores[i], len(records[i].layers), records[i].layers)
+    )
+    return [records[i].layers for i in order[:count]]
+
+
+def _best_scores(records: Sequence[Record], count: int) -> list[Record]:
+    """The best records of full evaluations; ties go to fewer layers."""
+    return sorted(records, key=lambda r: (-(r.score or 0.0), len(r.layers), r.layers))[:count]

@@ -1,0 +1,56 @@
+"""Proposal: one layer set to evaluate next, and what for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from optlayers.layerset import LayerSet
+from optlayers.search import keys
+
+
+class Phase(StrEnum):
+    """The part of a study that a trial belongs to, in the order in which they come."""
+
+    probe = "probe"
+    explore = "explore"
+    validate = "validate"
+    refine = "refine"
+    done = "done"
+
+
+class Goal(StrEnum):
+    """How far a trial is evaluated.
+
+    `fast`: the fast questions, then it ends as pruned. `race`: after each rung the pruner is
+    asked, and it goes on to all questions unless pruned. `full`: all questions.
+    """
+
+    fast = "fast"
+    race = "race"
+    full = "full"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A layer set to evaluate, with the user attributes that its trial is to carry."""
+
+    layers: LayerSet
+    phase: Phase
+    goal: Goal
+    generation: int | None = None
+    round: int | None = None
+
+    def user_attrs(self) -> dict[str, Any]:
+        """The attributes to set on the trial when it is claimed (see `keys`)."""
+        attrs: dict[str, Any] = {
+            keys.LAYERS: str(self.layers),
+            keys.PHASE: self.phase.value,
+            keys.GOAL: self.goal.value,
+        }
+        if self.generation is not None:
+            attrs[keys.GENERATION] = self.generation
+        if self.round is not None:
+            attrs[keys.ROUND] = self.round
+        return attrs

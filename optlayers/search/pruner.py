@@ -1,0 +1,148 @@
+"""RacingPruner: prunes a trial once it can no longer be among the best k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from optuna.pruners import BasePruner
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optlayers.errors import InputError
+from optlayers.search import keys
+from optlayers.search.racing import Race, rungs
+from optlayers.search.reader import RecordReader
+from optlayers.search.record import Record
+from optlayers.search.records import best_by_layers, read_record
+from optlayers.search.statistics import FloatArray, IntArray
+
+
+class RacingPruner(BasePruner):
+    """Stops a trial when `top_k` others are better than it, at error rate `alpha`.
+
+    For trials that report their share of right answers with the number of questions as the
+    step. A trial whose true score equals or exceeds that of the `top_k`-th best contender is
+    pruned with a chance of at most `alpha` over all its rungs together: `alpha` is split
+    evenly over the rungs that the study's `n_fast` and `n_full` give, or alpha / (r (r + 1))
+    at the r-th report where these are not set. `Race` has the test. Nothing is pruned before
+    `min_questions`, nor with fewer than `top_k` contenders as far as the trial.
+
+    Comparisons are paired where trials carry the attributes `answers` and `questions`, and
+    stratified by `question_strata` (int [n_full]) and `subject_weights` (float [S]), given
+    here or as attributes of the study. Raises `InputError` for settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        top_k: int = 5,
+        alpha: float = 0.05,
+        min_questions: int = 1,
+        question_strata: Sequence[int] | IntArray | None = None,
+        subject_weights: Sequence[float] | FloatArray | None = None,
+    ) -> None:
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}; expected 1 or more")
+        if not 0.0 < alpha < 0.5:
+            raise InputError(f"alpha is {alpha}; expected more than 0 and less than 0.5")
+        self.top_k = top_k
+        self.alpha = alpha
+        self.min_questions = min_questions
+        self._strata = None if question_strata is None else np.asarray(question_strata, np.intp)
+        self._weights = None if subject_weights is None else np.asarray(subject_weights, float)
+        self._reader = RecordReader()
+        # Attributes of the study are large and never change; they are read once a study.
+        self._settings: dict[str, tuple[int | None, int | None, Any, Any]] = {}
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether the trial is out, at its last reported step."""
+        candidate = read_record(trial)
+        if candidate is None or trial.last_step is None:
+            return False
+        trials = study.get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        )
+        n_fast, n_full, strata, weights = self._settings_of(study)
+        return self.judge(
+            candidate,
+            self._reader.read(t for t in trials if t.number != trial.number),
+            n_fast=n_fast,
+            n_full=n_full,
+            strata=strata,
+            weights=weights,
+            maximise=study.direction != StudyDirection.MINIMIZE,
+        )
+
+    def judge(
+        self,
+        candidate: Record,
+        records: Sequence[Record],
+        *,
+        n_fast: int | None = None,
+        n_full: int | None = None,
+        strata: IntArray | None = None,
+        weights: FloatArray | None = None,
+        maximise: bool = True,
+    ) -> bool:
+        """As `prune`, from records: `candidate` at the last step of its `intermediate`.
+
+        A worker that holds answers not yet stored gives them in the candidate's record.
+        """
+        if not candidate.intermediate:
+            return False
+        n = max(candidate.intermediate)
+        if n < self.min_questions or (n_full is not None and n >= n_full):
+            return False
+        race = Race(
+            questions=n,
+            top_k=self.top_k,
+            level=self._level(candidate, n_fast, n_full),
+            strata=self._strata if self._strata is not None else strata,
+            weights=self._weights if self._weights is not None else weights,
+            maximise=maximise,
+        )
+        return race.is_beaten(candidate, _contenders(candidate, records))
+
+    def _level(self, candidate: Record, n_fast: int | None, n_full: int | None) -> float:
+        if n_fast is not None and n_full is not None:
+            # At the last rung all questions are answered, and there is nothing to decide.
+            return self.alpha / max(1, len(rungs(n_fast, n_full)) - 1)
+        look = len(candidate.intermediate)
+        return self.alpha / (look * (look + 1))
+
+    def _settings_of(
+        self, study: Study
+    ) -> tuple[int | None, int | None, IntArray | None, FloatArray | None]:
+        known = self._settings.get(study.study_name)
+        if known is None:
+            attrs = study.user_attrs
+            strata = attrs.get(keys.QUESTION_STRATA)
+            weights = attrs.get(keys.SUBJECT_WEIGHTS)
+            known = (
+                attrs.get(keys.N_FAST),
+                attrs.get(keys.N_FULL),
+                None if strata is None else np.asarray(strata, np.intp),
+                None if weights is None else np.asarray(weights, np.float64),
+            )
+            if known[1] is not None:
+                self._settings[study.study_name] = known
+        return known
+
+
+def _contenders(candidate: Record, records: Sequence[Record]) -> list[Record]:
+    """The other layer sets, each by its most telling record, finished or as far as it is."""
+    best = best_by_layers(records)
+    for record in records:
+        if record.is_claimed and record.intermediate and record.layers not in best:
+            steps = record.intermediate
+            here = max(steps)
+            if record.packed_answers and (record.questions or 0) >= here:
+                best[record.layers] = record
+            else:
+                best[record.layers] = replace(
+                    record, questions=here, score=steps[here], packed_answers=""
+                )
+    return [record for layers, record in best.items() if layers != candidate.layers]

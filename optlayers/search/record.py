@@ -1,0 +1,96 @@
+"""Record: what a trial says about its layer set."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from optuna.trial import TrialState
+
+from optlayers.layerset import LayerSet
+from optlayers.search import keys
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial, reduced to what the search needs.
+
+    `questions` is the number that `score` rests on (None where a plain study says nothing);
+    `score` is None until something was reported; `phase`, `goal` and `fidelity` are empty for
+    trials that plain Optuna code made. `intermediate` maps questions to the score there.
+    """
+
+    number: int
+    state: TrialState
+    layers: LayerSet
+    phase: str = ""
+    goal: str = ""
+    questions: int | None = None
+    score: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    fidelity: str = ""
+    evaluated: int = 0
+    generation: int | None = None
+    round: int | None = None
+    worker: str = ""
+    reason: str = ""
+    packed_answers: str = field(default="", repr=False)
+    intermediate: Mapping[int, float] = field(default_factory=dict, repr=False, hash=False)
+
+    # Asked thousands of times a proposal, and a record never changes: computed once.
+    @cached_property
+    def is_claimed(self) -> bool:
+        """Whether a worker is on it, or will be (RUNNING or WAITING)."""
+        return self.state in (TrialState.RUNNING, TrialState.WAITING)
+
+    @cached_property
+    def is_evaluated(self) -> bool:
+        """Whether it ended with a finite score (COMPLETE or PRUNED)."""
+        return (
+            self.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            and self.score is not None
+            and math.isfinite(self.score)
+        )
+
+    @cached_property
+    def is_full(self) -> bool:
+        """Whether it was evaluated on all questions (a plain trial: whether it is COMPLETE)."""
+        if not self.is_evaluated:
+            return False
+        return self.fidelity == "full" or (not self.fidelity and self.state == TrialState.COMPLETE)
+
+    @property
+    def first_score(self) -> float | None:
+        """The score at the first rung: the one number that all trials of a study have alike."""
+        return self.intermediate[min(self.intermediate)] if self.intermediate else self.score
+
+    @cached_property
+    def answers(self) -> BoolArray | None:
+        """Right or wrong on the first `questions` questions, bool [questions], or None."""
+        if not self.packed_answers or self.questions is None:
+            return None
+        return decode_answers(self.packed_answers, self.questions)
+
+
+def encode_answers(answers: BoolArray) -> str:
+    """Right or wrong, bool [n], as base64 text of its bits (8 questions a byte, padded)."""
+    return base64.b64encode(np.packbits(answers).tobytes()).decode("ascii")
+
+
+def decode_answers(text: str, questions: int) -> BoolArray:
+    """The inverse of `encode_answers`: bool [questions].
+
+    Raises `ValueError` where the text holds fewer than `questions` answers.
+    """
+    packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+    if packed.size * 8 < questions:
+        raise ValueError(f"{keys.ANSWERS}: {packed.size * 8} bits for {questions} questions")
+    return np.unpackbits(packed, count=questions).astype(np.bool_)

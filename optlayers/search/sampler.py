@@ -1,0 +1,277 @@
+"""PatternGASampler: the genetic search as an Optuna sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseGASampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from optlayers.errors import InputError
+from optlayers.layerset import LayerSet
+from optlayers.search.genetic import GeneticSearch
+from optlayers.search.individual import Individual, individuals_from, is_explored
+from optlayers.search.proposal import Goal, Phase, Proposal
+from optlayers.search.reader import RecordReader
+from optlayers.search.record import Record
+from optlayers.search.records import CLAIM_KEY, GENERATION_KEY, best_by_layers, given_up
+from optlayers.search.space import LayerSpace, search_space
+
+_INDIVIDUAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class PatternGASampler(BaseGASampler):
+    """A genetic sampler of layer sets with pattern-guided mutation, for one objective.
+
+    Ask with `study.ask(sampler.search_space())`, or suggest `layer_00` ... as categoricals of
+    `["base", "donor"]` in an objective; other parameters are sampled at random. Every
+    proposal has `min_layers` to `max_layers` donor layers and is neither evaluated nor being
+    evaluated, as long as such sets remain; after that the best-known set is given again.
+
+    Both COMPLETE and PRUNED trials are individuals. A proposal depends on `seed`, the trial
+    number and the history alone; workers need different seeds, but share no other state.
+    Either direction works; `known_sets` and `single_layer_scores` (float [n_layers], 0 or
+    more, larger for better) seed the first generation. Without them the scores of finished
+    one-layer trials are used, once every layer has one. Raises `InputError` for settings out
+    of range, and `ValueError` in a study of several objectives. Parents are chosen by
+    non-dominated sorting on (score, fewer layers), after NSGA-II (Deb et al. 2002).
+    """
+
+    def __init__(
+        self,
+        *,
+        n_layers: int,
+        min_layers: int = 1,
+        max_layers: int = 4,
+        seed: int | None = None,
+        population_size: int = 40,
+        crossover_prob: float = 0.8,
+        mutation_prob: float = 0.5,
+        tournament_size: int = 3,
+        n_elites: int = 3,
+        single_layer_scores: Sequence[float] | None = None,
+        known_sets: Sequence[LayerSet | Sequence[int]] = (),
+        guide_prob: float = 0.2,
+        guide_step: float = 0.05,
+        guide_max: float = 0.6,
+        pattern_interval: int = 5,
+    ) -> None:
+        super().__init__(population_size)
+        if single_layer_scores is not None and len(single_layer_scores) != n_layers:
+            raise InputError(
+                f"single_layer_scores: {len(single_layer_scores)} scores for {n_layers} layers; "
+                "give one score for each layer"
+            )
+        self._space = LayerSpace(n_layers=n_layers, min_layers=min_layers, max_layers=max_layers)
+        self._search = GeneticSearch(
+            space=self._space,
+            population_size=population_size,
+            crossover_prob=crossover_prob,
+            mutation_prob=mutation_prob,
+            tournament_size=tournament_size,
+            n_elites=n_elites,
+            known_sets=[s if isinstance(s, LayerSet) else LayerSet(tuple(s)) for s in known_sets],
+            guide_prob=guide_prob,
+            guide_step=guide_step,
+            guide_max=guide_max,
+            pattern_interval=pattern_interval,
+        )
+        self._scores = None if single_layer_scores is None else list(single_layer_scores)
+        self._seed = _fresh_seed() if seed is None else seed
+        self._independent = RandomSampler(seed=seed)
+        self._reader = RecordReader()
+
+    @property
+    def space(self) -> LayerSpace:
+        """The layer sets that may be proposed."""
+        return self._space
+
+    def search_space(self) -> dict[str, BaseDistribution]:
+        """The parameters of one layer set, for `study.ask`."""
+        return search_space(self._space.n_layers)
+
+    def propose(self, study: Study, k: int) -> list[Proposal]:
+        """At most k distinct proposals for explore trials, without creating any trial.
+
+        Fewer only where the space is exhausted. The same study and k give the same proposals.
+        """
+        self._raise_error_if_multi_objective(study)
+        trials = study.get_trials(deepcopy=False)
+        return self.propose_from(
+            self._reader.read(trials),
+            k,
+            maximise=study.direction != StudyDirection.MINIMIZE,
+            number=len(trials),
+        )
+
+    def propose_from(
+        self,
+        records: Sequence[Record],
+        k: int,
+        *,
+        single_layer_scores: Sequence[float] | None = None,
+        maximise: bool = True,
+        number: int | None = None,
+    ) -> list[Proposal]:
+        """As `propose`, from records (by trial number); no study is needed.
+
+        `number` is that of the next trial (without: one more than the last record's); it and
+        the seed make the random generator.
+        """
+        if number is None:
+            number = records[-1].number + 1 if records else 0
+        individuals = self._individuals(records, maximise=maximise)
+        running = [r for r in records if r.is_claimed]
+        claimed = {r.layers for r in running if is_explored(r) and r.layers in self._space}
+        excluded = {r.layers for r in running} | given_up(records)
+        scores = single_layer_scores if single_layer_scores is not None else self._scores
+        if scores is None:
+            scores = self._probed(individuals)
+        found = self._search.propose(
+            individuals,
+            claimed,
+            np.random.default_rng([self._seed, number]),
+            k,
+            excluded=excluded,
+            single_layer_scores=scores,
+        )
+        return [
+            Proposal(layers, Phase.explore, Goal.race, generation=generation)
+            for layers, generation in found
+        ]
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """All layers of the model: they are always drawn together, as one set."""
+        return self.search_space()
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """One layer set as parameters; parameters of other names are sampled at random."""
+        self._raise_error_if_multi_objective(study)
+        mine = self.search_space()
+        params: dict[str, Any] = {
+            name: self._independent.sample_independent(study, trial, name, distribution)
+            for name, distribution in search_space.items()
+            if mine.get(name) != distribution
+        }
+        if not any(name in mine and name not in params for name in search_space):
+            return params
+        maximise = study.direction != StudyDirection.MINIMIZE
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        records = self._reader.read(others)
+        proposals = self.propose_from(records, 1, maximise=maximise, number=trial.number)
+        if proposals:
+            layers, generation = proposals[0].layers, proposals[0].generation or 0
+        else:
+            layers, generation = self._best_known(records, trial, maximise=maximise), None
+        # The parameters reach the storage one by one, so other workers are told of the whole
+        # set first.
+        storage = study._storage
+        storage.set_trial_system_attr(trial._trial_id, CLAIM_KEY, list(layers.indices))
+        if generation is not None:
+            storage.set_trial_system_attr(trial._trial_id, GENERATION_KEY, generation)
+        chosen = layers.to_params(self._space.n_layers)
+        params.update({n: v for n, v in chosen.items() if n in search_space and n not in params})
+        return params
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A random value, for parameters that are no layer."""
+        self._raise_error_if_multi_objective(study)
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Draw a new seed from the system, as forked workers must."""
+        self._seed = _fresh_seed()
+        self._independent.reseed_rng()
+
+    def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """Parents of a generation: elites, then non-dominated sorting of all earlier ones."""
+        trials = study.get_trials(deepcopy=False)
+        records = self._reader.read(trials)
+        individuals = self._individuals(
+            records, maximise=study.direction != StudyDirection.MINIMIZE
+        )
+        by_layers = best_by_layers(records)
+        by_number = {trial.number: trial for trial in trials}
+        chosen = self._search.parents(individuals, generation)
+        return [by_number[by_layers[i.layers].number] for i in chosen]
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """Parents of a generation, computed anew from the finished trials.
+
+        Optuna's cache in the study is written without a lock, by whichever worker comes
+        first, and would freeze a generation that others have not finished.
+        """
+        return self.select_parent(study, generation) if generation > 0 else []
+
+    def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """The COMPLETE and PRUNED trials that were proposed for a generation."""
+        trials = study.get_trials(deepcopy=False, states=_INDIVIDUAL_STATES)
+        records = self._reader.read(trials)
+        members = {
+            i.layers
+            for i in self._individuals(records, maximise=True)
+            if i.generation == generation
+        }
+        numbers = {r.number for r in records if r.layers in members and is_explored(r)}
+        return [trial for trial in trials if trial.number in numbers]
+
+    def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
+        """The generation a trial was proposed for, or would be if proposed now."""
+        stated = trial.system_attrs.get(GENERATION_KEY)
+        if stated is not None:
+            return int(stated)
+        records = self._reader.read(study.get_trials(deepcopy=False))
+        counted = {
+            r.layers
+            for r in records
+            if (r.is_claimed or r.is_evaluated)
+            and is_explored(r)
+            and r.number != trial.number
+            and r.layers in self._space
+        }
+        return len(counted) // self._search.population_size
+
+    def _individuals(self, records: Sequence[Record], *, maximise: bool) -> list[Individual]:
+        return individuals_from(
+            records,
+            space=self._space,
+            population_size=self._search.population_size,
+            maximise=maximise,
+        )
+
+    def _probed(self, individuals: Sequence[Individual]) -> list[float] | None:
+        """Scores of one-layer sets from the history, or None while a layer lacks one."""
+        singles = {i.layers.indices[0]: i.fitness for i in individuals if len(i.layers) == 1}
+        if len(singles) < self._space.n_layers:
+            return None
+        offset = min(0.0, min(singles.values()))
+        return [singles[layer] - offset for layer in range(self._space.n_layers)]
+
+    def _best_known(
+        self, records: Sequence[Record], trial: FrozenTrial, *, maximise: bool
+    ) -> LayerSet:
+        individuals = self._individuals(records, maximise=maximise)
+        if individuals:
+            return max(individuals, key=lambda i: (i.fitness, -len(i.layers))).layers
+        # Everything is being evaluated or has failed, and nothing is known: any set will do.
+        rng = np.random.default_rng([self._seed, trial.number])
+        return self._space.random(rng, self._space.random_size(rng))
+
+
+def _fresh_seed() -> int:
+    entropy = np.random.SeedSequence().entropy
+    return int(entropy) if isinstance(entropy, int) else 0

@@ -1,0 +1,206 @@
+"""Scores of right/wrong answers: stratified means, intervals, paired tests, shrinkage."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.floating]
+
+# 97.5 % point of the standard normal distribution.
+Z95 = 1.959963984540054
+
+# Answers that a subject is thought to have seen before its own: steadies subjects with few.
+_BORROWED = 2.0
+
+
+class ScoreInterval(NamedTuple):
+    """A score with its 95 % interval, all within [0, 1]."""
+
+    score: float
+    ci_low: float
+    ci_high: float
+
+
+class PairedDifference(NamedTuple):
+    """The score of a minus the score of b on the same questions, and how sure it is."""
+
+    difference: float
+    standard_error: float
+    p_value: float
+
+
+class StratifiedScore:
+    """Score of a prefix of the questions: sum over subjects of weight times mean.
+
+    `strata`, int [N], is the subject of each question in the order of the study; `weights`,
+    float [S], are the subjects' weights (any positive scale; without: the share of each
+    subject among all N questions). Raises `ValueError` where they do not fit each other.
+    """
+
+    def __init__(self, *, strata: IntArray, weights: FloatArray | None = None) -> None:
+        self.strata = np.asarray(strata, dtype=np.intp)
+        if self.strata.size and self.strata.min() < 0:
+            raise ValueError("strata: a subject index is 0 or more")
+        n_subjects = int(self.strata.max()) + 1 if self.strata.size else 0
+        if weights is None:
+            weights = np.bincount(self.strata, minlength=n_subjects).astype(np.float64)
+        self.weights = np.asarray(weights, dtype=np.float64)
+        if self.weights.size < n_subjects:
+            raise ValueError(f"weights: {self.weights.size} for {n_subjects} subjects")
+        if not (np.isfinite(self.weights).all() and (self.weights >= 0).all()):
+            raise ValueError("weights: a weight is a finite number of 0 or more")
+
+    @classmethod
+    def plain(cls, questions: int) -> StratifiedScore:
+        """One subject of that many questions: the score is the mean."""
+        return cls(strata=np.zeros(questions, dtype=np.intp))
+
+    def score(self, answers: BoolArray) -> float:
+        """The score alone; see `interval`."""
+        count, right, weight = self._subjects(answers)
+        return float(np.sum(weight * right / count))
+
+    def interval(self, answers: BoolArray) -> ScoreInterval:
+        """Score and 95 % interval of `answers`, bool [n], the first n questions.
+
+        The weights are renormalised over the subjects seen. The interval is Wilson's (1927) at
+        the effective sample size n_eff = p (1 - p) / V, with V = sum_s w_s^2 p_s (1 - p_s) / n_s
+        the stratified variance. In V and n_eff (not in the score) each subject's mean is drawn
+        toward the overall mean by two answers, and that toward one half by one right and one
+        wrong, so V is never zero and the interval never of zero width. The questions are
+        taken as a sample of a larger set (no finite-population correction). Raises
+        `ValueError` for no answers, or more than there are questions.
+        """
+        count, right, weight = self._subjects(answers)
+        score = float(np.sum(weight * right / count))
+        overall = (right.sum() + 1.0) / (count.sum() + 2.0)
+        steady = (right + _BORROWED * overall) / (count + _BORROWED)
+        variance = float(np.sum(weight**2 * steady * (1.0 - steady) / count))
+        centre_p = float(np.sum(weight * steady))
+        n_eff = centre_p * (1.0 - centre_p) / variance
+        z2 = Z95**2
+        scale = 1.0 + z2 / n_eff
+        centre = (score + z2 / (2.0 * n_eff)) / scale
+        half = (
+            Z95 * math.sqrt(max(score * (1.0 - score), 0.0) / n_eff + z2 / (4.0 * n_eff**2)) / scale
+        )
+        low, high = max(0.0, centre - half), min(1.0, centre + half)
+        # Rounding must not put the score outside its own interval at 0 and 1.
+        return ScoreInterval(score, min(low, score), max(high, score))
+
+    def _subjects(self, answers: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Of each subject seen: questions, right answers, weight (sum 1), float [S']."""
+        n = len(answers)
+        if not 0 < n <= self.strata.size:
+            raise ValueError(f"answers: {n} of {self.strata.size} questions; expected 1 or more")
+        strata = self.strata[:n]
+        size = self.weights.size
+        count = np.bincount(strata, minlength=size).astype(np.float64)
+        right: FloatArray = np.bincount(
+            strata, weights=np.asarray(answers, np.float64), minlength=size
+        ).astype(np.float64)
+        seen = (count > 0) & (self.weights > 0)
+        if not seen.any():
+            raise ValueError("weights: every subject seen has weight 0")
+        weight = self.weights[seen]
+        return count[seen], right[seen], weight / weight.sum()
+
+
+def paired_difference(
+    a: BoolArray,
+    b: BoolArray,
+    strata: IntArray | None = None,
+    weights: FloatArray | None = None,
+) -> PairedDifference:
+    """Score of a minus score of b on their common prefix, standard error, two-sided p-value.
+
+    `a`, `b`: bool [n], [m]; the first min(n, m) answers of each count. Without `strata` all
+    questions are one subject. The variance is sum_s w_s^2 v_s / n_s, with v_s the sample
+    variance of the differences in subject s, drawn toward the pooled one by two degrees of
+    freedom. One discordant question more than was seen is counted, spread over the subjects by
+    size: it keeps the normal p-value from overstating a handful of them, and makes identical
+    answers give a difference of 0 at p = 1. Raises `ValueError` for no common question.
+    """
+    n = min(len(a), len(b))
+    plan = (
+        StratifiedScore.plain(n)
+        if strata is None
+        else StratifiedScore(strata=strata, weights=weights)
+    )
+    first, second = np.asarray(a[:n], np.bool_), np.asarray(b[:n], np.bool_)
+    count, right_a, weight = plan._subjects(first)
+    _, right_b, _ = plan._subjects(second)
+    _, discordant, _ = plan._subjects(first != second)
+    mean = (right_a - right_b) / count
+    squares = discordant - count * mean**2 + count / count.sum()
+    pooled = squares.sum() / max(count.sum() - count.size, 1.0)
+    variance = (squares + _BORROWED * pooled) / (count - 1.0 + _BORROWED)
+    difference = float(np.sum(weight * mean))
+    error = math.sqrt(float(np.sum(weight**2 * variance / count)))
+    return PairedDifference(difference, error, two_sided_p(difference / error))
+
+
+def two_sided_p(z: float) -> float:
+    """Chance of a standard normal value at least as far from 0 as z."""
+    return math.erfc(abs(z) / math.sqrt(2.0))
+
+
+def upper_p(z: float) -> float:
+    """Chance of a standard normal value of z or more."""
+    return 0.5 * math.erfc(z / math.sqrt(2.0))
+
+
+def shrunk(score: float, n: float, prior_mean: float, strength: float) -> float:
+    """A score of n questions drawn toward `prior_mean` by `strength` questions.
+
+    (n score + strength prior_mean) / (n + strength): the mean of the beta posterior. It lets
+    scores of different fidelity be compared: what rests on few questions moves further.
+    """
+    total = n + strength
+    return (n * score + strength * prior_mean) / total if total > 0 else prior_mean
+
+
+def prior_strength(scores: FloatArray, questions: FloatArray) -> float:
+    """Questions that the spread of a population is worth, by the method of moments.
+
+    `scores`, `questions`: float [n]. mean p (1 - p) over the variance between layer sets,
+    which is the variance of the scores less that of their noise; at most 10 times the mean
+    number of questions (then the spread is all noise). 0 for fewer than two scores.
+    """
+    if scores.size < 2:
+        return 0.0
+    within = np.clip(scores * (1.0 - scores), 0.0, None)
+    noise = float(np.mean(within / np.maximum(questions, 1.0)))
+    between = float(np.var(scores, ddof=1)) - noise
+    most = 10.0 * float(np.mean(questions))
+    spread = float(np.mean(within))
+    return most if between * most <= spread else spread / between
+
+
+def spearman(a: FloatArray, b: FloatArray) -> float:
+    """Spearman's rank correlation of two float [n], ties at their mean rank.
+
+    NaN where one of them is constant or n < 2. Raises `ValueError` for different lengths.
+    """
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if x.shape != y.shape:
+        raise ValueError(f"spearman: {x.size} and {y.size} values; expected as many")
+    if x.size < 2:
+        return math.nan
+    ranks = [_mean_ranks(v) for v in (x, y)]
+    centred = [r - r.mean() for r in ranks]
+    scale = math.sqrt(float(np.sum(centred[0] ** 2) * np.sum(centred[1] ** 2)))
+    return float(np.sum(centred[0] * centred[1])) / scale if scale > 0 else math.nan
+
+
+def _mean_ranks(values: FloatArray) -> FloatArray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: FloatArray = (last - (counts - 1) / 2.0)[inverse]
+    return ranks

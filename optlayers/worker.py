@@ -1,0 +1,253 @@
+"""The worker: the loop that joins search and evaluation.
+
+It asks what the study needs next, claims a cohort, evaluates it, and tells each trial, until
+the study is done. Everything it knows of the study it reads from the database, so any number
+of workers may run, and any may die at any time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from optlayers.claims import Claim, Claims
+from optlayers.errors import EvaluationError, RunError, StorageError
+from optlayers.evaluation.evaluator import Evaluator
+from optlayers.layerset import LayerSet
+from optlayers.search import (
+    Goal,
+    Phase,
+    Plan,
+    Proposal,
+    Record,
+    RecordReader,
+    StratifiedScore,
+    keys,
+    plan,
+    rungs,
+    sampler_for,
+)
+from optlayers.study import StudyDefinition
+
+COHORT = 12
+POLL_SECONDS = 0.25
+REAP_SECONDS = 5.0
+EVERYTHING = 1_000_000
+
+
+class Stopped(BaseException):
+    """Raised by a signal handler: return the claims to the queue and leave."""
+
+
+@dataclass
+class Worker:
+    """One worker of one study.
+
+    `index` tells the workers of one machine apart and seeds what they propose; `cohort` is the
+    number of layer sets evaluated together; `max_seconds` ends it early (between cohorts).
+    """
+
+    definition: StudyDefinition
+    study: optuna.Study
+    evaluator: Evaluator
+    device: str = "cpu"
+    index: int = 0
+    cohort: int = COHORT
+    max_seconds: float | None = None
+    say: Callable[[str], None] = lambda text: None
+    _reader: RecordReader = field(default_factory=RecordReader)
+
+    def __post_init__(self) -> None:
+        order = self.evaluator.order
+        self._publish()
+        self.claims = Claims(self.study, self.evaluator.n_layers, self.device)
+        self.scorer = StratifiedScore(strata=order.subject, weights=order.weights)
+        self.sampler = sampler_for(
+            self.definition,
+            self.evaluator.n_layers,
+            seed=self.definition.seed * 10_007 + self.index,
+        )
+        self._rungs = rungs(order.n_fast, order.n_full)
+        self._rng = np.random.default_rng([self.definition.seed, self.index])
+        self._reaped = -math.inf
+
+    def _publish(self) -> None:
+        """Say in the study what its questions are, or check that they are still the same."""
+        order = self.evaluator.order
+        facts: dict[str, Any] = {
+            keys.N_LAYERS: self.evaluator.n_layers,
+            keys.N_FAST: order.n_fast,
+            keys.N_FULL: order.n_full,
+            keys.QUESTION_STRATA: order.subject.tolist(),
+            keys.SUBJECT_WEIGHTS: order.weights.tolist(),
+            "subjects": [subject.name for subject in order.subjects],
+        }
+        known = self.study.user_attrs
+        for key, value in facts.items():
+            if key not in known:
+                self.study.set_user_attr(key, value)
+            elif known[key] != value:
+                raise StorageError(
+                    f"study {self.definition.name!r}: {key} was another when the study began "
+                    "(the models or the tasks have changed); restore them, or choose another "
+                    "study name or database"
+                )
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self) -> bool:
+        """Work until the study is done (True) or the time is up (False).
+
+        Raises `RunError` where the study cannot go on; on `Stopped`, claims go back first.
+        """
+        started = time.monotonic()
+        held: list[Claim] = []
+        self.claims.start()
+        try:
+            while self.max_seconds is None or time.monotonic() - started < self.max_seconds:
+                held = self._claim()
+                if held:
+                    self._evaluate(held)
+                    held = []
+                elif self._phase == Phase.done:
+                    self._confirm()
+                    return True
+                else:
+                    time.sleep(POLL_SECONDS)
+            return False
+        except BaseException:
+            self.claims.give_back(held)
+            raise
+        finally:
+            self.claims.stop()
+
+    def _records(self) -> list[Record]:
+        return self._reader.read(self.study.get_trials(deepcopy=False))
+
+    def _claim(self) -> list[Claim]:
+        """The next cohort: what waits in the queue, or else what the plan proposes."""
+        trials = self.study.get_trials(deepcopy=False)
+        if time.monotonic() - self._reaped > REAP_SECONDS:
+            self._reaped = time.monotonic()
+            if self.claims.reap(trials):
+                trials = self.study.get_trials(deepcopy=False)
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            waiting = self.claims.pop_waiting(trials, self.cohort)
+            if waiting:
+                return self._inherit(waiting)
+        found = self._plan(self._reader.read(trials))
+        self._phase = found.phase
+        if not found.proposals:
+            return []
+        return self._inherit(self.claims.take(self._choose(found)))
+
+    def _plan(self, records: Sequence[Record]) -> Plan:
+        exploring = plan(
+            self.definition, self.evaluator.n_layers, records, self.sampler, self.cohort
+        )
+        if exploring.phase in (Phase.explore, Phase.done) or not exploring.proposals:
+            return exploring
+        return plan(self.definition, self.evaluator.n_layers, records, self.sampler, EVERYTHING)
+
+    def _choose(self, found: Plan) -> list[Proposal]:
+        """This worker's share of the plan: a run of neighbours in it, from a place of its own.
+
+        In the phases that list everything, two workers see one list at one time; starting
+        apart, they seldom reach for the same sets.
+        """
+        everything = list(found.proposals)
+        if found.phase == Phase.explore:
+            return everything
+        others = {
+            record.worker
+            for record in self._records()
+            if record.state == TrialState.RUNNING and record.worker != self.claims.worker
+        }
+        share = max(1, min(self.cohort, math.ceil(len(everything) / (len(others) + 1))))
+        start = int(self._rng.integers(len(everything)))
+        return (everything[start:] + everything[:start])[:share]
+
+    def _inherit(self, claims: list[Claim]) -> list[Claim]:
+        """Give each claim the answers that earlier trials of its layer set have stored."""
+        best: dict[LayerSet, Record] = {}
+        for record in self._records():
+            known = best.get(record.layers)
+            if record.packed_answers and (record.questions or 0) > (
+                (known.questions or 0) if known else 0
+            ):
+                best[record.layers] = record
+        for claim in claims:
+            earlier = best.get(claim.layers)
+            if earlier is not None and earlier.answers is not None:
+                claim.answers = earlier.answers
+                claim.inherited = len(claim.answers)
+        return claims
+
+    # ------------------------------------------------------------------ evaluating
+
+    def _evaluate(self, held: list[Claim]) -> None:
+        """Bring every claim to its goal, rung by rung, together where they stand alike."""
+        active = list(held)
+        for claim in held:
+            if len(claim.answers) in self._rungs and self._arrive(claim):
+                active.remove(claim)
+        while active:
+            steps: dict[tuple[int, int], list[Claim]] = {}
+            for claim in active:
+                steps.setdefault((len(claim.answers), self._next(claim)), []).append(claim)
+            for (start, stop), group in sorted(steps.items()):
+                results = self.evaluator.evaluate([c.layers for c in group], start, stop)
+                for claim, answers in zip(group, results, strict=True):
+                    if isinstance(answers, EvaluationError):
+                        self.claims.fail(claim, str(answers))
+                        active.remove(claim)
+                        continue
+                    claim.answers = np.concatenate([claim.answers, answers])
+                    if self._arrive(claim):
+                        active.remove(claim)
+            if held and not active:
+                break
+
+    def _next(self, claim: Claim) -> int:
+        """Number of questions at the claim's next stop."""
+        ahead = [rung for rung in self._rungs if rung > len(claim.answers)]
+        if claim.goal == Goal.full and len(claim.answers) >= self._rungs[0]:
+            return self._rungs[-1]
+        return ahead[0]
+
+    def _arrive(self, claim: Claim) -> bool:
+        """Report the score so far; True when the trial is told and over."""
+        n, n_full = len(claim.answers), self._rungs[-1]
+        interval = self.scorer.interval(claim.answers)
+        racing = claim.goal == Goal.race and n < n_full
+        self.claims.report(claim, interval, racing)
+        if n == n_full:
+            self.claims.finish(claim, interval, full=True)
+            return True
+        if claim.goal == Goal.fast or (racing and claim.trial.should_prune()):
+            self.claims.finish(claim, interval, full=False)
+            return True
+        return False
+
+    # ------------------------------------------------------------------ at the end
+
+    _phase: Phase = Phase.probe
+
+    def _confirm(self) -> None:
+        """Hook for the held-out questions; see `optlayers.holdout`."""
+
+
+def check_alive(study: optuna.Study) -> None:
+    """Raise `RunError` where every trial so far has failed: there is nothing to go on with."""
+    trials = study.get_trials(deepcopy=False)
+    failed = [t for t in trials if t.state == TrialState.FAIL]
+    if len(failed) >= 10 and len(failed) == len(trials):
+        reason = failed[-1].user_attrs.get(keys.REASON, "no reason was stored")
+        raise RunError(f"all {len(failed)} trials have failed; the last one: {reason}")

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from optlayers.layerset import LayerSet
+from optlayers.search.guide import guide_from
+from optlayers.search.individual import Individual
+from optlayers.search.patterns import layer_strengths, mine_patterns
+
+
+def individual(text: str, fitness: float, generation: int = 0) -> Individual:
+    return Individual(LayerSet.parse(text), fitness, generation)
+
+
+def test_quality_is_mean_fitness_times_log_of_one_plus_frequency() -> None:
+    found = {
+        str(p.layers): p
+        for p in mine_patterns(
+            [individual("1,2,3", 0.9), individual("1,2,4", 0.5), individual("5", 0.8)]
+        )
+    }
+    assert set(found) == {"1", "2", "1,2"}
+    assert found["1,2"].frequency == 2
+    assert found["1,2"].quality == pytest.approx(0.7 * math.log(3))
+
+
+def test_groups_of_three_are_mined_and_only_from_the_top() -> None:
+    good = [individual("1,2,3,4", 0.9), individual("1,2,3,5", 0.8)]
+    poor = [individual(f"7,8,{i}", 0.1) for i in range(9, 40)]
+    found = {str(p.layers) for p in mine_patterns([*poor, *good], top=2)}
+    assert "1,2,3" in found
+    assert not any("7" in text.split(",") for text in found)
+
+
+def test_at_most_10_15_10_of_a_size_are_kept() -> None:
+    twins = [individual("0,1,2,3,4,5,6,7,8,9,10,11", f) for f in (0.5, 0.6)]
+    sizes = [len(p.layers) for p in mine_patterns(twins)]
+    assert (sizes.count(1), sizes.count(2), sizes.count(3)) == (10, 15, 10)
+
+
+def test_negative_fitness_still_ranks_better_patterns_higher() -> None:
+    found = mine_patterns(
+        [
+            individual("1,2", -0.1),
+            individual("1,3", -0.2),
+            individual("4,5", -0.8),
+            individual("4,6", -0.9),
+        ]
+    )
+    quality = {str(p.layers): p.quality for p in found}
+    assert quality["1"] > quality["4"] >= 0.0
+
+
+def test_strengths_compare_sets_of_one_size() -> None:
+    strengths = layer_strengths(
+        [
+            individual("0", 0.2),
+            individual("1", 0.4),
+            individual("0,2", 0.9),
+            individual("1,2", 0.9),
+        ],
+        4,
+    )
+    assert strengths[1] > 0.0 > strengths[0]
+    # Layer 2 is in large sets only, which says nothing for it; layer 3 was never seen.
+    assert strengths[2] == pytest.approx(0.0)
+    assert strengths[3] == 0.0
+
+
+def test_single_layer_scores_count_as_a_set() -> None:
+    strengths = layer_strengths([], 3, [0.1, 0.2, 0.6])
+    assert strengths[2] > strengths[1] > strengths[0]
+
+
+def history(best: list[float]) -> list[Individual]:
+    """Each generation two sets of one pair, with the best fitness given."""
+    return [
+        individual(f"{g},{g + 1},{x}", fitness, g)
+        for g, fitness in enumerate(best)
+        for x in (50, 51)
+    ]
+
+
+def test_the_guide_grows_at_new_bests_and_every_fifth_generation() -> None:
+    def probability(best: list[float]) -> float:
+        found = guide_from(history(best), generation=len(best), n_layers=64)
+        return round(found.probability, 9)
+
+    assert probability([]) == 0.2
+    assert probability([0.5]) == 0.25
+    assert probability([0.5, 0.5, 0.5]) == 0.25
+    assert probability([0.5, 0.6, 0.6]) == 0.3
+    # Generation 4 ends a block of five.
+    assert probability([0.5, 0.5, 0.5, 0.5, 0.5]) == 0.3
+    assert probability([0.1 + 0.01 * g for g in range(30)]) == 0.6
+
+
+def test_patterns_stay_as_they_were_at_the_last_update() -> None:
+    found = guide_from(history([0.9, 0.1, 0.2]), generation=3, n_layers=64)
+    held = {str(p.layers) for p in found.patterns}
+    assert "0,1" in held
+    assert "1,2" not in held
+    assert "0,1" not in {
+        str(p.layers) for p in guide_from(history([0.9]), generation=0, n_layers=64).patterns
+    }

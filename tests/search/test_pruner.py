@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+import pytest
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+
+from optlayers.errors import InputError
+from optlayers.layerset import LayerSet
+from optlayers.search import RacingPruner, Record, encode_answers, keys, rungs
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def contender(number: int, answers: BoolArray, steps: list[int] | None = None) -> Record:
+    steps = steps or [len(answers)]
+    return Record(
+        number=number,
+        state=TrialState.PRUNED,
+        layers=LayerSet.of(number),
+        questions=len(answers),
+        score=float(answers.mean()),
+        packed_answers=encode_answers(answers),
+        intermediate={n: float(answers[:n].mean()) for n in steps},
+    )
+
+
+def running(study: Study, layers: str, score: float, questions: int, **attrs: Any) -> Trial:
+    trial = study.ask()
+    trial.set_user_attr(keys.LAYERS, layers)
+    for key, found in attrs.items():
+        trial.set_user_attr(key, found)
+    trial.report(score, questions)
+    return trial
+
+
+def test_rungs_double_from_fast_to_full() -> None:
+    assert rungs(570, 2850) == [570, 1140, 2280, 2850]
+    assert rungs(10, 10) == [10]
+    assert rungs(10, 20) == [10, 20]
+    assert rungs(30, 20) == [20]
+
+
+def test_a_poor_trial_is_pruned_and_a_good_one_goes_on() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(top_k=2))
+    for i, score in enumerate((0.7, 0.72, 0.4)):
+        study.tell(running(study, str(i), score, 400), score)
+    assert running(study, "10", 0.4, 400).should_prune()
+    assert not running(study, "11", 0.68, 400).should_prune()
+
+
+def test_minimising_turns_it_round() -> None:
+    study = optuna.create_study(direction="minimize", pruner=RacingPruner(top_k=2))
+    for i, score in enumerate((0.1, 0.12, 0.6)):
+        study.tell(running(study, str(i), score, 400), score)
+    assert running(study, "10", 0.6, 400).should_prune()
+    assert not running(study, "11", 0.13, 400).should_prune()
+
+
+def test_few_contenders_prune_nothing() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(top_k=3))
+    for i in range(2):
+        study.tell(running(study, str(i), 0.9, 400), 0.9)
+    # A trial of fewer questions, another of the same set, and a failed one are no contenders.
+    running(study, "7", 0.9, 100)
+    study.tell(running(study, "10", 0.9, 400), 0.9)
+    study.tell(running(study, "8", 0.9, 400), state=TrialState.FAIL)
+    assert not running(study, "10", 0.1, 400).should_prune()
+
+
+def test_running_trials_of_the_cohort_are_contenders() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(top_k=3))
+    for i in range(3):
+        running(study, str(i), 0.9, 400)
+    assert running(study, "10", 0.1, 400).should_prune()
+
+
+def test_nothing_is_decided_before_min_questions_or_at_the_end() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(min_questions=500))
+    study.set_user_attr(keys.N_FAST, 100)
+    study.set_user_attr(keys.N_FULL, 800)
+    for i in range(8):
+        study.tell(running(study, str(i), 0.9, 800), 0.9)
+    assert not running(study, "10", 0.1, 400).should_prune()
+    assert running(study, "11", 0.1, 600).should_prune()
+    assert not running(study, "12", 0.1, 800).should_prune()
+
+
+def test_scores_that_are_no_shares_prune_nothing() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(top_k=1))
+    study.tell(running(study, "1", 90.0, 400), 90.0)
+    assert not running(study, "2", 10.0, 400).should_prune()
+
+
+def test_trials_without_layers_or_reports_are_kept() -> None:
+    study = optuna.create_study(pruner=RacingPruner(top_k=1))
+    assert not study.ask().should_prune()
+    trial = study.ask()
+    trial.report(0.5, 1)
+    assert not trial.should_prune()
+
+
+def test_pairing_sees_what_scores_alone_cannot() -> None:
+    rng = np.random.default_rng(0)
+    difficulty = rng.random(400)
+    # The same questions but for 25 that the candidate misses.
+    good = difficulty < 0.6
+    answers = good.copy()
+    answers[np.flatnonzero(good)[:25]] = False
+    others = [contender(i, good) for i in range(3)]
+    pruner = RacingPruner(top_k=2)
+    candidate = contender(9, answers)
+    assert pruner.judge(candidate, others)
+    unpaired = [Record(r.number, r.state, r.layers, questions=400, score=r.score) for r in others]
+    assert not pruner.judge(candidate, unpaired)
+
+
+def test_strata_of_the_study_are_used_for_weighted_subjects() -> None:
+    # Subject 1 carries nearly all the weight, and there the candidate is as good.
+    strata = np.arange(400) % 2
+    rng = np.random.default_rng(0)
+    base = rng.random(400) < 0.6
+    worse = base.copy()
+    worse[(strata == 0) & base] = False
+    others = [contender(i, base) for i in range(5)]
+    candidate = contender(9, worse)
+    assert RacingPruner(top_k=2).judge(candidate, others)
+    weighted = RacingPruner(top_k=2, question_strata=strata, subject_weights=[0.01, 0.99])
+    assert not weighted.judge(candidate, others)
+
+
+def test_most_of_a_poor_population_is_stopped_at_the_first_rung() -> None:
+    rng = np.random.default_rng(0)
+    pruner = RacingPruner(top_k=5)
+    truth = np.concatenate([np.full(8, 0.6), rng.normal(0.35, 0.05, 192)])
+    rng.shuffle(truth)
+    records: list[Record] = []
+    went_on = 0
+    for number, p in enumerate(truth):
+        answers = rng.random(2280) < p
+        fast = contender(number, answers[:570])
+        out = pruner.judge(fast, records, n_fast=570, n_full=2280)
+        records.append(fast if out else contender(number, answers, [570, 2280]))
+        went_on += not out
+    assert went_on < 60
+    assert all(r.questions == 2280 for r in records if truth[r.number] == 0.6)
+
+
+@pytest.mark.parametrize("further", [True, False])
+def test_the_error_rate_holds_for_a_set_as_good_as_the_best(further: bool) -> None:
+    """The hardest case: all are equal, so any that looks best does so by luck."""
+    rng = np.random.default_rng(0)
+    n_fast, n_full, runs = 100, 400, 600
+    pruner = RacingPruner(top_k=3, alpha=0.1)
+    steps = rungs(n_fast, n_full)
+    wrong = 0
+    for _ in range(runs):
+        chance = rng.beta(3, 2, n_full)
+        crowd = [
+            contender(i, (rng.random(n_full) < chance)[: n_full if further else n_fast], steps)
+            for i in range(30)
+        ]
+        answers = rng.random(n_full) < chance
+        wrong += any(
+            pruner.judge(contender(99, answers[:n], [n]), crowd, n_fast=n_fast, n_full=n_full)
+            for n in steps[:-1]
+        )
+    # Two standard errors above the stated rate.
+    assert wrong / runs <= 0.1 + 2 * (0.1 * 0.9 / runs) ** 0.5
+
+
+def test_a_set_truly_at_place_k_is_lost_at_most_at_the_stated_rate() -> None:
+    rng = np.random.default_rng(1)
+    n_fast, n_full, runs = 100, 400, 600
+    pruner = RacingPruner(top_k=3, alpha=0.1)
+    steps = rungs(n_fast, n_full)
+    truth = [0.8, 0.75, 0.7, *np.linspace(0.65, 0.3, 27)]
+    wrong = poor = 0
+    for _ in range(runs):
+        difficulty = rng.random(n_full)
+        crowd = [
+            contender(i, difficulty + rng.normal(0.0, 0.2, n_full) < p, steps)
+            for i, p in enumerate(truth)
+        ]
+        for p, name in ((0.7, "good"), (0.4, "poor")):
+            answers = difficulty + rng.normal(0.0, 0.2, n_full) < p
+            out = any(
+                pruner.judge(contender(99, answers[:n], [n]), crowd, n_fast=n_fast, n_full=n_full)
+                for n in steps[:-1]
+            )
+            wrong += out and name == "good"
+            poor += out and name == "poor"
+    assert wrong / runs <= 0.1
+    assert poor / runs > 0.9
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 0}, {"alpha": 0.0}, {"alpha": 0.5}])
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(settings))):
+        RacingPruner(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.study import Study, StudyDirection
+from optuna.trial import Trial, TrialState
+
+from optlayers.errors import InputError
+from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.search import PatternGASampler, Phase, keys, read_records
+
+
+def value(layers: LayerSet) -> float:
+    return sum({1: 0.3, 4: 0.2, 6: 0.1}.get(i, -0.02) for i in layers)
+
+
+def new_sampler(seed: int = 0, **changes: object) -> PatternGASampler:
+    settings: dict[str, object] = {
+        "n_layers": 8,
+        "min_layers": 1,
+        "max_layers": 3,
+        "population_size": 6,
+        "seed": seed,
+        **changes,
+    }
+    return PatternGASampler(**settings)  # type: ignore[arg-type]
+
+
+def ask_and_tell(study: Study, sampler: PatternGASampler, trials: int) -> list[LayerSet]:
+    """Every third trial is pruned."""
+    found = []
+    for i in range(trials):
+        trial = study.ask(sampler.search_space())
+        layers = LayerSet.from_params(trial.params)
+        found.append(layers)
+        if i % 3 == 2:
+            trial.report(value(layers), 10)
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, value(layers))
+    return found
+
+
+def new_study(
+    sampler: PatternGASampler, direction: StudyDirection = StudyDirection.MAXIMIZE
+) -> Study:
+    return optuna.create_study(direction=direction, sampler=sampler)
+
+
+def numbered(sets: Sequence[LayerSet]) -> list[str]:
+    return [str(layers) for layers in sets]
+
+
+def test_asked_sets_keep_the_budget_and_never_repeat_until_all_are_seen() -> None:
+    sampler = new_sampler()
+    found = ask_and_tell(new_study(sampler), sampler, sampler.space.size)
+    assert sorted(found) == sorted(all_layer_sets(8, 1, 3))
+
+
+def test_when_all_are_seen_the_best_known_set_is_given_again() -> None:
+    sampler = new_sampler()
+    study = new_study(sampler)
+    found = ask_and_tell(study, sampler, sampler.space.size + 2)
+    assert found[-1] == max(found, key=value) == LayerSet.of(1, 4, 6)
+    assert sampler.propose(study, 3) == []
+
+
+def test_claimed_sets_are_not_proposed_again() -> None:
+    sampler = new_sampler()
+    study = new_study(sampler)
+    asked = [study.ask(sampler.search_space()) for _ in range(40)]
+    study.enqueue_trial(LayerSet.of(0, 7).to_params(8))
+    found = [LayerSet.from_params(trial.params) for trial in asked]
+    more = [p.layers for p in sampler.propose(study, 99)]
+    assert len({*found, *more, LayerSet.of(0, 7)}) == sampler.space.size
+
+
+def test_another_worker_sees_a_claim_before_its_parameters() -> None:
+    sampler = new_sampler()
+    study = new_study(sampler)
+    trial = study.ask()
+    trial.suggest_categorical("layer_00", ["base", "donor"])
+    (record,) = read_records(study.trials)
+    for i in range(8):
+        trial.suggest_categorical(f"layer_{i:02d}", ["base", "donor"])
+    assert record.layers == LayerSet.from_params(trial.params)
+    assert record.is_claimed
+
+
+def test_optimize_with_plain_suggestions_works() -> None:
+    sampler = new_sampler()
+    study = new_study(sampler)
+
+    def objective(trial: Trial) -> float:
+        chosen = [
+            i
+            for i in range(8)
+            if trial.suggest_categorical(f"layer_{i:02d}", ["base", "donor"]) == "donor"
+        ]
+        rate = trial.suggest_float("rate", 0.0, 1.0)
+        assert 1 <= len(chosen) <= 3
+        return value(LayerSet(tuple(chosen))) + 0.0 * rate
+
+    study.optimize(objective, n_trials=60)
+    assert LayerSet.from_params(study.best_params) == LayerSet.of(1, 4, 6)
+    assert len({r.layers for r in read_records(study.trials)}) == 60
+    assert len({trial.params["rate"] for trial in study.trials}) == 60
+
+
+@pytest.mark.parametrize("direction", [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE])
+def test_both_directions_are_followed(direction: StudyDirection) -> None:
+    sign = 1 if direction == StudyDirection.MAXIMIZE else -1
+    sampler = PatternGASampler(n_layers=24, max_layers=4, population_size=10, seed=3)
+    study = new_study(sampler, direction)
+    for _ in range(150):
+        trial = study.ask(sampler.search_space())
+        study.tell(trial, sign * value(LayerSet.from_params(trial.params)))
+    values = [sign * (t.value or 0.0) for t in study.trials]
+    assert sum(values[-50:]) / 50 > sum(values[:10]) / 10 + 0.1
+    assert max(values) >= 0.5
+
+
+def test_the_same_seed_and_history_give_the_same_sets() -> None:
+    runs = []
+    for seed in (5, 5, 6):
+        sampler = new_sampler(seed)
+        runs.append(numbered(ask_and_tell(new_study(sampler), sampler, 40)))
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_a_run_resumed_with_a_new_sampler_goes_on_as_if_never_stopped() -> None:
+    whole = new_sampler()
+    expected = ask_and_tell(new_study(whole), whole, 42)
+    first = new_sampler()
+    study = new_study(first)
+    found = ask_and_tell(study, first, 21)
+    study.sampler = second = pickle.loads(pickle.dumps(new_sampler()))
+    found += ask_and_tell(study, second, 21)
+    assert found == expected
+
+
+def test_propose_gives_what_ask_would_and_distinct_sets() -> None:
+    sampler = new_sampler()
+    study = new_study(sampler)
+    ask_and_tell(study, sampler, 20)
+    proposals = sampler.propose(study, 10)
+    assert len({p.layers for p in proposals}) == 10
+    assert {p.phase for p in proposals} == {Phase.explore}
+    assert [p.generation for p in proposals] == [3] * 4 + [4] * 6
+    asked = study.ask(sampler.search_space())
+    assert LayerSet.from_params(asked.params) == proposals[0].layers
+
+
+def test_reseeding_changes_the_proposals() -> None:
+    sampler = new_sampler()
+    study = new_study(sampler)
+    before = sampler.propose(study, 10)
+    assert sampler.propose(study, 10) == before
+    sampler.reseed_rng()
+    assert sampler.propose(study, 10) != before
+
+
+def test_pruned_trials_fill_generations_and_become_parents() -> None:
+    sampler = new_sampler()
+    study = new_study(sampler)
+    for _ in range(6):
+        trial = study.ask(sampler.search_space())
+        trial.report(value(LayerSet.from_params(trial.params)), 10)
+        study.tell(trial, state=TrialState.PRUNED)
+    trial = study.ask(sampler.search_space())
+    frozen = study.trials[trial.number]
+    assert sampler.get_trial_generation(study, frozen) == 1
+    assert {t.number for t in sampler.get_population(study, 0)} == set(range(6))
+    parents = sampler.get_parent_population(study, 1)
+    assert {t.number for t in parents} <= set(range(6))
+    assert len(parents) == 6
+    assert sampler.get_parent_population(study, 0) == []
+
+
+def test_parents_computed_early_are_not_frozen() -> None:
+    sampler = new_sampler()
+    study = new_study(sampler)
+    trials = [study.ask(sampler.search_space()) for _ in range(6)]
+    study.tell(trials[0], 0.1)
+    assert [t.number for t in sampler.get_parent_population(study, 1)] == [0]
+    for trial in trials[1:]:
+        study.tell(trial, 0.2)
+    assert len(sampler.get_parent_population(study, 1)) == 6
+
+
+def test_a_full_score_replaces_the_fast_one_of_the_same_set() -> None:
+    sampler = new_sampler(population_size=2)
+    study = new_study(sampler)
+    for layers, score, questions, state in (
+        ("1,4", 0.9, 50, TrialState.PRUNED),
+        ("2,3", 0.6, 50, TrialState.PRUNED),
+        ("1,4", 0.5, 5000, TrialState.COMPLETE),
+    ):
+        study.add_trial(
+            optuna.create_trial(
+                state=state,
+                value=score,
+                user_attrs={keys.LAYERS: layers, keys.QUESTIONS: questions, keys.SCORE: score},
+            )
+        )
+    (first, _) = sampler.select_parent(study, 1)
+    assert read_records([first])[0].layers == LayerSet.of(2, 3)
+
+
+def test_a_set_that_failed_three_times_is_not_proposed_again() -> None:
+    sampler = new_sampler(known_sets=[[1, 4]])
+    study = new_study(sampler)
+    asked = []
+    for _ in range(5):
+        trial = study.ask(sampler.search_space())
+        asked.append(LayerSet.from_params(trial.params))
+        study.tell(trial, state=TrialState.FAIL)
+    assert asked[:3] == [LayerSet.of(1, 4)] * 3
+    assert LayerSet.of(1, 4) not in asked[3:]
+
+
+def test_workers_on_one_database_repeat_next_to_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    optuna.create_study(study_name="shared", storage=url, direction="maximize")
+
+    def work(seed: int) -> None:
+        sampler = new_sampler(seed)
+        study = optuna.load_study(study_name="shared", storage=url, sampler=sampler)
+        ask_and_tell(study, sampler, 7)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    study = optuna.load_study(study_name="shared", storage=url)
+    records = read_records(study.trials)
+    assert len(records) == 21
+    # Without a lock two may still draw the same set in the same instant.
+    assert len({r.layers for r in records}) >= 19
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="max is 9"):
+        new_sampler(max_layers=9)
+    with pytest.raises(InputError, match="3 scores for 8 layers"):
+        new_sampler(single_layer_scores=[0.1, 0.2, 0.3])
