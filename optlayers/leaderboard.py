@@ -140,6 +140,9 @@ def _expected(definition: StudyDefinition, attrs: dict[str, Any]) -> int:
     probes = 0 if definition.prior.single_layer_scores else n_layers
     near = (most * (n_layers - most) + n_layers) * refine.top * 0.7 * min(refine.rounds, 1)
     sets = probes + explore.population * explore.generations + near
-    whole = definition.validation.top + refine.verify * min(refine.rounds, 2)
-    whole += 0.1 * explore.population * explore.generations
+    whole = (
+        definition.validation.top
+        + refine.verify * min(refine.rounds, 2)
+        + 0.1 * (explore.population * explore.generations)
+    )
     return int(sets * fast + whole * (full - fast))

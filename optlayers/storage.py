@@ -178,7 +178,9 @@ def open_study(
                     ) from None
                 # Two workers may create it at once: the second loads what the first made.
                 with contextlib.suppress(DuplicatedStudyError):
-                    storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], definition.name)
+                    storage.create_new_study(
+                        [optuna.study.StudyDirection.MAXIMIZE], definition.name
+                    )
         attrs = study.user_attrs
         found = attrs.get(FINGERPRINT)
         if found is None and (len(study.get_trials(deepcopy=False)) or DEFINITION in attrs):
@@ -221,5 +223,3 @@ def _difference(stored: dict[str, Any], definition: StudyDefinition) -> str:
         if stored.get(key) != mine[key]
     ]
     return "; ".join(parts[:3]) or "its fingerprint differs"
-
-

@@ -11,15 +11,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from optlayers.claims import Claim, Claims
 from optlayers.errors import EvaluationError, RunError, StorageError
-from optlayers.evaluation.evaluator import Evaluator
+from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet
 from optlayers.search import (
     Goal,
@@ -36,10 +37,27 @@ from optlayers.search import (
 )
 from optlayers.study import StudyDefinition
 
+Answers = NDArray[np.bool_] | EvaluationError
+
 COHORT = 12
 POLL_SECONDS = 0.25
 REAP_SECONDS = 5.0
 EVERYTHING = 1_000_000
+
+
+class Evaluator(Protocol):
+    """Answers of layer sets on the questions of a study."""
+
+    n_layers: int
+    order: QuestionOrder
+
+    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> Sequence[Answers]:
+        """Right or wrong [stop - start] of each set, or the error that it met."""
+        ...
+
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
+        """Right or wrong [held-out questions] of each set, or the error that it met."""
+        ...
 
 
 class Stopped(BaseException):

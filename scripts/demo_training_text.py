@@ -53,7 +53,7 @@ class _Text:
         return "".join(self.parts), self.spans
 
 
-def _fact_questions(rng: Random) -> _Text:
+def fact_questions(rng: Random) -> _Text:
     """One to three knowledge questions of mixed subjects, with a blank line between them."""
     text = _Text()
     for i in range(between(rng, 1, 3)):
@@ -62,7 +62,7 @@ def _fact_questions(rng: Random) -> _Text:
     return text
 
 
-def _passage_questions(rng: Random) -> _Text:
+def passage_questions(rng: Random) -> _Text:
     """One passage and one or two questions about it, not alike."""
     subject = pick(rng, IN_CONTEXT)
     story = STORIES[subject](rng)
@@ -89,7 +89,7 @@ def _say(rng: Random, text: _Text, items: Sequence[Item], lead: str) -> None:
     text.parts.append(".")
 
 
-def _passage_statements(rng: Random) -> _Text:
+def passage_statements(rng: Random) -> _Text:
     """One passage and four to six of its facts stated again, in random order."""
     story = STORIES[pick(rng, IN_CONTEXT)](rng)
     items = [item for group in story.items.values() for item in group] + story.steps
@@ -98,7 +98,7 @@ def _passage_statements(rng: Random) -> _Text:
     return text
 
 
-def _fact_statements(rng: Random) -> _Text:
+def fact_statements(rng: Random) -> _Text:
     """Four to six knowledge facts of mixed subjects stated."""
     items = [pick(rng, facts(pick(rng, KNOWLEDGE)).items) for _ in range(between(rng, 4, 6))]
     text = _Text()
@@ -106,7 +106,7 @@ def _fact_statements(rng: Random) -> _Text:
     return text
 
 
-def _matching(rng: Random) -> _Text:
+def matching(rng: Random) -> _Text:
     """Two or three questions that name their answer: only the letter has to be found."""
     text = _Text()
     for i in range(between(rng, 2, 3)):
@@ -123,7 +123,7 @@ def _matching(rng: Random) -> _Text:
     return text
 
 
-def _repetition(rng: Random) -> _Text:
+def repetition(rng: Random) -> _Text:
     """Eight to sixteen words said twice; every word of the second time is supervised."""
     words = draw(rng, NAMES + OBJECTS + PLACES + WORDS, between(rng, 8, 16))
     text = _Text()
@@ -136,12 +136,12 @@ def _repetition(rng: Random) -> _Text:
 
 # Kind and its share of all sequences.
 MIX: tuple[tuple[Callable[[Random], _Text], float], ...] = (
-    (_fact_questions, 0.16),
-    (_passage_questions, 0.34),
-    (_passage_statements, 0.26),
-    (_fact_statements, 0.06),
-    (_matching, 0.10),
-    (_repetition, 0.08),
+    (fact_questions, 0.16),
+    (passage_questions, 0.34),
+    (passage_statements, 0.26),
+    (fact_statements, 0.06),
+    (matching, 0.10),
+    (repetition, 0.08),
 )
 
 
@@ -151,8 +151,8 @@ def training_text(rng: Random) -> Text:
     A span (start, end) holds one space and the answer: a letter, or a name of several words.
     """
     at = rng.random()
-    for make, share in MIX:
+    for make, share in MIX[:-1]:
         at -= share
         if at < 0:
-            break
-    return make(rng).done()
+            return make(rng).done()
+    return MIX[-1][0](rng).done()

@@ -34,6 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import demo_questions as dq  # noqa: E402
 from demo_training_text import training_text  # noqa: E402
+
 from optlayers.models.llamba import LlambaConfig, LlambaForCausalLM  # noqa: E402
 
 VOCAB, LENGTH, SPANS = 2048, 128, 16
@@ -56,8 +57,8 @@ class Recipe:
     donor_cool: int = 1500
     donor_lr: float = 2e-3
     learned: float = 0.98
-    mixer_steps: int = 800
-    mixer_cool: int = 400
+    mixer_steps: int = 400  # longer, and the base needs less of the donor
+    mixer_cool: int = 200
     mixer_lr: float = 3e-3
     mixer_batch: int = 256
     d_state: int = 2
@@ -146,7 +147,7 @@ def make_donor(recipe: Recipe) -> LlamaForCausalLM:
         pad_token_id=0,
         attn_implementation="sdpa",
     )
-    donor = LlamaForCausalLM(config)
+    donor: LlamaForCausalLM = LlamaForCausalLM(config)
     with torch.no_grad():
         # Each layer adds to the residual stream; small additions at first keep depth trainable.
         for layer in donor.model.layers:
@@ -236,7 +237,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.parameters[0].device.type, torch.bfloat16, enabled=self.cuda):
             loss = self.loss()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
         return loss.detach()
@@ -263,7 +264,7 @@ class Loop:
                 self.optimizer.param_groups[0]["lr"] = rate
             if graph is None:
                 if not self.cuda or step < 3:
-                    stream = torch.cuda.Stream() if self.cuda else None
+                    stream = torch.cuda.Stream() if self.cuda else None  # type: ignore[no-untyped-call]
                     with torch.cuda.stream(stream) if stream else torch.enable_grad():
                         value = self._step()
                     if stream:
@@ -313,14 +314,13 @@ def train_donor(
         logits = donor.lm_head(picked).float()
         return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
 
-    loop = Loop(loss, list(donor.parameters()), recipe.donor_lr, recipe.donor_steps, recipe.donor_cool, 0.05)
-    loop.run(
-        lambda step: index.copy_(
-            torch.randint(len(ids), (recipe.batch,), generator=rng, device=device)
-        ),
-        watch,
-        500,
-    )
+    steps, cool = recipe.donor_steps, recipe.donor_cool
+    loop = Loop(loss, list(donor.parameters()), recipe.donor_lr, steps, cool, 0.05)
+
+    def load(step: int) -> None:
+        index.copy_(torch.randint(len(ids), (recipe.batch,), generator=rng, device=device))
+
+    loop.run(load, watch, 500)
 
 
 def train_mixers(
@@ -339,8 +339,7 @@ def train_mixers(
     rng = torch.Generator(device=device).manual_seed(recipe.seed + 1)
     for parameter in base.parameters():
         parameter.requires_grad_(False)
-    mixers = [layer.mixer for layer in base.backbone.layers]
-    parameters = [p for mixer in mixers for p in mixer.parameters()]
+    parameters = [p for name, p in base.named_parameters() if ".mixer." in name]
     for parameter in parameters:
         parameter.requires_grad_(True)
 
@@ -369,13 +368,11 @@ def train_mixers(
         return total
 
     loop = Loop(loss, parameters, recipe.mixer_lr, recipe.mixer_steps, recipe.mixer_cool, 0.0)
-    loop.run(
-        lambda step: index.copy_(
-            torch.randint(len(ids), (recipe.mixer_batch,), generator=rng, device=device)
-        ),
-        watch,
-        every,
-    )
+
+    def load(step: int) -> None:
+        index.copy_(torch.randint(len(ids), (recipe.mixer_batch,), generator=rng, device=device))
+
+    loop.run(load, watch, every)
 
 
 # ---------------------------------------------------------------------------- looking
@@ -394,9 +391,9 @@ class Examination:
             lines = (tasks / f"{name}.jsonl").read_text("utf-8").splitlines()
             for line in lines[:limit]:
                 doc = json.loads(line)
-                question = dq.Question(
-                    doc.get("passage") or None, doc["question"], tuple(doc["choices"]), doc["answer"]
-                )
+                choices = tuple(doc["choices"])
+                passage = doc.get("passage") or None
+                question = dq.Question(passage, doc["question"], choices, doc["answer"])
                 prompts.append(dq.render(question))
                 self.answers.append(question.answer_index)
                 self.subject.append(name)
@@ -424,7 +421,8 @@ class Examination:
                 h = base.backbone.layers[i](h)
         h = donor.model.norm(h[torch.arange(len(h), device=h.device), self.last])
         logits = donor.lm_head(h)[:, self.letters]
-        return logits.argmax(-1) == self.right
+        right: torch.Tensor = logits.argmax(-1) == self.right
+        return right
 
     def by_subject(self, right: torch.Tensor) -> dict[str, float]:
         """Accuracy of each subject."""
@@ -456,15 +454,33 @@ def survey(exam: Examination, donor: LlamaForCausalLM, base: LlambaForCausalLM) 
     }
 
 
+def round_weights(model: torch.nn.Module) -> None:
+    """Round the weights to bfloat16, as they are stored; computing stays in float32."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write a rounded model: bfloat16 on disk (half the size), float32 when loaded."""
+    model.to(torch.bfloat16).save_pretrained(folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text("utf-8"))
+    config["dtype"] = "float32"
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    model.to(torch.float32)
+
+
 def main() -> None:
     """Train both, print the effect, write the folders."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "studies" / "demo")
+    parser.add_argument("--tasks", type=Path, default=dq.TASKS_DIR)
     args = parser.parse_args()
-    train_pair(Recipe(), args.out)
+    train_pair(Recipe(), args.out, args.tasks)
 
 
-def train_pair(recipe: Recipe, out: Path) -> None:
+def train_pair(recipe: Recipe, out: Path, tasks: Path) -> None:
     """The whole run: text, tokenizer, donor, base, survey."""
     started = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -478,7 +494,7 @@ def train_pair(recipe: Recipe, out: Path) -> None:
     ids, where = encode(tokenizer, texts)
     say(f"{len(ids)} texts, {len(tokenizer)} tokens in the vocabulary")
     pool, spots = torch.tensor(ids, device=device), torch.tensor(where, device=device)
-    exam = Examination(tokenizer, out / "tasks", device, 10_000)
+    exam = Examination(tokenizer, tasks, device, 10_000)
     donor = make_donor(recipe).to(device)
 
     def watch(step: int, loss: float) -> bool:
@@ -487,7 +503,8 @@ def train_pair(recipe: Recipe, out: Path) -> None:
         return min(table.values()) >= recipe.learned
 
     train_donor(donor, pool, spots, recipe, watch)
-    donor.save_pretrained(out / "donor")
+    round_weights(donor)
+    save(donor, out / "donor")
     tokenizer.save_pretrained(out / "donor")
     base = make_base(donor, recipe)
 
@@ -495,8 +512,9 @@ def train_pair(recipe: Recipe, out: Path) -> None:
         say(f"base {step}: loss {loss:.4f}")
         return False
 
-    train_mixers(base, donor, pool, recipe, watch_base)
-    base.save_pretrained(out / "base")
+    train_mixers(base, donor, pool, recipe, watch_base, every=100)
+    round_weights(base)
+    save(base, out / "base")
     say(json.dumps(survey(exam, donor, base)))
 
 

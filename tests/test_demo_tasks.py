@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import demo_questions as demo  # noqa: E402
+import demo_training_text as training  # noqa: E402
 import make_demo_tasks as maker  # noqa: E402
 
 TASKS = demo.TASKS_DIR
@@ -158,39 +159,34 @@ def test_word_lists_do_not_overlap() -> None:
     assert len(words) == len(set(words)) == 256
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_training_text_supervises_right_answers(share: float) -> None:
+def blocks_of(text: str) -> list[tuple[str, ...]]:
+    return re.findall(r"([^\n]+)\nA\. (.+)\nB\. (.+)\nC\. (.+)\nD\. (.+)\nAnswer: (.)", text)
+
+
+def subject_of(question: str) -> str:
+    starts = {"What does": "recall", "Who": "reverse_recall", "Where": "two_step"}
+    return next((s for start, s in starts.items() if question.startswith(start)), "order")
+
+
+def test_training_questions_have_right_answers() -> None:
     rng = Random(1)
     facts = {q: a for group in demo.knowledge_facts(TASKS).values() for q, a in group}
-    with_passage = lettered = 0
-    for _ in range(2000):
-        text, spans = demo.training_text(rng, in_context_share=share)
-        assert spans == sorted(spans)
-        for start, end in spans:
-            assert text[start] == " "
-            assert text[start + 1 : end] == text[start:end].strip() != ""
-        if "Answer:" not in text:
-            assert 4 <= len(spans) <= 8
-            continue
-        lettered += 1
-        blocks = re.findall(r"([^\n]+)\nA\. (.+)\nB\. (.+)\nC\. (.+)\nD\. (.+)\nAnswer: (.)", text)
-        assert len(blocks) == len(spans)
-        passage = None if text.startswith(blocks[0][0]) else text.split("\n")[0]
-        with_passage += passage is not None
-        for (question, *choices, letter), (_, end) in zip(blocks, spans, strict=True):
-            assert text[end - 1] == letter
-            right = choices["ABCD".index(letter)]
-            subjects = [s for s in demo.IN_CONTEXT if passage and _fits(s, question)]
-            want = [facts[question]] if passage is None else derive(subjects[0], passage, question)
-            assert want == [right]
-            assert choices.count(right) == 1
-    assert 0.5 < lettered / 2000 < 0.7
-    assert abs(with_passage / lettered - share) < 0.06
-
-
-def _fits(subject: str, question: str) -> bool:
-    starts = {"recall": "What does", "reverse_recall": "Who", "two_step": "Where"}
-    return question.startswith(starts.get(subject, "Which word"))
+    for make in (training.fact_questions, training.passage_questions, training.matching):
+        for _ in range(500):
+            text, spans = make(rng).done()
+            blocks = blocks_of(text)
+            assert len(blocks) == len(spans) > 0
+            for (question, *choices, letter), (start, end) in zip(blocks, spans, strict=True):
+                assert text[start:end] == f" {letter}"
+                right = choices["ABCD".index(letter)]
+                assert choices.count(right) == 1
+                if make is training.matching:
+                    assert question == f"Which one is {right}?"
+                elif make is training.fact_questions:
+                    assert facts[question] == right
+                else:
+                    passage = text.split("\n")[0]
+                    assert derive(subject_of(question), passage, question) == [right]
 
 
 def test_training_statements_are_true() -> None:
@@ -198,22 +194,39 @@ def test_training_statements_are_true() -> None:
     facts = {q: a for group in demo.knowledge_facts(TASKS).values() for q, a in group}
     facts |= {demo.statement_of(question): answer for question, answer in list(facts.items())}
     for _ in range(500):
-        text, spans = demo.training_text(rng, questions_share=0.0, passage_statements_share=0.0)
+        text, spans = training.fact_statements(rng).done()
         begin = 0
         for start, end in spans:
             assert facts[text[begin:start]] == text[start + 1 : end]
             begin = end + len(". ")
-        passage_text, spans = demo.training_text(
-            rng, questions_share=0.0, passage_statements_share=1.0
-        )
-        passage = passage_text.split("\n")[0]
-        assert all(re.search(rf"\b{passage_text[a + 1 : b]}\b", passage) for a, b in spans)
+        text, spans = training.passage_statements(rng).done()
+        passage = text.split("\n")[0]
+        assert 4 <= len(spans) <= 6
+        assert all(re.search(rf"\b{text[a + 1 : b]}\b", passage) for a, b in spans)
+
+
+def test_repetitions_supervise_every_word_of_the_second_time() -> None:
+    rng = Random(4)
+    for _ in range(200):
+        text, spans = training.repetition(rng).done()
+        first = text.removeprefix("List: ").split(". Again:")[0].split()
+        assert [text[a + 1 : b] for a, b in spans] == first
+
+
+def test_the_mix_covers_every_kind() -> None:
+    assert sum(share for _, share in training.MIX) == pytest.approx(1.0)
+    rng = Random(5)
+    texts = [training.training_text(rng)[0] for _ in range(2000)]
+    lettered = sum("Answer:" in text for text in texts) / 2000
+    shares = {make.__name__: share for make, share in training.MIX}
+    expected = shares["fact_questions"] + shares["passage_questions"] + shares["matching"]
+    assert abs(lettered - expected) < 0.05
 
 
 def test_training_repeats_no_test_passage() -> None:
     rng = Random(3)
     held_out = {doc["passage"] for name in demo.IN_CONTEXT for doc in committed(name)}
-    seen = {demo.training_text(rng)[0].split("\n")[0] for _ in range(5000)}
+    seen = {training.training_text(rng)[0].split("\n")[0] for _ in range(5000)}
     assert not held_out & seen
 
 

@@ -44,7 +44,7 @@ class Piece:
 def plan_pieces(base: Checkpoint, donor: Checkpoint, layers: LayerSet) -> list[Piece]:
     """Every tensor of the hybrid in the order of the model; nothing is read yet."""
     mine = family_of(base.config)
-    pieces = []
+    pieces: list[Piece] = []
 
     def below(source: Checkpoint, prefix: str, target: str) -> None:
         names = sorted(source.tensors_named_below(prefix))

@@ -49,6 +49,4 @@ def export_best(
         if not json:
             print(target)
     if json:
-        print_json(
-            [{**r.to_dict(), "out": str(t)} for r, t in zip(rows, targets, strict=True)]
-        )
+        print_json([{**r.to_dict(), "out": str(t)} for r, t in zip(rows, targets, strict=True)])

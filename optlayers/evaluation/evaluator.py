@@ -1,14 +1,12 @@
-"""Evaluators: what a worker asks for the answers of layer sets, a slice of questions at a time.
+"""What a worker asks for the answers of layer sets, a slice of questions at a time.
 
-`ModelEvaluator` runs the two models; `ReplayEvaluator` looks the answers up in a recorded
-landscape, for tests and benchmarks of everything around the models.
+`ModelEvaluator` runs the two models; `landscape.ReplayEvaluator` looks the answers up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,21 +25,6 @@ from optlayers.study import StudyDefinition
 
 Answers = NDArray[np.bool_] | EvaluationError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Evaluator(Protocol):
-    """Answers of layer sets on the questions of a study."""
-
-    n_layers: int
-    order: QuestionOrder
-
-    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
-        """Right or wrong [stop - start] of each set, or the error that it met."""
-        ...
-
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers]:
-        """Right or wrong [held-out questions] of each set, or the error that it met."""
-        ...
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -143,10 +126,12 @@ class ModelEvaluator:
         self.stack = LayerStack.load(base, donor, device, dtype)
         self._check_vocabulary(tokenizer, base)
         self.n_layers = self.stack.n_layers
-        say("building prompts")
         self.tasks.prepare(tokenizer, self._length_config(base, donor))
         self.engine = Engine(self.stack, self.tasks, device)
         self.order = order_questions(self.tasks.subjects, definition.questions)
+        if limit is None:
+            say("building prompts")
+            self.tasks.questions(self.order.subject.tolist(), self.order.document.tolist())
 
     @staticmethod
     def _check_vocabulary(tokenizer: object, base: Checkpoint) -> None:

@@ -52,7 +52,7 @@ class Question:
     requests: tuple[Request, ...]
 
 
-class _Tokens(HFLM):  # type: ignore[misc]
+class _Tokens(HFLM):
     """HFLM's tokenising, without a model: it records the token pairs that HFLM would run."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
@@ -147,7 +147,7 @@ class TaskSet:
             for number, spec in enumerate(specs):
                 self._add(manager, number, spec)
         self._questions: dict[tuple[int, int], Question] = {}
-        self._instances: dict[int, dict[int, list[Any]]] = {}
+        self._instances: dict[tuple[int, int], list[Any]] = {}
         self._encoder: _Tokens
 
     @classmethod
@@ -211,37 +211,49 @@ class TaskSet:
         return True
 
     def prepare(self, tokenizer: Any, config: Any) -> None:
-        """Build every request; `config` is the model's, for its length."""
+        """Set the tokenizer; `config` is the model's, for its length."""
         self._encoder = _Tokens(tokenizer, resolve_max_length(config, tokenizer))
-        for s, task in enumerate(self._tasks):
-            with _quiet():
-                task.build_all_requests(limit=self.limit)
-            by_document: dict[int, list[Any]] = {}
-            for instance in task.instances:
-                by_document.setdefault(instance.doc_id, []).append(instance)
-            for group in by_document.values():
-                group.sort(key=lambda instance: instance.idx)
-            self._instances[s] = by_document
 
-    def question(self, subject: int, document: int) -> Question:
-        """One question; its tokens are made when it is first asked for."""
+    def questions(self, subject: Sequence[int], document: Sequence[int]) -> list[Question]:
+        """The questions of those subjects and documents, int [n] each.
+
+        Prompts and tokens are made when they are first asked for.
+        """
+        wanted = [(int(s), int(d)) for s, d in zip(subject, document, strict=True)]
+        missing: dict[int, set[int]] = {}
+        for s, d in wanted:
+            if (s, d) not in self._instances:
+                missing.setdefault(s, set()).add(d)
+        for s, documents in missing.items():
+            self._build(s, sorted(documents))
+        return [self._question(s, d) for s, d in wanted]
+
+    def _build(self, subject: int, documents: list[int]) -> None:
+        """Let lm-eval build the requests of some documents of one subject."""
+        task = self._tasks[subject]
+        if task.config.num_fewshot:
+            # Examples may be drawn document by document: only the whole gives lm_eval's draws.
+            documents = list(range(self.subjects[subject].size))
+        with _quiet():
+            task.build_all_requests(samples=documents)
+        for instance in task.instances:
+            # lm-eval numbers the chosen documents anew.
+            key = (subject, documents[instance.doc_id])
+            self._instances.setdefault(key, []).append(instance)
+        for document in documents:
+            self._instances[subject, document].sort(key=lambda instance: instance.idx)
+
+    def _question(self, subject: int, document: int) -> Question:
         key = (subject, document)
         if key not in self._questions:
-            requests = self._encoder.encode(self._instances[subject][document])
+            requests = self._encoder.encode(self._instances[key])
             self._questions[key] = Question(subject, document, tuple(requests))
         return self._questions[key]
 
-    def questions(self, subject: Sequence[int], document: Sequence[int]) -> list[Question]:
-        """Several questions, prepared."""
-        return [self.question(int(s), int(d)) for s, d in zip(subject, document, strict=True)]
-
     def in_order(self) -> list[Question]:
         """All questions, subject by subject, in lm-eval's order."""
-        return [
-            self.question(s, document)
-            for s in range(len(self.subjects))
-            for document in sorted(self._instances[s])
-        ]
+        pairs = [(s, d) for s, subject in enumerate(self.subjects) for d in range(subject.size)]
+        return self.questions([s for s, _ in pairs], [d for _, d in pairs])
 
     def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
         """Whether the question is answered right, given (log-likelihood, is greedy) a request.
@@ -250,7 +262,7 @@ class TaskSet:
         """
         task = self._tasks[question.subject]
         metric = self._metrics[question.subject]
-        instances = self._instances[question.subject][question.document]
+        instances = self._instances[question.subject, question.document]
         for instance, result in zip(instances, results, strict=True):
             instance.resps = [result]
         for ensemble in task._filters:

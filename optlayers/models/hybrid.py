@@ -21,7 +21,7 @@ from .families import LayerInputs, Rotary, config_from_dict, embedding_rows, fam
 from .llamba import RecurrentCache, RecurrentGenerationMixin, causal_lm_output, padding_mask
 
 
-class HybridConfig(PreTrainedConfig):  # type: ignore[misc]
+class HybridConfig(PreTrainedConfig):
     """Both parents' configs and the indices of the layers that the donor gives."""
 
     model_type = "optlayers_hybrid"
@@ -59,7 +59,7 @@ class HybridConfig(PreTrainedConfig):  # type: ignore[misc]
         return [donor if i in chosen else base for i in range(self.num_hidden_layers)]
 
 
-class HybridPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class HybridPreTrainedModel(PreTrainedModel):
     """What transformers needs to know of the hybrid classes."""
 
     config_class = HybridConfig

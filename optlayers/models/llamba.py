@@ -29,7 +29,7 @@ BLOCK_EPS = 1e-5  # the published code fixes the epsilon inside a block; norm_ep
 CONV_WIDTH = 4
 
 
-class LlambaConfig(PreTrainedConfig):  # type: ignore[misc]
+class LlambaConfig(PreTrainedConfig):
     """The published `config.json` of Llamba; `model_type` may be missing in old files."""
 
     model_type = "llamba"
@@ -92,7 +92,7 @@ class LlambaConfig(PreTrainedConfig):  # type: ignore[misc]
         return -(-int(self.vocab_size) // multiple) * multiple
 
 
-class RecurrentCache(DynamicCache):  # type: ignore[misc]
+class RecurrentCache(DynamicCache):
     """transformers' dynamic cache, which also knows the length of an all-recurrent past.
 
     Recurrent layers keep no keys to count, so a model without any attention layer notes the
@@ -115,7 +115,7 @@ class RecurrentCache(DynamicCache):  # type: ignore[misc]
         return self._seen
 
 
-class RecurrentGenerationMixin(GenerationMixin):  # type: ignore[misc]
+class RecurrentGenerationMixin(GenerationMixin):
     """`generate` with a `RecurrentCache` where transformers would make a plain dynamic one."""
 
     def _prepare_cache_for_generation(
@@ -230,6 +230,7 @@ class DiscreteMamba2(nn.Module):
         """Causal depthwise convolution as shifted products; xbc [B, T + 3, channels]."""
         length = xbc.shape[1] - (CONV_WIDTH - 1)
         weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
+        assert bias is not None  # made with one above; for the type checker
         out = torch.addcmul(bias, xbc[:, :length], weight[:, 0])
         for k in range(1, CONV_WIDTH):
             out = torch.addcmul(out, xbc[:, k : k + length], weight[:, k])
@@ -261,7 +262,7 @@ class LlambaBlock(nn.Module):
         return out
 
 
-class LlambaPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class LlambaPreTrainedModel(PreTrainedModel):
     """What transformers needs to know of the Llamba classes."""
 
     config_class = LlambaConfig
@@ -310,10 +311,11 @@ def padding_mask(attention_mask: Any, h: torch.Tensor) -> torch.Tensor | None:
         attention_mask = attention_mask.get("linear_attention")
     if attention_mask is None or attention_mask.dim() != 2 or h.shape[1] == 1:
         return None
-    return attention_mask
+    mask: torch.Tensor = attention_mask
+    return mask
 
 
-class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):  # type: ignore[misc]
+class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
     """Llamba with its head; loads the published checkpoints."""
 
     _tied_weights_keys = {"lm_head.weight": "backbone.embedding.weight"}  # noqa: RUF012
@@ -328,7 +330,7 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):  # typ
         """The embedding table."""
         return self.backbone.embedding
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the embedding table."""
         self.backbone.embedding = value
 

@@ -93,7 +93,7 @@ def _chunk(
     want_state: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One chunk of `ssd`: x [B, Q, H, P], decay [B, Q, H], B, C [B, Q, G, N]."""
-    batch, length, heads, width = x.shape
+    batch, length, heads, _ = x.shape
     groups = B.shape[2]
     per_group = heads // groups
     total = decay.cumsum(1).transpose(1, 2)  # [B, H, Q]
