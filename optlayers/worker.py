@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from optlayers import holdout
 from optlayers.claims import Claim, Claims
 from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.questions import QuestionOrder
@@ -81,6 +82,7 @@ class Worker:
     max_seconds: float | None = None
     say: Callable[[str], None] = lambda text: None
     _reader: RecordReader = field(default_factory=RecordReader)
+    _phase: Phase = Phase.probe
 
     def __post_init__(self) -> None:
         order = self.evaluator.order
@@ -135,7 +137,10 @@ class Worker:
                     self._evaluate(held)
                     held = []
                 elif self._phase == Phase.done:
-                    self._confirm()
+                    self.say("checking on held-out questions")
+                    holdout.check(
+                        self.study, self.definition, self._records(), self.evaluator, self.index
+                    )
                     return True
                 else:
                     time.sleep(POLL_SECONDS)
@@ -154,6 +159,7 @@ class Worker:
         trials = self.study.get_trials(deepcopy=False)
         if time.monotonic() - self._reaped > REAP_SECONDS:
             self._reaped = time.monotonic()
+            check_alive(trials)
             if self.claims.reap(trials):
                 trials = self.study.get_trials(deepcopy=False)
         if any(trial.state == TrialState.WAITING for trial in trials):
@@ -254,18 +260,10 @@ class Worker:
             return True
         return False
 
-    # ------------------------------------------------------------------ at the end
 
-    _phase: Phase = Phase.probe
-
-    def _confirm(self) -> None:
-        """Hook for the held-out questions; see `optlayers.holdout`."""
-
-
-def check_alive(study: optuna.Study) -> None:
+def check_alive(trials: Sequence[FrozenTrial]) -> None:
     """Raise `RunError` where every trial so far has failed: there is nothing to go on with."""
-    trials = study.get_trials(deepcopy=False)
-    failed = [t for t in trials if t.state == TrialState.FAIL]
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     if len(failed) >= 10 and len(failed) == len(trials):
         reason = failed[-1].user_attrs.get(keys.REASON, "no reason was stored")
         raise RunError(f"all {len(failed)} trials have failed; the last one: {reason}")

@@ -32,7 +32,7 @@ from optlayers.study import load_study  # noqa: E402
 OUT = ROOT / "studies" / "demo" / "landscape.npz"
 
 
-def _part(job: tuple[str, int, int]) -> tuple[Landscape, np.ndarray[Any, np.dtype[np.bool_]]]:
+def _part(job: tuple[str, int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """The answers [sets, stop - start] of one slice of the questions."""
     study, start, stop = job
     torch.set_num_threads(1)
@@ -40,12 +40,11 @@ def _part(job: tuple[str, int, int]) -> tuple[Landscape, np.ndarray[Any, np.dtyp
     evaluator = ModelEvaluator(definition, torch.device("cpu"), torch.float32)
     sets = list(all_layer_sets(evaluator.n_layers, 0, definition.layers.max))
     rows = []
-    for answers in evaluator.evaluate(sets, start, stop or evaluator.order.n_full):
+    for answers in evaluator.evaluate(sets, start, stop):
         if isinstance(answers, EvaluationError):
             raise answers
         rows.append(answers)
-    found = np.stack(rows)
-    return Landscape.of(evaluator.n_layers, evaluator.order, sets, found), found
+    return np.stack(rows)
 
 
 def record(study: str, workers: int) -> Landscape:
@@ -56,12 +55,14 @@ def record(study: str, workers: int) -> Landscape:
     step = -(-n_full // (4 * workers))
     jobs = [(study, start, min(n_full, start + step)) for start in range(0, n_full, step)]
     started = time.monotonic()
-    parts = []
+    parts: list[np.ndarray[Any, np.dtype[np.bool_]]] = []
+    sets = list(all_layer_sets(evaluator.n_layers, 0, definition.layers.max))
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for number, (landscape, answers) in enumerate(pool.imap(_part, jobs), start=1):
+        for answers in pool.imap(_part, jobs):
             parts.append(answers)
-            print(f"{number} of {len(jobs)} parts, {time.monotonic() - started:.0f} s", flush=True)
-    sets = sorted(landscape.index, key=lambda layers: landscape.index[layers])
+            print(
+                f"{len(parts)} of {len(jobs)} parts, {time.monotonic() - started:.0f} s", flush=True
+            )
     return Landscape.of(evaluator.n_layers, evaluator.order, sets, np.concatenate(parts, axis=1))
 
 

@@ -175,7 +175,7 @@ def make_base(donor: LlamaForCausalLM, recipe: Recipe) -> LlambaForCausalLM:
         eos_token_id=0,
         pad_token_id=0,
     )
-    base = LlambaForCausalLM(config).to(donor.device)
+    base: LlambaForCausalLM = LlambaForCausalLM(config).to(donor.device)
     with torch.no_grad():
         base.backbone.embedding.weight.copy_(donor.model.embed_tokens.weight)
         base.backbone.final_layernorm.weight.copy_(donor.model.norm.weight)

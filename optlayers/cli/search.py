@@ -109,18 +109,23 @@ def _devices() -> list[str]:
 
 def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool) -> None:
     """Leaderboard, best of each size, and what to do next."""
-    from optlayers.cli.tables import console, print_json, rows_table
+    from optlayers import holdout
+    from optlayers.cli.tables import console, held_out_table, print_json, rows_table
     from optlayers.leaderboard import best_of_size, leaderboard
-    from optlayers.search import read_records
+    from optlayers.search import keys, read_records
     from optlayers.storage import mask_password
 
-    rows = leaderboard(definition, read_records(opened.get_trials(deepcopy=False)))
+    records = read_records(opened.get_trials(deepcopy=False))
+    rows = leaderboard(definition, records)
     if json:
         print_json([row.to_dict() for row in rows])
         return
     out = console()
     out.print(rows_table(rows[:10], f"{definition.name}: the best of {len(rows)} layer sets"))
     out.print(rows_table(best_of_size(rows), "the best of each size"))
+    held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))
+    if held:
+        out.print(held_out_table(held))
     option = f" --study {study}" if study != "demo" else ""
     option += f" --storage {mask_password(storage)}" if storage != DEFAULT_URL else ""
     out.print("Next:", markup=False)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from optlayers.holdout import HeldOut
 from optlayers.leaderboard import Row, Status
 
 
@@ -41,6 +42,20 @@ def rows_table(rows: Sequence[Row], title: str) -> Table:
             str(row.trial),
             ",".join(map(str, row.layers)) or "none",
         )
+    return table
+
+
+def held_out_table(found: Sequence[HeldOut]) -> Table:
+    """The held-out check as a table; scores in per cent."""
+    title = f"on {found[0].questions} held-out questions, which no decision has seen"
+    table = Table(title=title, title_justify="left")
+    for name in ("", "score", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("layers", no_wrap=True)
+    for row in found:
+        layers = "all" if row.name == "donor" else str(row.layers) or "none"
+        interval = f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}"
+        table.add_row(row.name, f"{100 * row.score:.1f} %", interval, layers)
     return table
 
 

@@ -17,7 +17,7 @@ from optlayers.checkpoints.fetch import model_folder, open_model
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.questions import QuestionOrder, order_questions
+from optlayers.evaluation.questions import order_questions
 from optlayers.evaluation.tasks import TaskSet, hush
 from optlayers.layerset import LayerSet
 from optlayers.models.stack import LayerStack, check_pair

@@ -1,0 +1,114 @@
+"""The held-out check: the best sets, the base and the donor on questions no decision has seen.
+
+The best of many flatters; the questions that a study sets aside (`questions.holdout`) say by how
+much. They are answered once, when the search is done, and kept with the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from optlayers.errors import EvaluationError
+from optlayers.evaluation.questions import QuestionOrder
+from optlayers.layerset import LayerSet
+from optlayers.leaderboard import leaderboard
+from optlayers.search import Record, StratifiedScore, encode_answers
+from optlayers.study import StudyDefinition
+
+KEY = "holdout:"
+CHECKED = 5
+
+
+class HeldOutEvaluator(Protocol):
+    """What answers the held-out questions."""
+
+    n_layers: int
+    order: QuestionOrder
+
+    def held_out(
+        self, layer_sets: Sequence[LayerSet]
+    ) -> Sequence[NDArray[np.bool_] | EvaluationError]:
+        """Right or wrong [held-out questions] of each set, or the error that it met."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out score of one layer set; `name` is its rank, base or donor."""
+
+    name: str
+    layers: LayerSet
+    score: float
+    ci_low: float
+    ci_high: float
+    questions: int
+
+
+def targets(
+    definition: StudyDefinition, records: Sequence[Record], n_layers: int
+) -> list[tuple[str, LayerSet]]:
+    """What is checked: the best `CHECKED` sets evaluated in full, the base and the donor."""
+    rows = [row for row in leaderboard(definition, records) if row.fidelity == "full"]
+    best = [(f"rank {row.rank}", LayerSet(tuple(row.layers))) for row in rows[:CHECKED]]
+    everything = LayerSet(tuple(range(n_layers)))
+    return [*best, ("base", LayerSet(())), ("donor", everything)]
+
+
+def check(
+    study: optuna.Study,
+    definition: StudyDefinition,
+    records: Sequence[Record],
+    evaluator: HeldOutEvaluator,
+    turn: int,
+) -> None:
+    """Answer what is not answered yet; workers of different `turn` begin at different ends."""
+    order = evaluator.order
+    if not len(order.held_subject):
+        return
+    scorer = StratifiedScore(strata=order.held_subject, weights=order.weights)
+    wanted = [layers for _, layers in targets(definition, records, evaluator.n_layers)]
+    half = (len(wanted) + 1) // 2
+    for part in (wanted[:half], wanted[half:])[:: -1 if turn % 2 else 1]:
+        known = study.user_attrs
+        missing = [layers for layers in part if _key(layers) not in known]
+        if not missing:
+            continue
+        for layers, answers in zip(missing, evaluator.held_out(missing), strict=True):
+            if isinstance(answers, EvaluationError):
+                continue
+            # The subjects come one after another here; the interval asks for no order.
+            interval = scorer.interval(answers)
+            study.set_user_attr(
+                _key(layers),
+                {
+                    "score": interval.score,
+                    "ci_low": interval.ci_low,
+                    "ci_high": interval.ci_high,
+                    "questions": len(answers),
+                    "answers": encode_answers(answers),
+                },
+            )
+
+
+def results(
+    study: optuna.Study, definition: StudyDefinition, records: Sequence[Record], n_layers: int
+) -> list[HeldOut]:
+    """The held-out scores that the study holds, in the order of `targets`."""
+    attrs: dict[str, Any] = study.user_attrs
+    found = []
+    for name, layers in targets(definition, records, n_layers):
+        value = attrs.get(_key(layers))
+        if value is not None:
+            numbers = {k: value[k] for k in ("score", "ci_low", "ci_high", "questions")}
+            found.append(HeldOut(name=name, layers=layers, **numbers))
+    return found
+
+
+def _key(layers: LayerSet) -> str:
+    return f"{KEY}{layers}"
