@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers import holdout
-from optlayers.claims import Claim, Claims
+from optlayers.claims import Claim, Claims, is_gone
 from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet
@@ -44,6 +44,7 @@ COHORT = 12
 POLL_SECONDS = 0.25
 REAP_SECONDS = 5.0
 EVERYTHING = 1_000_000
+RECENT = 60
 
 
 class Evaluator(Protocol):
@@ -95,7 +96,6 @@ class Worker:
             seed=self.definition.seed * 10_007 + self.index,
         )
         self._rungs = rungs(order.n_fast, order.n_full)
-        self._rng = np.random.default_rng([self.definition.seed, self.index])
         self._reaped = -math.inf
 
     def _publish(self) -> None:
@@ -181,22 +181,20 @@ class Worker:
         return plan(self.definition, self.evaluator.n_layers, records, self.sampler, EVERYTHING)
 
     def _choose(self, found: Plan) -> list[Proposal]:
-        """This worker's share of the plan: a run of neighbours in it, from a place of its own.
+        """This worker's share of the plan.
 
-        In the phases that list everything, two workers see one list at one time; starting
-        apart, they seldom reach for the same sets.
+        In the phases that list everything, all workers see one list at one time; each begins
+        in a part of its own, by its place among the workers seen lately, so that they seldom
+        reach for the same sets.
         """
         everything = list(found.proposals)
         if found.phase == Phase.explore:
             return everything
-        others = {
-            record.worker
-            for record in self._records()
-            if record.state == TrialState.RUNNING and record.worker != self.claims.worker
-        }
-        share = max(1, min(self.cohort, math.ceil(len(everything) / (len(others) + 1))))
-        start = int(self._rng.integers(len(everything)))
-        return (everything[start:] + everything[:start])[:share]
+        lately = {record.worker for record in self._records()[-RECENT:] if record.worker}
+        workers = sorted({w for w in lately if not is_gone(w)} | {self.claims.worker})
+        share = max(1, math.ceil(len(everything) / len(workers)))
+        start = share * workers.index(self.claims.worker)
+        return (everything[start:] + everything[:start])[: min(share, self.cohort)]
 
     def _inherit(self, claims: list[Claim]) -> list[Claim]:
         """Give each claim the answers that earlier trials of its layer set have stored."""

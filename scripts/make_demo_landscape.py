@@ -2,7 +2,7 @@
 
     python scripts/make_demo_landscape.py
 
-Runs optlayers' own engine on the CPU in float32 over all 2,517 sets (about 10 minutes on two
+Runs optlayers' own engine on the CPU in float32 over all 2,517 sets (about 15 minutes on two
 cores), writes `studies/demo/landscape.npz`, and prints the best sets, what greedy addition
 finds, and how many sets come near the best.
 """

@@ -175,7 +175,7 @@ def make_base(donor: LlamaForCausalLM, recipe: Recipe) -> LlambaForCausalLM:
         eos_token_id=0,
         pad_token_id=0,
     )
-    base: LlambaForCausalLM = LlambaForCausalLM(config).to(donor.device)
+    base: Any = LlambaForCausalLM(config).to(donor.device)
     with torch.no_grad():
         base.backbone.embedding.weight.copy_(donor.model.embed_tokens.weight)
         base.backbone.final_layernorm.weight.copy_(donor.model.norm.weight)
@@ -192,7 +192,8 @@ def make_base(donor: LlamaForCausalLM, recipe: Recipe) -> LlambaForCausalLM:
             mixer.conv1d.weight.normal_(std=0.3)
             mixer.conv1d.weight[:, 0, -1] += 0.7
     base.tie_weights()
-    return base
+    made: LlambaForCausalLM = base
+    return made
 
 
 def rotary(donor: LlamaForCausalLM, length: int) -> tuple[torch.Tensor, torch.Tensor]:

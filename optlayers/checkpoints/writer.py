@@ -134,6 +134,7 @@ def _write_weights(
         # The tensors are memory-mapped: the pages of one shard pass through memory at a time.
         tensors = {p.name: p.source.tensor(p.source_name).contiguous() for p in shard}
         save_file(tensors, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors makes files that only their owner reads
         where.update(dict.fromkeys(tensors, file))
         done += sum(size_of[p.name] for p in shard)
         progress(done, total)
@@ -144,8 +145,7 @@ def _write_weights(
 def _write_config(folder: Path, base: Checkpoint, donor: Checkpoint, layers: LayerSet) -> None:
     parents = []
     for checkpoint in (base, donor):
-        data = checkpoint.config.to_dict()
-        data["model_type"] = checkpoint.config.model_type
+        data = {**checkpoint.config_dict, "model_type": checkpoint.config.model_type}
         for key in ("architectures", "auto_map", "_name_or_path", "transformers_version"):
             data.pop(key, None)
         parents.append(data)
@@ -159,7 +159,7 @@ def _write_config(folder: Path, base: Checkpoint, donor: Checkpoint, layers: Lay
         **{key: value for key, value in tokens.items() if value is not None},
     )
     config.dtype = base.config.dtype or torch.float32
-    data = config.to_dict()
+    data = config.to_diff_dict()
     data["auto_map"] = {
         "AutoConfig": "hybrid.HybridConfig",
         "AutoModelForCausalLM": "hybrid.HybridForCausalLM",
