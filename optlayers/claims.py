@@ -23,6 +23,7 @@ from optuna.storages import BaseStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from optlayers.bulk import set_params, set_user_attrs
 from optlayers.layerset import LayerSet
 from optlayers.search import Goal, Proposal, encode_answers, keys, search_space
 from optlayers.search.statistics import ScoreInterval
@@ -123,22 +124,25 @@ class Claims:
         return kept
 
     def _create(self, proposal: Proposal) -> Claim:
-        template = self._template(
-            TrialState.RUNNING, proposal.layers, {**proposal.user_attrs(), **self._mine()}
-        )
+        # In the first commit: what others need to see the claim, and to tell that it is lost.
+        attrs = {keys.WORKER: self.worker, **proposal.user_attrs()}
+        first = {k: attrs.pop(k) for k in (keys.LAYERS, keys.GOAL, keys.WORKER)}
+        template = self._template(TrialState.RUNNING, None, first)
         trial_id = self.storage.create_new_trial(self.study._study_id, template_trial=template)
         self._beat(trial_id)
+        params = proposal.layers.to_params(self.n_layers)
+        set_params(self.storage, trial_id, params, self._space)
+        set_user_attrs(self.storage, trial_id, {**attrs, keys.DEVICE: self.device})
         trial = Trial(self.study, trial_id)
         return Claim(trial, trial.number, proposal.layers, proposal.goal)
 
-    def _mine(self) -> dict[str, Any]:
-        return {keys.WORKER: self.worker, keys.DEVICE: self.device}
-
-    def _template(self, state: TrialState, layers: LayerSet, attrs: dict[str, Any]) -> FrozenTrial:
+    def _template(
+        self, state: TrialState, layers: LayerSet | None, attrs: dict[str, Any]
+    ) -> FrozenTrial:
         trial = create_trial(
             state=TrialState.WAITING,
-            params=layers.to_params(self.n_layers),
-            distributions=dict(self._space),
+            params=layers.to_params(self.n_layers) if layers is not None else {},
+            distributions=dict(self._space) if layers is not None else {},
             user_attrs=attrs,
         )
         trial.state = state
@@ -167,8 +171,8 @@ class Claims:
                 LayerSet.parse(trial.user_attrs[keys.LAYERS]),
                 Goal(trial.user_attrs[keys.GOAL]),
             )
-            for key, value in self._mine().items():
-                claim.trial.set_user_attr(key, value)
+            mine = {keys.WORKER: self.worker, keys.DEVICE: self.device}
+            set_user_attrs(self.storage, trial._trial_id, mine)
             taken.append(claim)
         return taken
 
@@ -177,8 +181,9 @@ class Claims:
     def report(self, claim: Claim, interval: ScoreInterval, racing: bool) -> None:
         """Store an intermediate value; with `racing`, the answers too, which the pruner reads."""
         if racing:
-            claim.trial.set_user_attr(keys.ANSWERS, encode_answers(claim.answers))
-            claim.trial.set_user_attr(keys.QUESTIONS, len(claim.answers))
+            answers = encode_answers(claim.answers)
+            attrs = {keys.ANSWERS: answers, keys.QUESTIONS: len(claim.answers)}
+            set_user_attrs(self.storage, claim.trial._trial_id, attrs)
         claim.trial.report(interval.score, len(claim.answers))
 
     def finish(self, claim: Claim, interval: ScoreInterval, full: bool) -> None:
@@ -192,8 +197,7 @@ class Claims:
             keys.FIDELITY: "full" if full else "fast",
             keys.EVALUATED: claim.evaluated,
         }
-        for key, value in attrs.items():
-            claim.trial.set_user_attr(key, value)
+        set_user_attrs(self.storage, claim.trial._trial_id, attrs)
         if full:
             self._tell(claim, interval.score, TrialState.COMPLETE)
         else:

@@ -22,7 +22,7 @@ from optlayers.search import Record, StratifiedScore, encode_answers
 from optlayers.study import StudyDefinition
 
 KEY = "holdout:"
-CHECKED = 5
+CHECKED = 3
 
 
 class HeldOutEvaluator(Protocol):

@@ -40,7 +40,7 @@ from optlayers.study import StudyDefinition
 
 Answers = NDArray[np.bool_] | EvaluationError
 
-COHORT = 12
+COHORT = 16
 POLL_SECONDS = 0.25
 REAP_SECONDS = 5.0
 EVERYTHING = 1_000_000
@@ -216,26 +216,23 @@ class Worker:
 
     def _evaluate(self, held: list[Claim]) -> None:
         """Bring every claim to its goal, rung by rung, together where they stand alike."""
-        active = list(held)
-        for claim in held:
-            if len(claim.answers) in self._rungs and self._arrive(claim):
-                active.remove(claim)
+        active = self._arrive([c for c in held if len(c.answers) in self._rungs])
+        active += [c for c in held if len(c.answers) not in self._rungs]
         while active:
             steps: dict[tuple[int, int], list[Claim]] = {}
             for claim in active:
                 steps.setdefault((len(claim.answers), self._next(claim)), []).append(claim)
+            active = []
             for (start, stop), group in sorted(steps.items()):
                 results = self.evaluator.evaluate([c.layers for c in group], start, stop)
+                whole = []
                 for claim, answers in zip(group, results, strict=True):
                     if isinstance(answers, EvaluationError):
                         self.claims.fail(claim, str(answers))
-                        active.remove(claim)
-                        continue
-                    claim.answers = np.concatenate([claim.answers, answers])
-                    if self._arrive(claim):
-                        active.remove(claim)
-            if held and not active:
-                break
+                    else:
+                        claim.answers = np.concatenate([claim.answers, answers])
+                        whole.append(claim)
+                active += self._arrive(whole)
 
     def _next(self, claim: Claim) -> int:
         """Number of questions at the claim's next stop."""
@@ -244,19 +241,27 @@ class Worker:
             return self._rungs[-1]
         return ahead[0]
 
-    def _arrive(self, claim: Claim) -> bool:
-        """Report the score so far; True when the trial is told and over."""
-        n, n_full = len(claim.answers), self._rungs[-1]
-        interval = self.scorer.interval(claim.answers)
-        racing = claim.goal == Goal.race and n < n_full
-        self.claims.report(claim, interval, racing)
-        if n == n_full:
-            self.claims.finish(claim, interval, full=True)
-            return True
-        if claim.goal == Goal.fast or (racing and claim.trial.should_prune()):
-            self.claims.finish(claim, interval, full=False)
-            return True
-        return False
+    def _arrive(self, claims: list[Claim]) -> list[Claim]:
+        """Report the scores so far, tell the trials that are over, and return the others.
+
+        All report before any is judged, so that a cohort races against itself too.
+        """
+        n_full = self._rungs[-1]
+        intervals = [self.scorer.interval(claim.answers) for claim in claims]
+        for claim, interval in zip(claims, intervals, strict=True):
+            racing = claim.goal == Goal.race and len(claim.answers) < n_full
+            self.claims.report(claim, interval, racing)
+        going = []
+        for claim, interval in zip(claims, intervals, strict=True):
+            full = len(claim.answers) == n_full
+            over = full or claim.goal == Goal.fast
+            if not over and claim.goal == Goal.race:
+                over = claim.trial.should_prune()
+            if over:
+                self.claims.finish(claim, interval, full)
+            else:
+                going.append(claim)
+        return going
 
 
 def check_alive(trials: Sequence[FrozenTrial]) -> None:

@@ -91,7 +91,8 @@ def _work(
 
     definition = load_study(study)
     # The database is asked before the slow part, so that its faults show at once.
-    opened = open_study(storage, definition, pruner=RacingPruner())
+    pruner = RacingPruner(top_k=max(1, definition.refine.top))
+    opened = open_study(storage, definition, pruner=pruner)
 
     import torch
 
