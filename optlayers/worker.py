@@ -192,8 +192,10 @@ class Worker:
             return everything
         lately = {record.worker for record in self._records()[-RECENT:] if record.worker}
         workers = sorted({w for w in lately if not is_gone(w)} | {self.claims.worker})
-        share = max(1, math.ceil(len(everything) / len(workers)))
-        start = share * workers.index(self.claims.worker)
+        # Alone, or the first: leave a half to whoever may come in the same moment.
+        place = workers.index(self.claims.worker) if len(workers) > 1 else self.index % 2
+        share = max(1, math.ceil(len(everything) / max(2, len(workers))))
+        start = share * place
         return (everything[start:] + everything[:start])[: min(share, self.cohort)]
 
     def _inherit(self, claims: list[Claim]) -> list[Claim]:

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import click
 import typer
 
 from optlayers import __version__
@@ -51,6 +50,11 @@ DtypeOption = Annotated[
     str | None,
     typer.Option("--dtype", help="float32, bfloat16 or float16 (default: by device)."),
 ]
+
+# Newer versions of typer carry a click of their own: its errors are found through typer.
+_ClickException: Any = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 
 COMMANDS = ("search", "worker", "status", "leaderboard", "eval", "export", "export_best", "studies")
 
@@ -95,15 +99,15 @@ def _guard(run: Callable[[], Any]) -> int:
     try:
         code = run()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return int(error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 0
-    except click.exceptions.Abort:
+    except typer.Abort:
         return 130
-    except click.ClickException as error:
-        say(f"optlayers: {error.format_message()}")
+    except _ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 0
+        say(f"optlayers: {error.format_message()} (see `optlayers --help`)")
         return 2
     except KeyboardInterrupt:
         say("optlayers: interrupted; run the same command again to go on")

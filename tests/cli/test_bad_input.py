@@ -1,0 +1,152 @@
+"""Every option of every command with bad input: one line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOOD = """
+name: mine
+base: {model: base}
+donor: {model: donor}
+layers: {min: 1, max: 2}
+tasks: [{name: demo}]
+"""
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPTLAYERS")}
+    return subprocess.run(
+        [sys.executable, "-m", "optlayers", *arguments],
+        cwd=cwd,
+        env={**environment, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("optlayers: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "--study", "nothing"], ["nothing", "demo"]),
+        (["search", "--study", "missing.yaml"], ["missing.yaml"]),
+        (["search", "--workers", "0"], ["--workers", "1 or more"]),
+        (["search", "--workers", "two"], ["--workers", "two"]),
+        (["search", "--storage", "nonsense"], ["nonsense", "sqlite:///"]),
+        (["search", "--storage", "sqlite:////nowhere/at/all.db"], ["/nowhere/at", "folder"]),
+        (["search", "--storage", "sqlite:///:memory:"], ["file"]),
+        (["search", "--storage", "sqlite:///text.db"], ["text.db", "database"]),
+        (["search", "--storage", "wonder://x/y"], ["wonder"]),
+        (["status"], ["demo", "search"]),
+        (["status", "--storage", "sqlite:///text.db"], ["text.db"]),
+        (["leaderboard"], ["demo", "search"]),
+        (["leaderboard", "--top", "0"], ["--top", "1 or more"]),
+        (["export-best", "--out", "x"], ["demo", "search"]),
+        (["export-best", "--out", "x", "--top", "-1"], ["--top"]),
+        (["export-best"], ["--out"]),
+        (["export", "--layers", "1"], ["--out"]),
+        (["eval"], ["--layers"]),
+        (["eval", "--layers", "1", "--limit", "0"], ["--limit", "1 or more"]),
+        (["worker", "--threads", "0"], ["--threads"]),
+        (["worker", "--cohort", "0"], ["--cohort"]),
+        (["worker", "--index", "-1"], ["--index"]),
+        (["worker", "--max-minutes", "-1"], ["--max-minutes"]),
+        (["studies", "--check", "missing.yaml"], ["missing.yaml"]),
+        (["studies", "--wrong"], ["--wrong"]),
+        (["nothing"], ["nothing"]),
+    ],
+)
+def test_a_bad_option_gets_one_line(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    (tmp_path / "text.db").write_text("this is no database\n" * 100)
+    assert_one_line(run(*arguments, cwd=tmp_path), *words)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval", "--layers", "x"], ["'x'", "3,7"]),
+        (["eval", "--layers", "3,3"], ["twice"]),
+        (["eval", "--layers", "99"], ["99", "16 layers"]),
+        (["eval", "--layers", "1", "--device", "tpu9"], ["tpu9"]),
+        (["eval", "--layers", "1", "--dtype", "int3"], ["int3", "float32"]),
+        (["export", "--layers", "1", "--out", "full"], ["full", "exists"]),
+        (["search", "--study", "uneven.yaml", "--workers", "1"], ["uneven", "nowhere"]),
+    ],
+)
+def test_what_only_the_models_can_tell_gets_one_line(
+    tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    study = GOOD.replace("mine", "uneven").replace("{model: base}", "{model: ./nowhere}")
+    (tmp_path / "uneven.yaml").write_text(study)
+    done = run(*arguments, cwd=tmp_path)
+    assert_one_line(done, *words[1:] if "uneven" in words else words)
+
+
+def test_all_faults_of_a_study_file_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(
+        GOOD.replace("min: 1, max: 2", "min: 3, max: 2")
+        + "questions: {fast: 0, holdout: 1.5}\nexplore: {population: many}\ncolour: red\n"
+    )
+    done = run("studies", "--check", "bad.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    for field in ("layers", "questions.fast", "questions.holdout", "explore.population", "colour"):
+        assert any(f"bad.yaml: {field}" in line for line in done.stderr.splitlines()), field
+    assert "Traceback" not in done.stderr
+
+
+def test_a_study_of_another_definition_is_refused_with_the_difference(tmp_path: Path) -> None:
+    import optlayers.storage as storage
+    from optlayers.study import parse_study
+
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    storage.open_study(url, parse_study(GOOD, "mine.yaml", tmp_path))
+    (tmp_path / "mine.yaml").write_text(GOOD.replace("max: 2", "max: 3"))
+    done = run("status", "--study", "mine.yaml", cwd=tmp_path)
+    assert_one_line(done, "layers", '"max": 2', '"max": 3')
+
+
+def test_a_password_is_never_shown(tmp_path: Path) -> None:
+    done = run(
+        "status", "--storage", "postgresql+psycopg://user:s3cret@127.0.0.1:1/db", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "s3cret" not in done.stderr + done.stdout
+    assert "***" in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = run("status", "--debug", "--storage", "nonsense", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["studies"], ["--version"], ["--help"], ["search", "--help"]])
+def test_light_commands_do_not_load_torch(tmp_path: Path, command: list[str]) -> None:
+    code = (
+        "import sys; from optlayers.cli import main\n"
+        f"sys.argv[1:] = {command!r}\n"
+        "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
