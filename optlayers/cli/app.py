@@ -107,7 +107,8 @@ def _guard(run: Callable[[], Any]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())
             return 0
-        say(f"optlayers: {error.format_message()} (see `optlayers --help`)")
+        message = error.format_message().rstrip(".")
+        say(f"optlayers: {message}{_found(error)} (see `optlayers --help`)")
         return 2
     except KeyboardInterrupt:
         say("optlayers: interrupted; run the same command again to go on")
@@ -129,6 +130,13 @@ def _guard(run: Callable[[], Any]) -> int:
         what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
         say(f"optlayers: {what} (a fault of optlayers; run again with --debug to see where)")
         return 1
+
+
+def _found(error: Any) -> str:
+    """What stood after the option that a usage error is about, where it can be told."""
+    options = getattr(getattr(error, "param", None), "opts", ())
+    values = [v for o, v in zip(sys.argv, sys.argv[1:], strict=False) if o in options]
+    return f"; found {values[-1]!r}" if values else ""
 
 
 def at_least(name: str, value: float, minimum: float) -> None:
