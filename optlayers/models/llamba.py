@@ -20,6 +20,7 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -237,7 +238,7 @@ class DiscreteMamba2(nn.Module):
         return out
 
 
-class LlambaBlock(nn.Module):
+class LlambaBlock(GradientCheckpointingLayer):
     """h += mixer(norm(h)); h += mlp(norm(h)). Called as transformers calls a decoder layer."""
 
     def __init__(self, config: LlambaConfig, layer_idx: int) -> None:
@@ -267,6 +268,7 @@ class LlambaPreTrainedModel(PreTrainedModel):
 
     config_class = LlambaConfig
     base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
     _no_split_modules = ["LlambaBlock"]  # noqa: RUF012
 
 
