@@ -27,6 +27,7 @@ from optlayers.bulk import set_params, set_user_attrs
 from optlayers.layerset import LayerSet
 from optlayers.search import Goal, Proposal, encode_answers, keys, search_space
 from optlayers.search.statistics import ScoreInterval
+from optlayers.storage import GRACE_SECONDS
 
 MAX_RETRIES = 3
 RETRIES = "retries"
@@ -212,13 +213,27 @@ class Claims:
         self._beating.discard(claim.trial._trial_id)
         self.study.tell(claim.trial, value, state=state, skip_if_finished=True)
 
-    def give_back(self, claims: Iterable[Claim]) -> None:
-        """Return claims to the queue: fail them as interrupted, and enqueue them again."""
-        for claim in claims:
-            frozen = self.storage.get_trial(claim.trial._trial_id)
-            if frozen.state == TrialState.RUNNING:
-                self.fail(claim, f"{keys.REASON_INTERRUPTED}: the worker was stopped")
-                self._requeue(frozen, count=False)
+    def give_back(self) -> None:
+        """Return all claims of this worker to the queue: fail them, and enqueue them again.
+
+        They are found in the study, since a signal may have come in the middle of a claim.
+        """
+        for trial in self.study.get_trials(deepcopy=False):
+            mine = trial.user_attrs.get(keys.WORKER) == self.worker
+            if trial.state == TrialState.RUNNING and mine:
+                self._abandon(trial, f"{keys.REASON_INTERRUPTED}: the worker was stopped", 0)
+
+    def _abandon(self, trial: FrozenTrial, reason: str, retries: int) -> bool:
+        """Fail a running trial and queue its layer set again; False where others were quicker."""
+        self._beating.discard(trial._trial_id)
+        try:
+            self.storage.set_trial_user_attr(trial._trial_id, keys.REASON, reason)
+            if not self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
+                return False
+        except UpdateFinishedTrialError:
+            return False
+        self._requeue(trial, retries)
+        return True
 
     # ------------------------------------------------------------------ staying alive
 
@@ -259,34 +274,30 @@ class Claims:
         A dead process of this host is known at once, one of another host by its heartbeats.
         Returns how many were found.
         """
-        by_id = {trial._trial_id: trial for trial in trials}
-        stale = {
-            trial._trial_id
-            for trial in by_id.values()
-            if trial.state == TrialState.RUNNING
-            and is_gone(str(trial.user_attrs.get(keys.WORKER, "")))
-        }
+        now = datetime.datetime.now()
+        stale: dict[int, FrozenTrial] = {}
+        running = {t._trial_id: t for t in trials if t.state == TrialState.RUNNING}
+        for trial_id, trial in running.items():
+            worker = str(trial.user_attrs.get(keys.WORKER, ""))
+            begun = trial.datetime_start or now
+            # Without a name it was claimed by a worker that died before it could say who it is.
+            if is_gone(worker) or (not worker and (now - begun).total_seconds() > GRACE_SECONDS):
+                stale[trial_id] = trial
         if isinstance(self.storage, BaseHeartbeat):
-            stale |= set(self.storage._get_stale_trial_ids(self.study._study_id)) & by_id.keys()
-        found = 0
-        for trial_id in sorted(stale - self._beating):
-            trial = by_id[trial_id]
-            try:
-                self.storage.set_trial_user_attr(
-                    trial_id, keys.REASON, f"{keys.REASON_LOST}: it ended without a result"
-                )
-                if not self.storage.set_trial_state_values(trial_id, TrialState.FAIL):
-                    continue
-            except UpdateFinishedTrialError:
-                continue  # another worker was quicker
-            found += 1
-            self._requeue(trial, count=True)
-        return found
+            for trial_id in self.storage._get_stale_trial_ids(self.study._study_id):
+                if trial_id in running:
+                    stale[trial_id] = running[trial_id]
+        reason = f"{keys.REASON_LOST}: it ended without a result"
+        return sum(
+            self._abandon(trial, reason, 1)
+            for trial_id, trial in sorted(stale.items())
+            if trial_id not in self._beating
+        )
 
-    def _requeue(self, trial: FrozenTrial, count: bool) -> None:
+    def _requeue(self, trial: FrozenTrial, more_retries: int) -> None:
         """A WAITING trial of the same layer set and goal, a limited number of times."""
         attrs = trial.user_attrs
-        retries = int(attrs.get(RETRIES, 0)) + int(count)
+        retries = int(attrs.get(RETRIES, 0)) + more_retries
         if keys.LAYERS not in attrs or retries > MAX_RETRIES:
             return
         kept = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND)

@@ -128,14 +128,12 @@ class Worker:
         Raises `RunError` where the study cannot go on; on `Stopped`, claims go back first.
         """
         started = time.monotonic()
-        held: list[Claim] = []
         self.claims.start()
         try:
             while self.max_seconds is None or time.monotonic() - started < self.max_seconds:
                 held = self._claim()
                 if held:
                     self._evaluate(held)
-                    held = []
                 elif self._phase == Phase.done:
                     self.say("checking on held-out questions")
                     holdout.check(
@@ -146,7 +144,7 @@ class Worker:
                     time.sleep(POLL_SECONDS)
             return False
         except BaseException:
-            self.claims.give_back(held)
+            self.claims.give_back()
             raise
         finally:
             self.claims.stop()

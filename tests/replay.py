@@ -1,0 +1,64 @@
+"""A study over a synthetic landscape: everything around the models, without the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+
+from optlayers.evaluation.landscape import Landscape, ReplayEvaluator
+from optlayers.evaluation.questions import Subject, order_questions
+from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.search import RacingPruner
+from optlayers.storage import open_study
+from optlayers.study import StudyDefinition, parse_study
+from optlayers.worker import Worker
+
+N_LAYERS = 10
+BEST = LayerSet.of(2, 5, 7)
+
+STUDY = """
+name: replayed
+base: {model: b}
+donor: {model: d}
+layers: {min: 1, max: 3}
+tasks: [{name: t}]
+questions: {fast: 4, full: 20}
+explore: {population: 8, generations: 5, patience: 4}
+validate: {top: 4}
+refine: {top: 2, verify: 3, rounds: 3}
+"""
+
+
+def definition(seed: int = 0) -> StudyDefinition:
+    return parse_study(f"{STUDY}seed: {seed}\n", "replayed.yaml", Path())
+
+
+def landscape() -> Landscape:
+    """Ten layers, of which three matter together, on eight subjects of twenty questions."""
+    subjects = [Subject(f"s{i}", 20, 1 / 8) for i in range(8)]
+    order = order_questions(subjects, definition().questions)
+    rng = np.random.default_rng(3)
+    hardness = rng.random(order.n_full)
+    worth = np.full(N_LAYERS, 0.01)
+    worth[[2, 5, 7]] = 0.2
+    sets = list(all_layer_sets(N_LAYERS, 0, 3))
+    rows = []
+    for layers in sets:
+        skill = 0.25 + sum(worth[i] for i in layers) + 0.1 * (layers == BEST)
+        rows.append(hardness + rng.normal(0, 0.05, order.n_full) < skill)
+    return Landscape.of(N_LAYERS, order, sets, np.stack(rows))
+
+
+def url_in(folder: Path) -> str:
+    return f"sqlite:///{folder / 'optuna.db'}"
+
+
+def study_in(folder: Path, seed: int = 0) -> optuna.Study:
+    return open_study(url_in(folder), definition(seed), pruner=RacingPruner(top_k=2))
+
+
+def worker_in(folder: Path, seed: int = 0, index: int = 0, seconds: float = 0.0) -> Worker:
+    evaluator = ReplayEvaluator(landscape(), seconds)
+    return Worker(definition(seed), study_in(folder, seed), evaluator, index=index, cohort=6)

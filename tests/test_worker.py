@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from numpy.typing import NDArray
+from optuna.trial import TrialState, create_trial
+from replay import BEST, definition, landscape, study_in, worker_in
+
+from optlayers.errors import EvaluationError, RunError, StorageError
+from optlayers.evaluation.landscape import ReplayEvaluator
+from optlayers.layerset import LayerSet
+from optlayers.leaderboard import leaderboard, status
+from optlayers.search import read_records
+from optlayers.worker import Worker, check_alive
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return study_in(folder).get_trials(deepcopy=False)
+
+
+def work(folder: Path, index: int, seconds: float) -> None:
+    """One worker process; SIGTERM stops it as the command line does."""
+    from optlayers.worker import Stopped
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        worker_in(folder, index=index, seconds=seconds).run()
+    except Stopped:
+        os._exit(130)
+
+
+def assert_sound(folder: Path) -> None:
+    """Done, nothing stuck, no question of a set told twice, every answer as recorded."""
+    study = study_in(folder)
+    state = status(definition(), study)
+    assert state.phase == "done"
+    assert state.trials["running"] == state.trials["waiting"] == 0
+    truth = landscape()
+    paid: dict[LayerSet, int] = defaultdict(int)
+    for record in read_records(study.get_trials(deepcopy=False)):
+        paid[record.layers] += record.evaluated
+        assert len(record.layers) <= 3
+        if record.is_evaluated:
+            assert record.answers is not None
+            recorded = truth.answers[truth.index[record.layers], : record.questions]
+            np.testing.assert_array_equal(record.answers, recorded)
+    assert max(paid.values()) <= truth.order.n_full
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_worker_finds_the_best_set(tmp_path: Path, seed: int) -> None:
+    worker = worker_in(tmp_path, seed)
+    assert worker.run()
+    rows = leaderboard(definition(seed), read_records(worker.study.get_trials(deepcopy=False)))
+    assert LayerSet(tuple(rows[0].layers)) == BEST
+    assert rows[0].fidelity == "full"
+    fidelities = [row.fidelity for row in rows]
+    assert fidelities == sorted(fidelities, reverse=True)  # full before fast
+
+
+def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        worker_in(tmp_path / name).run()
+        found.append([(t.user_attrs["layers"], t.state) for t in trials(tmp_path / name)])
+    assert found[0] == found[1]
+
+
+def test_three_workers_at_once_agree(tmp_path: Path) -> None:
+    study_in(tmp_path)
+    processes = [SPAWN.Process(target=work, args=(tmp_path, i, 1e-4)) for i in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        assert process.exitcode == 0
+    assert_sound(tmp_path)
+    assert len({t.user_attrs["worker"] for t in trials(tmp_path)}) == 3
+
+
+def test_a_worker_killed_in_the_middle_leaves_nothing_stuck(tmp_path: Path) -> None:
+    study_in(tmp_path)
+    process = SPAWN.Process(target=work, args=(tmp_path, 0, 2e-3))
+    process.start()
+    deadline = time.monotonic() + 60
+    while sum(t.state.is_finished() for t in trials(tmp_path)) < 12:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.join()
+    lost = [t for t in trials(tmp_path) if t.state == TrialState.RUNNING]
+    assert lost
+    worker_in(tmp_path, index=1).run()
+    assert_sound(tmp_path)
+    after = {t.number: t for t in trials(tmp_path)}
+    assert all(after[t.number].state == TrialState.FAIL for t in lost)
+    assert all("lost worker" in after[t.number].user_attrs["reason"] for t in lost)
+
+
+def test_a_stopped_worker_returns_its_claims_within_seconds(tmp_path: Path) -> None:
+    study_in(tmp_path)
+    process = SPAWN.Process(target=work, args=(tmp_path, 0, 5e-3))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not any(t.state == TrialState.RUNNING for t in trials(tmp_path)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    process.join(timeout=10)
+    assert process.exitcode == 130
+    states = [t.state for t in trials(tmp_path)]
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+    worker_in(tmp_path, index=1).run()
+    assert_sound(tmp_path)
+
+
+class Broken(ReplayEvaluator):
+    """Some sets give NaN, and a bad call raises."""
+
+    def __init__(self, nan: set[LayerSet], fail_at: int | None = None) -> None:
+        super().__init__(landscape())
+        self.nan, self.fail_at, self.calls = nan, fail_at, 0
+
+    def evaluate(  # type: ignore[override]
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[NDArray[np.bool_] | EvaluationError]:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("the device has left")
+        good = super().evaluate(layer_sets, start, stop)
+        return [
+            EvaluationError("NaN in the logits") if layers in self.nan else answers
+            for layers, answers in zip(layer_sets, good, strict=True)
+        ]
+
+
+def broken_worker(folder: Path, evaluator: Broken) -> Worker:
+    return Worker(definition(), study_in(folder), evaluator, cohort=6)
+
+
+def test_a_set_that_gives_nan_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+    worker = broken_worker(tmp_path, Broken({LayerSet.of(4), LayerSet.of(2, 5)}))
+    assert worker.run()
+    failed = [t for t in trials(tmp_path) if t.state == TrialState.FAIL]
+    assert {t.user_attrs["layers"] for t in failed} <= {"4", "2,5"}
+    assert all("NaN" in t.user_attrs["reason"] for t in failed)
+    assert 1 <= len(failed) <= 6  # given up after three tries each
+    assert_sound(tmp_path)
+
+
+def test_an_evaluation_that_raises_gives_its_claims_back(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the device has left"):
+        broken_worker(tmp_path, Broken(set(), fail_at=4)).run()
+    states = [t.state for t in trials(tmp_path)]
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+    assert worker_in(tmp_path).run()
+    assert_sound(tmp_path)
+
+
+def test_a_study_in_which_everything_fails_ends_with_the_reason() -> None:
+    one = create_trial(state=TrialState.FAIL, user_attrs={"reason": "NaN in the logits"})
+    check_alive([one] * 9)
+    check_alive([*[one] * 20, create_trial(state=TrialState.COMPLETE, value=0.5)])
+    with pytest.raises(RunError, match="all 10 trials have failed; the last one: NaN"):
+        check_alive([one] * 10)
+
+
+def test_other_questions_than_the_study_began_with_are_refused(tmp_path: Path) -> None:
+    worker_in(tmp_path)
+    evaluator = ReplayEvaluator(landscape())
+    evaluator.order = evaluator.order.__class__(
+        **{**evaluator.order.__dict__, "n_fast": evaluator.order.n_fast + 1}
+    )
+    with pytest.raises(StorageError, match="n_fast"):
+        Worker(definition(), study_in(tmp_path), evaluator)
