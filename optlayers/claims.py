@@ -7,12 +7,15 @@ worker is gone is failed, and its layer set goes back to the queue as a WAITING 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import os
 import socket
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,7 @@ from optlayers.bulk import set_params, set_user_attrs
 from optlayers.layerset import LayerSet
 from optlayers.search import Goal, Proposal, encode_answers, keys, search_space
 from optlayers.search.statistics import ScoreInterval
-from optlayers.storage import GRACE_SECONDS
+from optlayers.storage import GRACE_SECONDS, swap_state
 
 MAX_RETRIES = 3
 RETRIES = "retries"
@@ -35,7 +38,21 @@ RETRIES = "retries"
 
 def process_name() -> str:
     """`host:pid:start`, which tells this process from any other, also after its death."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_start_of(os.getpid())}"
+    return f"{_host()}:{os.getpid()}:{_start_of(os.getpid())}"
+
+
+@functools.cache
+def _host() -> str:
+    """Name of this machine; on Linux with its boot and its space of process numbers.
+
+    Containers and cloned machines may share a name, and a process number means nothing across.
+    """
+    name = socket.gethostname()
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        return f"{name}/{boot}-{os.readlink('/proc/self/ns/pid').strip('pid:[]')}"
+    except OSError:
+        return name
 
 
 def _start_of(pid: int) -> int:
@@ -54,7 +71,7 @@ def is_gone(worker: str) -> bool:
         number, started = int(pid), int(start)
     except ValueError:
         return False
-    if host != socket.gethostname():
+    if host != _host():
         return False
     try:
         os.kill(number, 0)
@@ -102,24 +119,21 @@ class Claims:
     def take(self, proposals: Sequence[Proposal]) -> list[Claim]:
         """Claim the proposals, less those that another worker claimed first."""
         made = [self._create(proposal) for proposal in proposals]
-        trials = self.study.get_trials(deepcopy=False)
-        active: dict[tuple[LayerSet, bool], int] = {}
-        for trial in trials:
-            if trial.state in (TrialState.RUNNING, TrialState.WAITING):
-                key = _claim_key(trial)
-                if key is not None:
-                    active[key] = min(active.get(key, trial.number), trial.number)
-        # One that another worker began and ended in the meantime counts as well.
-        done = {
-            (LayerSet.parse(t.user_attrs[keys.LAYERS]), t.user_attrs.get(keys.GOAL))
-            for t in trials
-            if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and keys.LAYERS in t.user_attrs
-        }
+        mine = {str(claim.layers) for claim in made}
+        first: dict[tuple[str, str], int] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            layers = trial.user_attrs.get(keys.LAYERS)
+            if layers in mine and trial.state != TrialState.FAIL:
+                key = (layers, _work_of(trial.state, trial.user_attrs.get(keys.GOAL)))
+                first[key] = min(first.get(key, trial.number), trial.number)
         kept = []
         for claim in made:
-            first = active.get((claim.layers, claim.goal == Goal.full), claim.number)
-            if first < claim.number or (claim.layers, claim.goal.value) in done:
-                self.fail(claim, f"{keys.REASON_DUPLICATE}: trial {first} has the same layers")
+            goal, layers = claim.goal.value, str(claim.layers)
+            # One that another worker began and ended in the meantime counts as well.
+            works = {_work_of(state, goal) for state in (TrialState.RUNNING, TrialState.COMPLETE)}
+            lowest = min(first.get((layers, work), claim.number) for work in works)
+            if lowest < claim.number:
+                self.fail(claim, f"{keys.REASON_DUPLICATE}: trial {lowest} has the same layers")
             else:
                 kept.append(claim)
         return kept
@@ -159,11 +173,10 @@ class Claims:
                 break
             if trial.state != TrialState.WAITING or keys.LAYERS not in trial.user_attrs:
                 continue
-            try:
-                won = self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            except UpdateFinishedTrialError:
-                continue
-            if not won:
+            mine = {keys.WORKER: self.worker, keys.DEVICE: self.device}
+            if not swap_state(
+                self.storage, trial._trial_id, TrialState.WAITING, TrialState.RUNNING, mine
+            ):
                 continue
             self._beat(trial._trial_id)
             claim = Claim(
@@ -172,8 +185,6 @@ class Claims:
                 LayerSet.parse(trial.user_attrs[keys.LAYERS]),
                 Goal(trial.user_attrs[keys.GOAL]),
             )
-            mine = {keys.WORKER: self.worker, keys.DEVICE: self.device}
-            set_user_attrs(self.storage, trial._trial_id, mine)
             taken.append(claim)
         return taken
 
@@ -182,10 +193,15 @@ class Claims:
     def report(self, claim: Claim, interval: ScoreInterval, racing: bool) -> None:
         """Store an intermediate value; with `racing`, the answers too, which the pruner reads."""
         if racing:
-            answers = encode_answers(claim.answers)
-            attrs = {keys.ANSWERS: answers, keys.QUESTIONS: len(claim.answers)}
+            attrs = {
+                keys.ANSWERS: encode_answers(claim.answers),
+                keys.QUESTIONS: len(claim.answers),
+                keys.EVALUATED: claim.evaluated,
+            }
             set_user_attrs(self.storage, claim.trial._trial_id, attrs)
-        claim.trial.report(interval.score, len(claim.answers))
+        # A worker that slept too long finds its trial failed, and its layer set in the queue.
+        with contextlib.suppress(UpdateFinishedTrialError):
+            claim.trial.report(interval.score, len(claim.answers))
 
     def finish(self, claim: Claim, interval: ScoreInterval, full: bool) -> None:
         """Tell the score: COMPLETE on all questions, else PRUNED."""
@@ -206,8 +222,11 @@ class Claims:
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Fail a trial with its reason."""
-        claim.trial.set_user_attr(keys.REASON, reason[:500])
-        self._tell(claim, None, TrialState.FAIL)
+        attrs = {keys.REASON: reason[:500] or "no reason was given"}
+        swap_state(
+            self.storage, claim.trial._trial_id, TrialState.RUNNING, TrialState.FAIL, attrs
+        )
+        self._beating.discard(claim.trial._trial_id)
 
     def _tell(self, claim: Claim, value: float | None, state: TrialState) -> None:
         self._beating.discard(claim.trial._trial_id)
@@ -226,11 +245,13 @@ class Claims:
     def _abandon(self, trial: FrozenTrial, reason: str, retries: int) -> bool:
         """Fail a running trial and queue its layer set again; False where others were quicker."""
         self._beating.discard(trial._trial_id)
-        try:
-            self.storage.set_trial_user_attr(trial._trial_id, keys.REASON, reason)
-            if not self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
-                return False
-        except UpdateFinishedTrialError:
+        if retries and int(trial.user_attrs.get(RETRIES, 0)) >= MAX_RETRIES:
+            # Not among the harmless reasons: the layer set itself may be what ends its workers.
+            reason = f"its worker ended without a result, {MAX_RETRIES + 1} times"
+        attrs = {keys.REASON: reason}
+        if not swap_state(
+            self.storage, trial._trial_id, TrialState.RUNNING, TrialState.FAIL, attrs
+        ):
             return False
         self._requeue(trial, retries)
         return True
@@ -308,8 +329,11 @@ class Claims:
         self.storage.create_new_trial(self.study._study_id, template_trial=template)
 
 
-def _claim_key(trial: FrozenTrial) -> tuple[LayerSet, bool] | None:
-    layers = trial.user_attrs.get(keys.LAYERS)
-    if layers is None:
-        return None
-    return LayerSet.parse(layers), trial.user_attrs.get(keys.GOAL) == Goal.full.value
+def _work_of(state: TrialState, goal: str | None) -> str:
+    """What a trial does for its set: two of the same work are one too many.
+
+    Under way, `fast` and `race` begin alike; finished, a trial spares only one of its own goal.
+    """
+    if state.is_finished():
+        return f"finished {goal}"
+    return "full" if goal == Goal.full.value else "part"

@@ -7,11 +7,15 @@ database gets heartbeats. A study is tied to its definition: one of another defi
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import logging
+import random
 import re
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,8 +24,11 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
-from sqlalchemy import event
-from sqlalchemy.engine import make_url
+from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import TrialState
+from sqlalchemy import delete, event, insert, update
+from sqlalchemy.engine import CursorResult, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from optlayers.errors import StorageError
@@ -31,6 +38,7 @@ DEFAULT_URL = "sqlite:///optuna.db"
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60
 BUSY_SECONDS = 60
+CREATE_TRIES = 20
 
 DEFINITION = "definition"
 FINGERPRINT = "fingerprint"
@@ -38,7 +46,9 @@ FINGERPRINT = "fingerprint"
 
 def mask_password(url: str) -> str:
     """The URL with its password as `***`, fit to be shown."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", url)
+    # To the last @, so that a password which holds one does not show its end.
+    masked = re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", masked)
 
 
 def quiet_optuna() -> None:
@@ -104,12 +114,7 @@ def open_storage(url: str) -> BaseStorage:
         try:
             if backend == "sqlite":
                 _prepare_sqlite(url)
-            storage = RDBStorage(
-                url,
-                engine_kwargs=options,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-            )
+            storage = _open_tables(url, options)
         except (ModuleNotFoundError, ImportError) as error:
             raise StorageError(
                 f"storage {shown}: its driver is missing ({error}); install optlayers[postgres] "
@@ -123,10 +128,31 @@ def open_storage(url: str) -> BaseStorage:
     return _CachedStorage(storage)
 
 
+def _open_tables(url: str, options: dict[str, Any]) -> RDBStorage:
+    """Optuna's storage of that URL, whose tables several processes may be making at once.
+
+    Whoever comes second fails where the first is just making a table; it looks again.
+    """
+    for attempt in range(1, CREATE_TRIES + 1):
+        try:
+            return RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+            )
+        except (StorageInternalError, SQLAlchemyError) as error:
+            text = f"{error} {error.__cause__}".lower()
+            racing = any(w in text for w in ("already exists", "duplicate key", "unique constraint"))
+            if attempt == CREATE_TRIES or not racing:
+                raise
+            time.sleep(0.02 * attempt * (0.5 + random.random()))
+    raise AssertionError("unreachable")
+
+
 def _prepare_sqlite(url: str) -> None:
     """Put a new SQLite file into write-ahead mode before several processes meet in it."""
     import sqlite3
-    from pathlib import Path
 
     path = make_url(url).database
     if not path or path == ":memory:":
@@ -162,6 +188,9 @@ def open_study(
     Raises `StorageError` where it is missing (and `create` is false), or was made from another
     definition; a change of the budget alone (explore, validate, refine) is taken over.
     """
+    if not create and _is_missing_file(url):
+        # Opening it would leave an empty database behind.
+        raise _not_there(url, definition.name)
     storage = open_storage(url)
     with storage_errors(url):
         for attempt in range(2):
@@ -172,10 +201,7 @@ def open_study(
                 break
             except KeyError:
                 if not create or attempt:
-                    raise StorageError(
-                        f"study {definition.name!r} is not in {mask_password(url)}; start it with "
-                        f"`optlayers search --study {definition.name}`"
-                    ) from None
+                    raise _not_there(url, definition.name) from None
                 # Two workers may create it at once: the second loads what the first made.
                 with contextlib.suppress(DuplicatedStudyError):
                     storage.create_new_study(
@@ -183,7 +209,7 @@ def open_study(
                     )
         attrs = study.user_attrs
         found = attrs.get(FINGERPRINT)
-        if found is None and (len(study.get_trials(deepcopy=False)) or DEFINITION in attrs):
+        if found is None and _is_foreign(study):
             raise StorageError(
                 f"study {definition.name!r} in {mask_password(url)} was not made by optlayers; "
                 "choose another name in the study file or another database"
@@ -194,12 +220,86 @@ def open_study(
                 f"{_difference(attrs.get(DEFINITION, {}), definition)}; restore it, or choose "
                 "another name or database"
             )
+        if found is None and create:
+            # First of all: by it a second process, or a later one, knows the study as ours.
+            study.set_user_attr(FINGERPRINT, definition.fingerprint())
+            study.set_metric_names(["score"])
         if attrs.get(DEFINITION) != definition.to_dict() and create:
             study.set_user_attr(DEFINITION, definition.to_dict())
-        if found is None and create:
-            study.set_metric_names(["score"])
-            study.set_user_attr(FINGERPRINT, definition.fingerprint())
     return study
+
+
+def _is_foreign(study: optuna.Study) -> bool:
+    """Whether a study without a fingerprint is more than a name that was just taken."""
+    return (
+        study.directions != [optuna.study.StudyDirection.MAXIMIZE]
+        or bool(study.user_attrs)
+        or bool(study.get_trials(deepcopy=False))
+    )
+
+
+def _is_missing_file(url: str) -> bool:
+    """Whether the URL names an SQLite file that is not there."""
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        return False
+    path = parts.database
+    known = parts.get_backend_name() == "sqlite" and path and path != ":memory:"
+    return bool(known) and Path(str(path)).parent.is_dir() and not Path(str(path)).exists()
+
+
+def _not_there(url: str, name: str) -> StorageError:
+    return StorageError(
+        f"study {name!r} is not in {mask_password(url)}; start it with "
+        f"`optlayers search --study {name}`"
+    )
+
+
+def swap_state(
+    storage: BaseStorage,
+    trial_id: int,
+    old: TrialState,
+    new: TrialState,
+    attrs: Mapping[str, Any],
+) -> bool:
+    """Bring a trial from state `old` to `new`, with user attributes, in one commit.
+
+    False, and nothing is written, where it is not in `old`. Optuna's own call reads the state
+    and then writes it, with a lock in between that SQLite does not have: there, two processes
+    would take one trial.
+    """
+    backend = storage._backend if isinstance(storage, _CachedStorage) else storage
+    if not isinstance(backend, RDBStorage):
+        for key, value in attrs.items():
+            storage.set_trial_user_attr(trial_id, key, value)
+        return storage.set_trial_state_values(trial_id, new)
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    stamp = "_datetime_complete_utc" if new.is_finished() else "_datetime_start_utc"
+    attribute = TrialUserAttributeModel
+    with _create_scoped_session(backend.scoped_session) as session:
+        swapped = session.execute(
+            update(TrialModel)
+            .where(TrialModel.trial_id == trial_id, TrialModel.state == old)
+            .values({TrialModel.state: new, getattr(TrialModel, stamp): now})
+            .execution_options(synchronize_session=False)
+        )
+        if not isinstance(swapped, CursorResult) or swapped.rowcount != 1:
+            return False
+        if attrs:
+            session.execute(
+                delete(attribute).where(
+                    attribute.trial_id == trial_id, attribute.key.in_(list(attrs))
+                )
+            )
+            session.execute(
+                insert(attribute),
+                [
+                    {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+                    for key, value in attrs.items()
+                ],
+            )
+    return True
 
 
 def stored_definition(url: str, name: str) -> dict[str, Any] | None:

@@ -135,6 +135,7 @@ class Worker:
                 if held:
                     self._evaluate(held)
                 elif self._phase == Phase.done:
+                    check_alive(self.study.get_trials(deepcopy=False), least=1)
                     self.say("checking on held-out questions")
                     holdout.check(
                         self.study, self.definition, self._records(), self.evaluator, self.index
@@ -264,9 +265,9 @@ class Worker:
         return going
 
 
-def check_alive(trials: Sequence[FrozenTrial]) -> None:
-    """Raise `RunError` where every trial so far has failed: there is nothing to go on with."""
+def check_alive(trials: Sequence[FrozenTrial], least: int = 10) -> None:
+    """Raise `RunError` where every trial, of at least so many, has failed: nothing is left."""
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    if len(failed) >= 10 and len(failed) == len(trials):
+    if len(failed) >= least and len(failed) == len(trials):
         reason = failed[-1].user_attrs.get(keys.REASON, "no reason was stored")
         raise RunError(f"all {len(failed)} trials have failed; the last one: {reason}")

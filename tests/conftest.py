@@ -12,6 +12,8 @@ import pytest
 # Tests never reach for the network: a name that is not a folder fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Models this small lose more to waiting threads than they win, the more so beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_TASKS = ROOT / "studies" / "demo" / "tasks"

@@ -54,7 +54,9 @@ def _call_llama(layer: nn.Module, h: torch.Tensor, inputs: LayerInputs) -> torch
 
 
 def _call_llamba(layer: nn.Module, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-    out: torch.Tensor = layer(h, inputs.padding_mask, inputs.past_key_values)
+    out: torch.Tensor = layer(
+        h, inputs.padding_mask, past_key_values=inputs.past_key_values
+    )
     return out
 
 

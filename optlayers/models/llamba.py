@@ -297,7 +297,8 @@ class LlambaModel(LlambaPreTrainedModel):
             past_key_values = RecurrentCache(self.config)
         mask = padding_mask(attention_mask, h)
         for layer in self.layers:
-            h = layer(h, mask, past_key_values)
+            # By keyword: activation checkpointing takes the cache away, or it would be written twice.
+            h = layer(h, mask, past_key_values=past_key_values)
         if isinstance(past_key_values, RecurrentCache):
             past_key_values.advance(h.shape[1])
         h = self.final_layernorm(h)
