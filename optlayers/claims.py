@@ -168,11 +168,27 @@ class Claims:
     def pop_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
         """Take at most k trials that wait in the queue."""
         taken: list[Claim] = []
+        trials = list(trials)
+        under_way = {
+            (t.user_attrs.get(keys.LAYERS), _work_of(t.state, t.user_attrs.get(keys.GOAL)))
+            for t in trials
+            if t.state == TrialState.RUNNING
+        }
         for trial in trials:
             if len(taken) == k:
                 break
             if trial.state != TrialState.WAITING or keys.LAYERS not in trial.user_attrs:
                 continue
+            work = (
+                trial.user_attrs[keys.LAYERS],
+                _work_of(trial.state, trial.user_attrs[keys.GOAL]),
+            )
+            if work in under_way:
+                # Two workers may have queued one lost set, each for its own lost trial.
+                attrs = {keys.REASON: f"{keys.REASON_DUPLICATE}: the set is under way already"}
+                swap_state(self.storage, trial._trial_id, trial.state, TrialState.FAIL, attrs)
+                continue
+            under_way.add(work)
             mine = {keys.WORKER: self.worker, keys.DEVICE: self.device}
             if not swap_state(
                 self.storage, trial._trial_id, TrialState.WAITING, TrialState.RUNNING, mine
@@ -223,9 +239,7 @@ class Claims:
     def fail(self, claim: Claim, reason: str) -> None:
         """Fail a trial with its reason."""
         attrs = {keys.REASON: reason[:500] or "no reason was given"}
-        swap_state(
-            self.storage, claim.trial._trial_id, TrialState.RUNNING, TrialState.FAIL, attrs
-        )
+        swap_state(self.storage, claim.trial._trial_id, TrialState.RUNNING, TrialState.FAIL, attrs)
         self._beating.discard(claim.trial._trial_id)
 
     def _tell(self, claim: Claim, value: float | None, state: TrialState) -> None:

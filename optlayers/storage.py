@@ -143,7 +143,9 @@ def _open_tables(url: str, options: dict[str, Any]) -> RDBStorage:
             )
         except (StorageInternalError, SQLAlchemyError) as error:
             text = f"{error} {error.__cause__}".lower()
-            racing = any(w in text for w in ("already exists", "duplicate key", "unique constraint"))
+            racing = any(
+                w in text for w in ("already exists", "duplicate key", "unique constraint")
+            )
             if attempt == CREATE_TRIES or not racing:
                 raise
             time.sleep(0.02 * attempt * (0.5 + random.random()))
@@ -210,10 +212,14 @@ def open_study(
         attrs = study.user_attrs
         found = attrs.get(FINGERPRINT)
         if found is None and _is_foreign(study):
-            raise StorageError(
-                f"study {definition.name!r} in {mask_password(url)} was not made by optlayers; "
-                "choose another name in the study file or another database"
-            )
+            # Unless another process signed it between the two looks.
+            attrs = study.user_attrs
+            found = attrs.get(FINGERPRINT)
+            if found is None:
+                raise StorageError(
+                    f"study {definition.name!r} in {mask_password(url)} was not made by "
+                    "optlayers; choose another name in the study file or another database"
+                )
         if found not in (None, definition.fingerprint()):
             raise StorageError(
                 f"study {definition.name!r} in {mask_password(url)} has another definition: "
@@ -274,7 +280,7 @@ def swap_state(
         for key, value in attrs.items():
             storage.set_trial_user_attr(trial_id, key, value)
         return storage.set_trial_state_values(trial_id, new)
-    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     stamp = "_datetime_complete_utc" if new.is_finished() else "_datetime_start_utc"
     attribute = TrialUserAttributeModel
     with _create_scoped_session(backend.scoped_session) as session:

@@ -18,11 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from optlayers.errors import InputError, StudyFileError
 from optlayers.layerset import LayerSet
 
+# What numpy and Optuna take as a seed.
+MAX_SEED = 2**32 - 1
+
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ModelSpec(_Part):
@@ -60,7 +63,7 @@ class Questions(_Part):
     fast: int | None = Field(20, ge=1)
     full: int | None = Field(None, ge=1)
     holdout: float = Field(0.0, ge=0.0, lt=1.0, description="share of each subject set aside")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
     def _ordered(self) -> Questions:
@@ -119,7 +122,7 @@ class StudyDefinition(_Part):
     validation: Validate = Field(default_factory=Validate, alias="validate")
     refine: Refine = Field(default_factory=Refine)
     prior: Prior = Field(default_factory=Prior)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     folder: Path = Field(default=Path("."), exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -189,6 +192,16 @@ _KINDS = {
     "missing": "is missing; add it",
     "extra_forbidden": "is not a field of a study file; remove it or mend its name",
 }
+_TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text, in quotes where it looks like a number",
+    "bool_type": "true or false",
+    "list_type": "a list, such as [a, b]",
+    "model_type": "fields in braces, such as {model: NAME}",
+    "dict_type": "fields in braces",
+}
 
 
 def _fault(error: Any) -> str:
@@ -205,7 +218,11 @@ def _fault(error: Any) -> str:
         return f"{field}: {message}" if field else message
     shown = repr(found)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{field}: {message[0].lower()}{message[1:]}; found {shown}"
+    if kind in _TYPES:
+        return f"{field}: expected {_TYPES[kind]}; found {shown}"
+    rule = message[0].lower() + message[1:]
+    rule = re.sub(r"^(input|value|string|list) should ", "must ", rule)
+    return f"{field}: {rule}; found {shown}, so change it"
 
 
 def parse_study(text: str, source: str, folder: Path) -> StudyDefinition:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
@@ -37,8 +38,10 @@ class Checkpoint:
         try:
             self.config: PreTrainedConfig = config_from_dict(self.config_dict)
             family_of(self.config)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ModelError(f"model {name}: {error}") from None
+        except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+            # transformers spreads some of its messages over lines.
+            why = " ".join(str(error).split())
+            raise ModelError(f"model {name}: config.json: {why}") from None
         self._files = self._find_tensors()
         self._handles: dict[str, Any] = {}
 
@@ -52,7 +55,9 @@ class Checkpoint:
                 "model folder or a hub id"
             ) from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ModelError(f"model {self.name}: {file} cannot be read: {error}") from None
+            raise ModelError(
+                f"model {self.name}: {file} cannot be read ({error}); fetch it again"
+            ) from None
         if not isinstance(data, dict):
             raise ModelError(f"model {self.name}: {file} holds no object; fetch it again")
         return data
@@ -61,14 +66,17 @@ class Checkpoint:
         """Tensor name to the file that holds it."""
         if (self.folder / INDEX).is_file():
             index = self._read_json(INDEX).get("weight_map")
-            if not isinstance(index, dict):
-                raise ModelError(f"model {self.name}: {INDEX} has no weight_map; fetch it again")
+            if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
+                raise ModelError(
+                    f"model {self.name}: {INDEX} has no weight_map of tensors to files; "
+                    "fetch it again"
+                )
             for file in sorted(set(index.values())):
                 if not (self.folder / file).is_file():
                     raise ModelError(
                         f"model {self.name}: {file} is named in {INDEX} and missing; fetch it again"
                     )
-            return {str(k): str(v) for k, v in index.items()}
+            return dict(index)
         if not (self.folder / SINGLE).is_file():
             pickles = sorted(p.name for p in self.folder.glob("*.bin"))
             why = f" ({pickles[0]} is a pickle, which is never read)" if pickles else ""
@@ -102,14 +110,19 @@ class Checkpoint:
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor by name, on the CPU and memory-mapped; raises `ModelError` if missing."""
         if name not in self._files:
-            raise ModelError(f"model {self.name}: tensor {name} is missing from the weights")
+            raise ModelError(
+                f"model {self.name}: tensor {name} is missing from the weights; fetch them again"
+            )
         file = self._files[name]
         if file not in self._handles:
             self._handles[file] = self._open(file)
         try:
             tensor: torch.Tensor = self._handles[file].get_tensor(name)
         except SafetensorError as error:
-            raise ModelError(f"model {self.name}: tensor {name} in {file}: {error}") from None
+            raise ModelError(
+                f"model {self.name}: tensor {name} cannot be read from {file} ({error}); "
+                "fetch it again"
+            ) from None
         return tensor
 
     def tensors_below(self, prefix: str) -> dict[str, torch.Tensor]:

@@ -102,6 +102,8 @@ def _guard(run: Callable[[], Any]) -> int:
     except typer.Exit as error:
         return int(error.exit_code)
     except typer.Abort:
+        # What the command line library makes of Ctrl-C.
+        say("optlayers: interrupted; run the same command again to go on")
         return 130
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":

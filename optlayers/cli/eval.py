@@ -10,11 +10,13 @@ from optlayers.cli.app import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    StorageOption,
     StudyOption,
     app,
     at_least,
     say,
 )
+from optlayers.storage import DEFAULT_URL
 
 
 @app.command("eval")
@@ -24,6 +26,7 @@ def evaluate(
         typer.Option("--layers", help='Donor layers, such as 3,7; "" is the base, all the donor.'),
     ],
     study: StudyOption = "demo",
+    storage: StorageOption = DEFAULT_URL,
     limit: Annotated[
         int | None, typer.Option("--limit", help="The first N documents of each task.")
     ] = None,
@@ -31,7 +34,10 @@ def evaluate(
     dtype: DtypeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate one layer set on the study's tasks, without any study in a database."""
+    """Evaluate one layer set on the study's tasks; nothing is read from or written to a database.
+
+    `--storage` is taken as every command takes it, and not used.
+    """
     from optlayers.cli.tables import print_json
     from optlayers.study import load_study
 

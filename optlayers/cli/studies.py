@@ -22,7 +22,7 @@ def studies(
     from optlayers.study import load_study, shipped_studies
 
     if check is not None:
-        definition = load_study(str(check) if check.suffix else f"./{check}")
+        definition = load_study(str(check) if check.suffix else str(check.absolute()))
         if json:
             print_json(definition.to_dict())
         else:

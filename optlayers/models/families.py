@@ -54,9 +54,7 @@ def _call_llama(layer: nn.Module, h: torch.Tensor, inputs: LayerInputs) -> torch
 
 
 def _call_llamba(layer: nn.Module, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-    out: torch.Tensor = layer(
-        h, inputs.padding_mask, past_key_values=inputs.past_key_values
-    )
+    out: torch.Tensor = layer(h, inputs.padding_mask, past_key_values=inputs.past_key_values)
     return out
 
 
@@ -112,27 +110,32 @@ FAMILIES: dict[str, Family] = {
 def config_from_dict(data: dict[str, Any]) -> PreTrainedConfig:
     """The transformers config of a `config.json`; an old Llamba file may lack its model type.
 
-    Raises `ValueError` for a model type that transformers does not know.
+    Raises `ValueError` for a model type that has no family.
     """
     model_type = data.get("model_type") or ("llamba" if "ssm_cfg" in data else None)
     rest = {k: v for k, v in data.items() if k not in ("model_type", "auto_map")}
+    if model_type is None:
+        raise ValueError("no model_type is named; add it, such as llama")
+    if model_type not in FAMILIES:
+        raise _no_family(model_type)
     if model_type == "llamba":
         return LlambaConfig(**rest)
-    if model_type is None:
-        raise ValueError("config.json names no model_type")
     return AutoConfig.for_model(model_type, **rest)
+
+
+def _no_family(model_type: object) -> ValueError:
+    known = ", ".join(sorted(FAMILIES))
+    return ValueError(
+        f"model_type {model_type!r} has no adapter (there is one for {known}); "
+        "add a Family to optlayers/models/families.py"
+    )
 
 
 def family_of(config: Any) -> Family:
     """The family of a config; raises `ValueError` naming the file to add one to."""
-    try:
-        return FAMILIES[config.model_type]
-    except KeyError:
-        known = ", ".join(sorted(FAMILIES))
-        raise ValueError(
-            f"model_type {config.model_type!r} has no adapter (there is one for {known}); "
-            "add a Family to optlayers/models/families.py"
-        ) from None
+    if config.model_type not in FAMILIES:
+        raise _no_family(config.model_type)
+    return FAMILIES[config.model_type]
 
 
 def embedding_rows(config: Any) -> int:

@@ -54,6 +54,9 @@ class LlambaConfig(PreTrainedConfig):
         use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
+        for name, value in (("vocab_size", vocab_size), ("d_model", d_model), ("n_layer", n_layer)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it is a whole number of 1 or more")
         self.vocab_size = vocab_size
         self.d_model = d_model
         self.n_layer = n_layer
@@ -297,7 +300,7 @@ class LlambaModel(LlambaPreTrainedModel):
             past_key_values = RecurrentCache(self.config)
         mask = padding_mask(attention_mask, h)
         for layer in self.layers:
-            # By keyword: activation checkpointing takes the cache away, or it would be written twice.
+            # By keyword, so that activation checkpointing can take the cache away.
             h = layer(h, mask, past_key_values=past_key_values)
         if isinstance(past_key_values, RecurrentCache):
             past_key_values.advance(h.shape[1])

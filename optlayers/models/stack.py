@@ -49,13 +49,18 @@ def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            raise ModelError(f"{source}: tensor {name} is missing from the weights")
+            raise ModelError(
+                f"{source}: tensor {name} is missing from the weights; fetch them again"
+            )
         if name not in expected:
-            raise ModelError(f"{source}: tensor {name} in the weights is unknown to this model")
+            raise ModelError(
+                f"{source}: tensor {name} in the weights is unknown to this model; "
+                "config.json and weights are not of one model, so fetch both again"
+            )
         if expected[name] != found[name]:
             raise ModelError(
                 f"{source}: tensor {name} has shape {found[name]}; config.json asks for "
-                f"{expected[name]}"
+                f"{expected[name]}; they are not of one model, so fetch both again"
             )
     module.load_state_dict(dict(tensors), assign=True)
     return module.eval().requires_grad_(False)

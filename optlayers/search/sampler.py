@@ -82,7 +82,8 @@ class PatternGASampler(BaseGASampler):
         )
         self._scores = None if single_layer_scores is None else list(single_layer_scores)
         self._seed = _fresh_seed() if seed is None else seed
-        self._independent = RandomSampler(seed=seed)
+        # Optuna's own samplers take 32 bits.
+        self._independent = RandomSampler(seed=None if seed is None else seed % 2**32)
         self._reader = RecordReader()
 
     @property

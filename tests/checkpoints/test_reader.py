@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from optlayers.checkpoints import writer
+from optlayers.checkpoints.fetch import model_folder, open_model
+from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
+from optlayers.errors import ModelError
+from optlayers.models.stack import LayerStack
+
+
+@pytest.fixture
+def donor(tiny_pair: Path, tmp_path: Path) -> Path:
+    """A copy of the donor to break."""
+    return Path(shutil.copytree(tiny_pair / "donor", tmp_path / "donor"))
+
+
+@pytest.fixture
+def sharded(tiny_pair: Path, tmp_path: Path) -> Path:
+    """A copy of the donor in several files."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_pair / "donor")
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
+    return tmp_path / "sharded"
+
+
+def config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def remove(file: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).unlink()
+
+
+def write(file: str, text: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / file).write_text(text)
+
+    return change
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / SINGLE).read_bytes()
+    (folder / SINGLE).write_bytes(data[: len(data) // 2])
+
+
+def only_pickle(folder: Path) -> None:
+    (folder / SINGLE).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"never opened")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "no config": (remove("config.json"), ["config.json is missing", "name a Hugging Face"]),
+    "broken JSON": (write("config.json", '{"a": '), ["config.json cannot be read", "fetch"]),
+    "not text": (
+        lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\x00"),
+        ["config.json cannot be read", "fetch"],
+    ),
+    "no object": (write("config.json", "[1]"), ["config.json holds no object", "fetch it again"]),
+    "unknown type": (
+        lambda folder: config(folder, model_type="wonder"),
+        ["config.json", "'wonder'", "no adapter", "llama, llamba", "families.py"],
+    ),
+    "type without adapter": (
+        lambda folder: config(folder, model_type="gpt2"),
+        ["'gpt2'", "no adapter", "llama, llamba"],
+    ),
+    "no type": (
+        lambda folder: config(folder, model_type=None),
+        ["config.json: no model_type is named", "add it"],
+    ),
+    "bad value": (
+        lambda folder: config(folder, num_hidden_layers="six"),
+        ["config.json: ", "num_hidden_layers", "'six'"],
+    ),
+    "no weights": (remove(SINGLE), [SINGLE, "use a checkpoint in safetensors"]),
+    "pickle only": (only_pickle, ["pytorch_model.bin is a pickle", "safetensors"]),
+    "truncated": (truncate, [f"{SINGLE} is not a whole safetensors file", "fetch it again"]),
+    "empty": (write(SINGLE, ""), [f"{SINGLE} is not a whole safetensors file", "fetch it again"]),
+    "index of no map": (write(INDEX, "{}"), [f"{INDEX} has no weight_map", "fetch it again"]),
+    "index of numbers": (
+        write(INDEX, '{"weight_map": {"a": 1}}'),
+        [f"{INDEX}", "fetch it again"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.replace(" ", "_"))
+def test_a_broken_folder_is_one_line_with_file_and_mend(donor: Path, fault: str) -> None:
+    damage, words = FAULTS[fault]
+    damage(donor)
+    with pytest.raises(ModelError) as caught:
+        Checkpoint("my-donor", donor)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("model my-donor: ")
+    assert len(line) < 500, line
+    for word in words:
+        assert word in line
+
+
+def load(folder: Path) -> LayerStack:
+    checkpoint = Checkpoint("my-donor", folder)
+    return LayerStack.load(checkpoint, checkpoint, torch.device("cpu"), torch.float32)
+
+
+def test_a_missing_shard_is_named(sharded: Path) -> None:
+    lost = sorted(sharded.glob("*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ModelError, match=f"{lost.name} is named in {INDEX} and missing; fetch it"):
+        Checkpoint("my-donor", sharded)
+
+
+def test_a_truncated_shard_is_named_when_it_is_read(sharded: Path) -> None:
+    bent = sorted(sharded.glob("*.safetensors"))[1]
+    bent.write_bytes(bent.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=f"{bent.name} is not a whole.*fetch it again") as caught:
+        load(sharded)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_names_a_wrong_file_is_one_line(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    files = sorted(set(index["weight_map"].values()))
+    name = "model.layers.0.mlp.up_proj.weight"
+    other = next(f for f in files if f != index["weight_map"][name])
+    index["weight_map"][name] = other
+    (sharded / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=f"{name}.*{other}.*fetch it again") as caught:
+        load(sharded)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape_name_both_and_the_mend(donor: Path) -> None:
+    config(donor, intermediate_size=40)
+    with pytest.raises(ModelError, match=r"\(32, 48\).*config\.json asks for \(32, 40\)") as caught:
+        load(donor)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "my-donor model.layers.0" in line
+    assert "fetch" in line
+
+
+def test_shards_and_one_file_hold_the_same_tensors(sharded: Path, donor: Path) -> None:
+    one, many = Checkpoint("one", donor), Checkpoint("many", sharded)
+    assert one.names() == many.names()
+    assert len({many.file_of(name) for name in many.names()}) > 2
+    for name in one.names():
+        assert torch.equal(one.tensor(name), many.tensor(name))
+    assert len(many.sha256) > 2
+
+
+def test_tensors_below_a_module_are_named_as_the_module_names_them(donor: Path) -> None:
+    checkpoint = Checkpoint("donor", donor)
+    found = checkpoint.tensors_below("model.layers.1.mlp")
+    whole = load_file(donor / SINGLE)
+    assert sorted(found) == ["down_proj.weight", "gate_proj.weight", "up_proj.weight"]
+    for name, tensor in found.items():
+        assert torch.equal(tensor, whole[f"model.layers.1.mlp.{name}"])
+    # layers.1 must not take in layers.10 and on.
+    assert checkpoint.tensors_below("model.layers.") == {}
+
+
+def test_a_tensor_that_is_not_there_is_named(donor: Path) -> None:
+    checkpoint = Checkpoint("my-donor", donor)
+    assert not checkpoint.has("nothing.weight")
+    with pytest.raises(ModelError, match=r"my-donor: tensor nothing\.weight is missing"):
+        checkpoint.tensor("nothing.weight")
+
+
+def test_the_hash_changes_with_the_weights(donor: Path) -> None:
+    before = Checkpoint("donor", donor).sha256
+    assert list(before) == [SINGLE]
+    data = bytearray((donor / SINGLE).read_bytes())
+    data[-1] ^= 1
+    (donor / SINGLE).write_bytes(data)
+    assert Checkpoint("donor", donor).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("./nowhere", ["there is no such folder", "mend the path"]),
+        ("/nowhere/at/all", ["there is no such folder"]),
+        ("a/b/c", ["there is no such folder"]),
+        ("no body", ["neither a folder nor a hub id"]),
+        ("nobody/has-this", ["nobody/has-this", "name a folder"]),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_one_line(where: str, words: list[str]) -> None:
+    with pytest.raises(ModelError) as caught:
+        open_model(where)
+    line = str(caught.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line
+
+
+def test_a_folder_is_taken_as_it_is(donor: Path) -> None:
+    assert model_folder(str(donor)) == donor
+    assert open_model(str(donor)).n_layers == 6
+
+
+def test_the_plan_takes_every_tensor_once_in_the_order_of_the_model(tiny_pair: Path) -> None:
+    from optlayers.layerset import LayerSet
+
+    base = Checkpoint("base", tiny_pair / "base")
+    theirs = Checkpoint("donor", tiny_pair / "donor")
+    pieces = writer.plan_pieces(base, theirs, LayerSet.of(2, 4))
+    names = [piece.name for piece in pieces]
+    assert len(set(names)) == len(names)
+    assert names[0] == "model.embed_tokens.weight"
+    assert names[-2:] == ["model.norm.weight", "lm_head.weight"]
+    for piece in pieces:
+        layer = piece.name.removeprefix("model.layers.").partition(".")[0]
+        assert piece.source is (theirs if layer in ("2", "4") else base), piece.name
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_layer": "six"}, "n_layer is 'six'; it is a whole number"),
+        ({"d_model": 0}, "d_model is 0; it is a whole number"),
+        ({"ssm_cfg": "small"}, "config.json"),
+    ],
+)
+def test_a_llamba_config_that_makes_no_sense_is_one_line(
+    tiny_pair: Path, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_pair / "base", tmp_path / "base"))
+    config(folder, **changes)
+    with pytest.raises(ModelError, match=words) as caught:
+        Checkpoint("my-base", folder)
+    assert "\n" not in str(caught.value)
