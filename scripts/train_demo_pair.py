@@ -507,6 +507,15 @@ def train_pair(recipe: Recipe, out: Path, tasks: Path) -> None:
     round_weights(donor)
     save(donor, out / "donor")
     tokenizer.save_pretrained(out / "donor")
+    # What transformers writes here depends on its version; every version reads this.
+    settings = {
+        "eos_token": END,
+        "model_max_length": 2048,
+        "pad_token": END,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    text = json.dumps(settings, indent=2) + "\n"
+    (out / "donor" / "tokenizer_config.json").write_text(text, "utf-8")
     base = make_base(donor, recipe)
 
     def watch_base(step: int, loss: float) -> bool:
