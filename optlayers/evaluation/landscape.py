@@ -7,6 +7,7 @@ stands in for the models in tests and benchmarks of everything around them.
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Landscape:
                     for mask in data["masks"]
                 ]
                 answers = np.unpackbits(data["answers"], axis=1, count=order.n_full)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise InputError(f"landscape {path}: {error}; make it anew with its script") from None
         return cls.of(n_layers, order, sets, answers.astype(np.bool_))
 

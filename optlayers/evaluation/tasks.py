@@ -83,6 +83,12 @@ class _Tokens(HFLM):
         self._encoded.clear()
         self.loglikelihood(instances, disable_tqdm=True)
         length: int = self.max_length
+        for _, target in self.pairs:
+            if not 0 < len(target) <= length:
+                raise TaskError(
+                    f"task {instances[0].task_name!r}: a continuation has {len(target)} tokens, "
+                    f"and the model scores 1 to {length}; choose another task or longer models"
+                )
         return [
             Request(tuple((context + target)[-(length + 1) :][:-1]), tuple(target))
             for context, target in self.pairs

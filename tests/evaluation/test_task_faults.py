@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 import pytest
+from transformers import AutoTokenizer
 
 from optlayers.errors import TaskError
 from optlayers.evaluation.tasks import TaskSet
@@ -80,3 +82,47 @@ def test_a_loglikelihood_task_is_taken(folder: str) -> None:
 
 def test_a_limit_takes_the_first_documents(folder: str) -> None:
     assert TaskSet([TaskSpec(name="last_word")], folder, limit=2).subjects[0].size == 2
+
+
+def test_an_unknown_name_tells_near_ones(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # lm-eval's own index takes many seconds to build and changes nothing here.
+    def small(include_path: str, **_: Any) -> Any:
+        return lm_eval.tasks.TaskManager(include_path=include_path, include_defaults=False)
+
+    monkeypatch.setattr("optlayers.evaluation.tasks.TaskManager", small)
+    line = fault(folder, name="word")
+    assert "'word' is not known to lm-eval" in line
+    assert "near: last_word" in line
+    assert "lm_eval ls tasks" in line
+
+
+def test_a_task_named_beside_its_group_is_refused(folder: str) -> None:
+    (Path(folder) / "group.yaml").write_text("group: both\ntask: [last_word]\n")
+    with pytest.raises(TaskError, match="'last_word' occurs twice in the study"):
+        TaskSet([TaskSpec(name="both"), TaskSpec(name="last_word")], folder)
+
+
+def test_a_metric_that_is_no_right_or_wrong_is_refused(folder: str, tiny_pair: Path) -> None:
+    other = LAST_WORD.replace("last_word", "surprise").replace("acc", "perplexity")
+    (Path(folder) / "surprise.yaml").write_text(other)
+    tasks = TaskSet([TaskSpec(name="surprise", metric="perplexity")], folder)
+    tasks.prepare(AutoTokenizer.from_pretrained(tiny_pair / "donor"), None)
+    [question] = tasks.questions([0], [1])
+    with pytest.raises(TaskError, match=r"'perplexity' is not right or wrong .*choose acc"):
+        tasks.is_right(question, [(-1.5, True)])
+
+
+def test_the_weights_of_a_study_are_shared_out_to_the_subjects(folder: str) -> None:
+    (Path(folder) / "again.yaml").write_text(LAST_WORD.replace("last_word", "again"))
+    (Path(folder) / "pair.yaml").write_text(
+        "group: pair\ntask: [last_word, again]\n"
+        "aggregate_metric_list: [{metric: acc, weight_by_size: false}]\n"
+    )
+    (Path(folder) / "third.yaml").write_text(LAST_WORD.replace("last_word", "third"))
+    specs = [TaskSpec(name="pair", weight=3.0), TaskSpec(name="third", weight=1.0)]
+    tasks = TaskSet(specs, folder)
+    assert {s.name: s.weight for s in tasks.subjects} == {
+        "last_word": 1.5,
+        "again": 1.5,
+        "third": 1.0,
+    }
