@@ -1,19 +1,18 @@
 """Claims: how a worker takes a layer set, keeps it alive, and tells what it found.
 
-A claim is a RUNNING trial made in one commit, with all its parameters. Two workers that claim
-the same layer set are told apart without a lock: the lower trial number stands. A trial whose
+A claim is a RUNNING trial made in one commit, with all its parameters, unless another is on the
+same layer set; where two are made all the same, the lower trial number stands. A trial whose
 worker is gone is failed, and its layer set goes back to the queue as a WAITING trial.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import os
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,15 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from optlayers.bulk import set_params, set_user_attrs
 from optlayers.layerset import LayerSet
 from optlayers.search import Goal, Proposal, encode_answers, keys, search_space
 from optlayers.search.statistics import ScoreInterval
-from optlayers.storage import GRACE_SECONDS, swap_state
+from optlayers.storage import GRACE_SECONDS
+from optlayers.transactions import insert_running, swap_state
 
 MAX_RETRIES = 3
 RETRIES = "retries"
@@ -87,12 +85,18 @@ def is_gone(worker: str) -> bool:
 class Claim:
     """One layer set that this worker has taken, and the answers it has so far."""
 
-    trial: Trial
+    study: optuna.Study
+    trial_id: int
     number: int
     layers: LayerSet
     goal: Goal
     answers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     inherited: int = 0
+
+    @functools.cached_property
+    def trial(self) -> Trial:
+        """Optuna's trial, which the pruner asks for."""
+        return Trial(self.study, self.trial_id)
 
     @property
     def evaluated(self) -> int:
@@ -118,7 +122,8 @@ class Claims:
 
     def take(self, proposals: Sequence[Proposal]) -> list[Claim]:
         """Claim the proposals, less those that another worker claimed first."""
-        made = [self._create(proposal) for proposal in proposals]
+        tried = [self._create(proposal) for proposal in proposals]
+        made = [claim for claim in tried if claim is not None]
         mine = {str(claim.layers) for claim in made}
         first: dict[tuple[str, str], int] = {}
         for trial in self.study.get_trials(deepcopy=False):
@@ -138,32 +143,22 @@ class Claims:
                 kept.append(claim)
         return kept
 
-    def _create(self, proposal: Proposal) -> Claim:
-        # In the first commit: what others need to see the claim, and to tell that it is lost.
-        attrs = {keys.WORKER: self.worker, **proposal.user_attrs()}
-        first = {k: attrs.pop(k) for k in (keys.LAYERS, keys.GOAL, keys.WORKER)}
-        template = self._template(TrialState.RUNNING, None, first)
-        trial_id = self.storage.create_new_trial(self.study._study_id, template_trial=template)
-        self._beat(trial_id)
-        params = proposal.layers.to_params(self.n_layers)
-        set_params(self.storage, trial_id, params, self._space)
-        set_user_attrs(self.storage, trial_id, {**attrs, keys.DEVICE: self.device})
-        trial = Trial(self.study, trial_id)
-        return Claim(trial, trial.number, proposal.layers, proposal.goal)
+    def _create(self, proposal: Proposal) -> Claim | None:
+        """One claim, or None where another worker has the same work in hand."""
+        work = _work_of(TrialState.RUNNING, proposal.goal.value)
 
-    def _template(
-        self, state: TrialState, layers: LayerSet | None, attrs: dict[str, Any]
-    ) -> FrozenTrial:
-        trial = create_trial(
-            state=TrialState.WAITING,
-            params=layers.to_params(self.n_layers) if layers is not None else {},
-            distributions=dict(self._space) if layers is not None else {},
-            user_attrs=attrs,
-        )
-        trial.state = state
-        if state == TrialState.RUNNING:
-            trial.datetime_start = datetime.datetime.now()
-        return trial
+        def clash(other: Mapping[str, Any]) -> bool:
+            same = other.get(keys.LAYERS) == str(proposal.layers)
+            return same and _work_of(TrialState.RUNNING, other.get(keys.GOAL)) == work
+
+        attrs = {**proposal.user_attrs(), keys.WORKER: self.worker, keys.DEVICE: self.device}
+        params = proposal.layers.to_params(self.n_layers)
+        made = insert_running(self.storage, self.study._study_id, params, self._space, attrs, clash)
+        if made is None:
+            return None
+        trial_id, number = made
+        self._beating.add(trial_id)
+        return Claim(self.study, trial_id, number, proposal.layers, proposal.goal)
 
     def pop_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
         """Take at most k trials that wait in the queue."""
@@ -195,29 +190,23 @@ class Claims:
             ):
                 continue
             self._beat(trial._trial_id)
-            claim = Claim(
-                Trial(self.study, trial._trial_id),
-                trial.number,
-                LayerSet.parse(trial.user_attrs[keys.LAYERS]),
-                Goal(trial.user_attrs[keys.GOAL]),
-            )
-            taken.append(claim)
+            layers = LayerSet.parse(trial.user_attrs[keys.LAYERS])
+            goal = Goal(trial.user_attrs[keys.GOAL])
+            taken.append(Claim(self.study, trial._trial_id, trial.number, layers, goal))
         return taken
 
     # ------------------------------------------------------------------ telling
 
     def report(self, claim: Claim, interval: ScoreInterval, racing: bool) -> None:
         """Store an intermediate value; with `racing`, the answers too, which the pruner reads."""
+        attrs: dict[str, Any] = {}
         if racing:
             attrs = {
                 keys.ANSWERS: encode_answers(claim.answers),
                 keys.QUESTIONS: len(claim.answers),
                 keys.EVALUATED: claim.evaluated,
             }
-            set_user_attrs(self.storage, claim.trial._trial_id, attrs)
-        # A worker that slept too long finds its trial failed, and its layer set in the queue.
-        with contextlib.suppress(UpdateFinishedTrialError):
-            claim.trial.report(interval.score, len(claim.answers))
+        self._move(claim, TrialState.RUNNING, attrs, steps={len(claim.answers): interval.score})
 
     def finish(self, claim: Claim, interval: ScoreInterval, full: bool) -> None:
         """Tell the score: COMPLETE on all questions, else PRUNED."""
@@ -230,21 +219,30 @@ class Claims:
             keys.FIDELITY: "full" if full else "fast",
             keys.EVALUATED: claim.evaluated,
         }
-        set_user_attrs(self.storage, claim.trial._trial_id, attrs)
-        if full:
-            self._tell(claim, interval.score, TrialState.COMPLETE)
-        else:
-            self._tell(claim, None, TrialState.PRUNED)
+        state = TrialState.COMPLETE if full else TrialState.PRUNED
+        self._move(claim, state, attrs, value=interval.score)
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Fail a trial with its reason."""
-        attrs = {keys.REASON: reason[:500] or "no reason was given"}
-        swap_state(self.storage, claim.trial._trial_id, TrialState.RUNNING, TrialState.FAIL, attrs)
-        self._beating.discard(claim.trial._trial_id)
+        self._move(claim, TrialState.FAIL, {keys.REASON: reason[:500] or "no reason was given"})
 
-    def _tell(self, claim: Claim, value: float | None, state: TrialState) -> None:
-        self._beating.discard(claim.trial._trial_id)
-        self.study.tell(claim.trial, value, state=state, skip_if_finished=True)
+    def _move(
+        self,
+        claim: Claim,
+        state: TrialState,
+        attrs: dict[str, Any],
+        value: float | None = None,
+        steps: dict[int, float] | None = None,
+    ) -> None:
+        """Write what a claim has come to, all or nothing.
+
+        Nothing where the trial is not RUNNING any more: a worker that slept too long finds it
+        failed by another, and its layer set in the queue again.
+        """
+        trial_id = claim.trial_id
+        swap_state(self.storage, trial_id, TrialState.RUNNING, state, attrs, value, steps)
+        if state.is_finished():
+            self._beating.discard(trial_id)
 
     def give_back(self) -> None:
         """Return all claims of this worker to the queue: fail them, and enqueue them again.
@@ -337,8 +335,12 @@ class Claims:
             return
         kept = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND)
         again = {key: attrs[key] for key in kept if key in attrs}
-        template = self._template(
-            TrialState.WAITING, LayerSet.parse(attrs[keys.LAYERS]), {**again, RETRIES: retries}
+        layers = LayerSet.parse(attrs[keys.LAYERS])
+        template = create_trial(
+            state=TrialState.WAITING,
+            params=layers.to_params(self.n_layers),
+            distributions=dict(self._space),
+            user_attrs={**again, RETRIES: retries},
         )
         self.storage.create_new_trial(self.study._study_id, template_trial=template)
 

@@ -7,14 +7,14 @@ database gets heartbeats. A study is tied to its definition: one of another defi
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import logging
 import random
 import re
+import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,8 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
-from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import TrialState
-from sqlalchemy import delete, event, insert, update
-from sqlalchemy.engine import CursorResult, make_url
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from optlayers.errors import StorageError
@@ -93,13 +90,13 @@ def open_storage(url: str) -> BaseStorage:
     try:
         backend = make_url(url).get_backend_name()
         make_url(url).get_dialect()
+    except NoSuchModuleError as error:
+        raise StorageError(f"storage {shown}: {error}; mend the part before ://") from None
     except (ArgumentError, ValueError):
         raise StorageError(
             f"storage {shown}: not a database URL; write for example {DEFAULT_URL} or "
             "postgresql+psycopg://user@host/database"
         ) from None
-    except NoSuchModuleError as error:
-        raise StorageError(f"storage {shown}: {error}; mend the part before ://") from None
     except ImportError as error:
         raise StorageError(
             f"storage {shown}: its driver is missing ({error}); install optlayers[postgres] "
@@ -154,8 +151,6 @@ def _open_tables(url: str, options: dict[str, Any]) -> RDBStorage:
 
 def _prepare_sqlite(url: str) -> None:
     """Put a new SQLite file into write-ahead mode before several processes meet in it."""
-    import sqlite3
-
     path = make_url(url).database
     if not path or path == ":memory:":
         raise StorageError(
@@ -169,13 +164,25 @@ def _prepare_sqlite(url: str) -> None:
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(connection)
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise StorageError(
             f"storage {url}: {error}; name a file that can be written and is an SQLite database"
         ) from None
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch the file over; SQLite does not wait for others here, whatever its timeout."""
+    for attempt in range(1, CREATE_TRIES + 1):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if attempt == CREATE_TRIES or "locked" not in str(error):
+                raise
+            time.sleep(0.02 * attempt * (0.5 + random.random()))
 
 
 def open_study(
@@ -260,52 +267,6 @@ def _not_there(url: str, name: str) -> StorageError:
         f"study {name!r} is not in {mask_password(url)}; start it with "
         f"`optlayers search --study {name}`"
     )
-
-
-def swap_state(
-    storage: BaseStorage,
-    trial_id: int,
-    old: TrialState,
-    new: TrialState,
-    attrs: Mapping[str, Any],
-) -> bool:
-    """Bring a trial from state `old` to `new`, with user attributes, in one commit.
-
-    False, and nothing is written, where it is not in `old`. Optuna's own call reads the state
-    and then writes it, with a lock in between that SQLite does not have: there, two processes
-    would take one trial.
-    """
-    backend = storage._backend if isinstance(storage, _CachedStorage) else storage
-    if not isinstance(backend, RDBStorage):
-        for key, value in attrs.items():
-            storage.set_trial_user_attr(trial_id, key, value)
-        return storage.set_trial_state_values(trial_id, new)
-    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    stamp = "_datetime_complete_utc" if new.is_finished() else "_datetime_start_utc"
-    attribute = TrialUserAttributeModel
-    with _create_scoped_session(backend.scoped_session) as session:
-        swapped = session.execute(
-            update(TrialModel)
-            .where(TrialModel.trial_id == trial_id, TrialModel.state == old)
-            .values({TrialModel.state: new, getattr(TrialModel, stamp): now})
-            .execution_options(synchronize_session=False)
-        )
-        if not isinstance(swapped, CursorResult) or swapped.rowcount != 1:
-            return False
-        if attrs:
-            session.execute(
-                delete(attribute).where(
-                    attribute.trial_id == trial_id, attribute.key.in_(list(attrs))
-                )
-            )
-            session.execute(
-                insert(attribute),
-                [
-                    {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-                    for key, value in attrs.items()
-                ],
-            )
-    return True
 
 
 def stored_definition(url: str, name: str) -> dict[str, Any] | None:

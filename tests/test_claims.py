@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import multiprocessing
+import sqlite3
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 from optuna.trial import TrialState
 from replay import N_LAYERS, study_in
 
 from optlayers.claims import MAX_RETRIES, Claims, is_gone, process_name
-from optlayers.layerset import LayerSet
-from optlayers.search import Goal, Phase, Proposal, keys
+from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.search import Goal, Phase, Proposal, keys, read_records
+from optlayers.search.records import given_up
+from optlayers.search.statistics import ScoreInterval
 
 SET = LayerSet.of(1, 4)
 
@@ -39,14 +47,63 @@ def test_a_claim_is_a_running_trial_with_all_there_is_to_know(tmp_path: Path) ->
     assert claim.number == trial.number
 
 
-def test_of_two_claims_of_one_set_the_lower_number_stands(tmp_path: Path) -> None:
+def test_a_set_that_another_has_in_hand_is_not_claimed_and_leaves_no_trial(tmp_path: Path) -> None:
     first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
     [kept] = first.take([proposal()])
+    assert second.take([proposal(), proposal(Goal.fast)]) == []
+    [trial] = first.study.get_trials()
+    assert (trial.number, trial.state) == (kept.number, TrialState.RUNNING)
+    # All questions of a set whose first ones are being answered are other work.
+    assert len(second.take([proposal(Goal.full)])) == 1
+
+
+def test_of_two_claims_of_one_set_the_lower_number_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
+    [kept] = first.take([proposal()])
+
+    # A database whose lock did not hold: the look at the others finds nothing.
+    monkeypatch.setattr("optlayers.transactions._active_attrs", lambda *_: [])
     assert second.take([proposal()]) == []
     states = {t.number: t for t in first.study.get_trials()}
     assert states[kept.number].state == TrialState.RUNNING
     assert states[1].state == TrialState.FAIL
     assert states[1].user_attrs[keys.REASON].startswith("duplicate: trial 0")
+
+
+def test_a_set_that_another_has_just_finished_is_not_claimed(tmp_path: Path) -> None:
+    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
+    [claim] = first.take([proposal(Goal.fast)])
+    claim.answers = np.ones(32, dtype=np.bool_)
+    first.finish(claim, ScoreInterval(1.0, 0.9, 1.0), full=False)
+    assert second.take([proposal(Goal.fast)]) == []
+    assert second.study.get_trials()[1].user_attrs[keys.REASON].startswith("duplicate: trial 0")
+    assert len(second.take([proposal(Goal.full)])) == 1  # more questions than it was finished on
+
+
+def pop_all(folder: Path, barrier: Any, found: Any) -> None:
+    claims = claims_in(folder)
+    trials = claims.study.get_trials()
+    barrier.wait(60)
+    found.put([claim.number for claim in claims.pop_waiting(trials, 99)])
+
+
+def test_workers_that_reach_for_the_queue_at_once_take_each_trial_once(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:30]
+    claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in sets])
+    claims.give_back()
+    context = multiprocessing.get_context("spawn")
+    barrier, found = context.Barrier(3), context.Queue()
+    arguments = (tmp_path, barrier, found)
+    processes = [context.Process(target=pop_all, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    taken = [number for _ in processes for number in found.get(timeout=60)]
+    for process in processes:
+        process.join(60)
+    assert sorted(taken) == list(range(30, 60))
 
 
 def test_a_claim_given_back_waits_and_is_taken_once(tmp_path: Path) -> None:
@@ -86,3 +143,98 @@ def test_a_living_worker_is_not_reaped(tmp_path: Path) -> None:
     claims = claims_in(tmp_path)
     claims.take([proposal()])
     assert claims_in(tmp_path).reap(claims.study.get_trials(deepcopy=False)) == 0
+
+
+def test_a_worker_that_slept_too_long_leaves_its_lost_trials_alone(tmp_path: Path) -> None:
+    sleeper, other = claims_in(tmp_path), claims_in(tmp_path)
+    taken = sleeper.take(
+        [Proposal(LayerSet.of(layer), Phase.probe, Goal.fast) for layer in range(3)]
+    )
+    lost = {t.number: t for t in other.study.get_trials()}
+    for claim in taken:
+        assert other._abandon(lost[claim.number], f"{keys.REASON_LOST}: silent", 1)
+    interval = ScoreInterval(0.5, 0.4, 0.6)
+    for claim in taken:
+        claim.answers = np.ones(32, dtype=np.bool_)
+        sleeper.report(claim, interval, racing=True)
+    sleeper.finish(taken[0], interval, full=True)
+    sleeper.finish(taken[1], interval, full=False)
+    sleeper.fail(taken[2], "late")
+    for trial in other.study.get_trials()[:3]:
+        assert trial.state == TrialState.FAIL
+        assert trial.user_attrs[keys.REASON] == "lost worker: silent"
+        assert keys.ANSWERS not in trial.user_attrs
+        assert trial.intermediate_values == {}
+
+
+def test_a_failure_without_a_reason_counts_against_the_set_all_the_same(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    for _ in range(3):
+        [claim] = claims.take([proposal()])
+        claims.fail(claim, "")
+    assert given_up(read_records(claims.study.get_trials())) == {SET}
+
+
+def hold(folder: Path, started: Any) -> None:
+    claims_in(folder).take([proposal()])
+    started.set()
+    time.sleep(60)
+
+
+def test_the_claim_of_a_killed_process_is_failed_and_queued_once(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=hold, args=(tmp_path, started))
+    process.start()
+    assert started.wait(60)
+    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0  # it lives
+    process.kill()
+    process.join()
+    seen = claims.study.get_trials(deepcopy=False)
+    assert claims.reap(seen) == 1
+    assert claims_in(tmp_path).reap(seen) == 0  # another worker that saw the same was too late
+    lost, again = claims.study.get_trials()
+    assert lost.state == TrialState.FAIL
+    assert lost.user_attrs[keys.REASON].startswith("lost worker")
+    assert (again.state, again.user_attrs[keys.LAYERS]) == (TrialState.WAITING, "1,4")
+    assert again.params == SET.to_params(N_LAYERS)
+
+
+def test_a_trial_whose_heart_stopped_elsewhere_is_taken_for_lost(
+    tmp_path: Path,
+) -> None:
+    claims = claims_in(tmp_path, "elsewhere:1:1")
+    [claim] = claims.take([proposal()])
+    others = claims_in(tmp_path)
+    assert others.reap(others.study.get_trials(deepcopy=False)) == 0
+    # The first heartbeat is part of the claim, so a worker that dies at once is found as well.
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        changed = database.execute(
+            "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-61 seconds') "
+            "WHERE trial_id = ?",
+            [claim.trial_id],
+        )
+        assert changed.rowcount == 1
+    assert others.reap(others.study.get_trials(deepcopy=False)) == 1
+
+
+def test_heartbeats_are_renewed_while_a_claim_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = claims_in(tmp_path)
+    monkeypatch.setattr(type(claims.storage), "get_heartbeat_interval", lambda _: 0.1)
+    beaten: list[int] = []
+    monkeypatch.setattr(type(claims.storage), "record_heartbeat", lambda _, n: beaten.append(n))
+    claims.start()
+    first, second = claims.take(
+        [proposal(), Proposal(LayerSet.of(2), Phase.explore, Goal.race, generation=2)]
+    )
+    claims.fail(second, "NaN in the logits")
+    time.sleep(0.35)
+    claims.stop()
+    count = beaten.count(first.trial_id)
+    assert count >= 2
+    assert beaten.count(second.trial_id) <= 1
+    time.sleep(0.25)
+    assert beaten.count(first.trial_id) == count

@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from replay import BEST, definition, landscape, study_in, worker_in
 
 from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.landscape import ReplayEvaluator
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.leaderboard import leaderboard, status
 from optlayers.search import read_records
 from optlayers.worker import Worker, check_alive
@@ -191,3 +192,63 @@ def test_other_questions_than_the_study_began_with_are_refused(tmp_path: Path) -
     )
     with pytest.raises(StorageError, match="n_fast"):
         Worker(definition(), study_in(tmp_path), evaluator)
+
+
+class Counting(Broken):
+    """Counts how often each question of each set is asked."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__(set(), fail_at)
+        self.asked: Counter[tuple[LayerSet, int]] = Counter()
+
+    def evaluate(  # type: ignore[override]
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[NDArray[np.bool_] | EvaluationError]:
+        found = super().evaluate(layer_sets, start, stop)
+        self.asked.update((layers, n) for layers in layer_sets for n in range(start, stop))
+        return found
+
+
+def test_no_question_is_asked_twice_and_the_budget_holds(tmp_path: Path) -> None:
+    evaluator = Counting()
+    assert broken_worker(tmp_path, evaluator).run()
+    assert set(evaluator.asked.values()) == {1}
+    records = read_records(trials(tmp_path))
+    assert sum(record.evaluated for record in records) == len(evaluator.asked)
+    explored = [r for r in records if r.phase == "explore"]
+    assert 8 <= len(explored) <= 8 * 5
+    validated = [r for r in records if r.phase == "validate"]
+    assert 1 <= len(validated) <= 4
+    assert all(r.is_full for r in validated)
+
+
+def test_what_was_stored_before_a_break_is_not_asked_again(tmp_path: Path) -> None:
+    first, second = Counting(fail_at=9), Counting()
+    with pytest.raises(RuntimeError):
+        broken_worker(tmp_path, first).run()
+    stored = sum(t.user_attrs.get("evaluated", 0) for t in trials(tmp_path))
+    assert broken_worker(tmp_path, second).run()
+    assert stored == len(first.asked)  # the answers of trials that were given back count too
+    assert not first.asked.keys() & second.asked.keys()
+
+
+def test_a_search_in_which_every_set_fails_ends_with_an_error(tmp_path: Path) -> None:
+    evaluator = Broken(set(all_layer_sets(10, 0, 3)))
+    with pytest.raises(RunError, match="trials have failed; the last one: NaN in the logits"):
+        broken_worker(tmp_path, evaluator).run()
+
+
+def test_a_worker_whose_time_is_up_leaves_the_study_to_others(tmp_path: Path) -> None:
+    worker = worker_in(tmp_path, seconds=1e-3)
+    worker.max_seconds = 0.3
+    assert not worker.run()
+    states = {t.state for t in trials(tmp_path)}
+    assert TrialState.RUNNING not in states
+    assert worker_in(tmp_path).run()
+
+
+def test_workers_in_threads_of_one_process_agree(tmp_path: Path) -> None:
+    workers = [worker_in(tmp_path, index=i, seconds=1e-4) for i in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(Worker.run, workers)) == [True, True]
+    assert_sound(tmp_path)

@@ -1,0 +1,317 @@
+"""The storage on real SQLite files: its errors in one line, its pragmas, whose study it is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.trial import TrialState
+from replay import STUDY, definition, url_in
+from sqlalchemy import text
+
+from optlayers.errors import StorageError
+from optlayers.storage import (
+    FINGERPRINT,
+    mask_password,
+    open_storage,
+    open_study,
+    storage_errors,
+    stored_definition,
+)
+from optlayers.study import StudyDefinition, parse_study
+from optlayers.transactions import swap_state
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def changed(old: str, new: str) -> StudyDefinition:
+    assert old in STUDY
+    return parse_study(STUDY.replace(old, new) + "seed: 0\n", "replayed.yaml", Path())
+
+
+def message_of(url: str) -> str:
+    with pytest.raises(StorageError) as caught:
+        open_storage(url)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+# ------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:s3cret@host:5432/db",
+        "postgresql://me:s3cret@with-an-at@host/db",
+        "postgresql://:s3cret@host/db",
+        "mysql+pymysql://me:s3cret:colons@host/db?ssl=1",
+        "postgresql://me@host/db?password=s3cret&sslmode=off",
+        "connection to postgresql://me:s3cret@host/db failed",
+    ],
+)
+def test_no_part_of_a_password_is_shown(url: str) -> None:
+    shown = mask_password(url)
+    for secret in ("s3cret", "with-an-at", "colons"):
+        assert secret not in shown
+    assert "***" in shown
+    assert "host" in shown
+
+
+def test_a_url_without_a_password_is_shown_as_it_is() -> None:
+    for url in ("sqlite:///optuna.db", "postgresql://me@host:5432/db", "sqlite:////a:b/c@d.db"):
+        assert mask_password(url) == url
+
+
+def test_an_error_of_the_driver_is_one_line_without_the_password() -> None:
+    def fail() -> None:
+        with storage_errors("postgresql://me:s3cret@host/db"):
+            cause = ValueError("cannot reach postgresql://me:s3cret@host/db\nmore lines")
+            raise optuna.exceptions.StorageInternalError("internal") from cause
+
+    with pytest.raises(StorageError) as caught:
+        fail()
+    assert "s3cret" not in str(caught.value)
+    assert "cannot reach" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", ["nonsense", "not a database URL", "sqlite:///optuna.db"]),
+        ("", ["not a database URL"]),
+        ("postgresql://me:s3cret@host:port/db", ["***", "not a database URL"]),
+        ("wonder://me:s3cret@host/db", ["***", "wonder", "mend"]),
+        ("mysql+mysqldb://me:s3cret@host/db", ["***", "driver", "optlayers[mysql]"]),
+        ("sqlite:///:memory:", ["file"]),
+        ("sqlite://", ["file"]),
+    ],
+)
+def test_a_url_that_cannot_serve_is_one_line_with_the_mend(url: str, words: list[str]) -> None:
+    line = message_of(url)
+    assert "s3cret" not in line
+    for word in words:
+        assert word in line
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    line = message_of(f"sqlite:///{tmp_path}/none/optuna.db")
+    assert f"{tmp_path}/none" in line
+    assert "make it" in line
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("these are my notes\n" * 100)
+    assert "SQLite database" in message_of(f"sqlite:///{path}")
+    assert path.read_text().startswith("these are my notes")
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    assert "can be written" in message_of(f"sqlite:///{tmp_path}")
+
+
+def test_a_place_where_nothing_can_be_made_is_refused() -> None:
+    # Refused to root too, unlike a file without write permission.
+    line = message_of("sqlite:////proc/optuna.db")
+    assert "can be written" in line
+
+
+def test_a_database_that_goes_away_is_one_line(tmp_path: Path) -> None:
+    study = open_study(url_in(tmp_path), definition())
+    with sqlite3.connect(tmp_path / "optuna.db") as other:
+        other.execute("DROP TABLE study_user_attributes")
+    with (
+        pytest.raises(StorageError, match=r"no such table.*check that") as caught,
+        storage_errors(url_in(tmp_path)),
+    ):
+        _ = study.user_attrs
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------ connections
+
+
+def test_every_connection_writes_ahead_and_waits_for_others(tmp_path: Path) -> None:
+    storage = open_storage(url_in(tmp_path))
+    assert isinstance(storage, _CachedStorage)
+    engine = storage._backend.engine
+    with engine.connect() as first, engine.connect() as second:
+        for connection in (first, second):
+            found = {
+                name: connection.execute(text(f"PRAGMA {name}")).scalar()
+                for name in ("journal_mode", "busy_timeout", "synchronous")
+            }
+            assert found == {"journal_mode": "wal", "busy_timeout": 60_000, "synchronous": 1}
+    assert storage.get_heartbeat_interval() == 10
+
+
+# ------------------------------------------------------------------ whose study it is
+
+
+def test_reading_a_study_that_is_not_there_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"'replayed' is not in .*optlayers search --study"):
+        open_study(url_in(tmp_path), definition(), create=False)
+    assert list(tmp_path.iterdir()) == []
+    open_study(url_in(tmp_path), changed("name: replayed", "name: another"))
+    with pytest.raises(StorageError, match="'replayed' is not in"):
+        open_study(url_in(tmp_path), definition(), create=False)
+
+
+def test_the_definition_is_stored_and_opens_again(tmp_path: Path) -> None:
+    open_study(url_in(tmp_path), definition())
+    again = open_study(url_in(tmp_path), definition(), create=False)
+    assert again.user_attrs[FINGERPRINT] == definition().fingerprint()
+    assert stored_definition(url_in(tmp_path), "replayed") == definition().to_dict()
+    assert stored_definition(url_in(tmp_path), "another") is None
+    assert again.metric_names == ["score"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("max: 3", "max: 2", "layers"),
+        ("full: 20", "full: 19", "questions"),
+        ("model: b", "model: c", "base"),
+    ],
+)
+def test_another_definition_is_refused_with_the_field_that_differs(
+    tmp_path: Path, old: str, new: str, field: str
+) -> None:
+    open_study(url_in(tmp_path), definition())
+    with pytest.raises(StorageError, match=f"another definition: {field} is .* there and .* here"):
+        open_study(url_in(tmp_path), changed(old, new))
+    assert stored_definition(url_in(tmp_path), "replayed") == definition().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("population: 8", "population: 9"),
+        ("validate: {top: 4}", "validate: {top: 5}"),
+        ("rounds: 3", "rounds: 1"),
+    ],
+)
+def test_a_changed_budget_is_taken_over(tmp_path: Path, old: str, new: str) -> None:
+    open_study(url_in(tmp_path), definition())
+    open_study(url_in(tmp_path), changed(old, new))
+    assert stored_definition(url_in(tmp_path), "replayed") == changed(old, new).to_dict()
+
+
+def foreign_trials(storage: Any) -> None:
+    optuna.create_study(study_name="replayed", storage=storage, direction="maximize").enqueue_trial(
+        {}
+    )
+
+
+def foreign_direction(storage: Any) -> None:
+    optuna.create_study(study_name="replayed", storage=storage, direction="minimize")
+
+
+def foreign_attributes(storage: Any) -> None:
+    study = optuna.create_study(study_name="replayed", storage=storage, direction="maximize")
+    study.set_user_attr("definition", "mine")
+
+
+@pytest.mark.parametrize("make", [foreign_trials, foreign_direction, foreign_attributes])
+def test_a_study_that_plain_optuna_made_is_refused(tmp_path: Path, make: Any) -> None:
+    make(open_storage(url_in(tmp_path)))
+    with pytest.raises(StorageError, match="not made by optlayers"):
+        open_study(url_in(tmp_path), definition())
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_start_that_was_killed_half_way_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    done: list[str] = []
+
+    def dying(name: str) -> Any:
+        real = getattr(optuna.Study, name)
+
+        def write(self: optuna.Study, *arguments: Any) -> None:
+            if len(done) == writes:
+                raise KeyboardInterrupt
+            real(self, *arguments)
+            done.append(name)
+
+        return write
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "set_user_attr", dying("set_user_attr"))
+        patch.setattr(optuna.Study, "set_metric_names", dying("set_metric_names"))
+        with pytest.raises(KeyboardInterrupt):
+            open_study(url_in(tmp_path), definition())
+    open_study(url_in(tmp_path), definition())
+    assert stored_definition(url_in(tmp_path), "replayed") == definition().to_dict()
+
+
+def create_often(folder: str, barrier: Any, failures: Any) -> None:
+    for number in range(6):
+        barrier.wait(60)
+        try:
+            open_study(f"sqlite:///{folder}/{number}.db", definition())
+        except BaseException as error:
+            failures.put(repr(error))
+
+
+def test_processes_that_create_the_study_at_once_all_get_it(tmp_path: Path) -> None:
+    barrier, failures = SPAWN.Barrier(3), SPAWN.Queue()
+    arguments = (str(tmp_path), barrier, failures)
+    processes = [SPAWN.Process(target=create_often, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert failures.empty(), failures.get()
+    for number in range(6):
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        assert stored_definition(url, "replayed") == definition().to_dict()
+
+
+# ------------------------------------------------------------------ swapping states
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def study(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
+    if request.param == "memory":
+        return optuna.create_study(direction="maximize")
+    return open_study(url_in(tmp_path), definition())
+
+
+def test_a_swap_writes_everything_over_what_was_there(study: optuna.Study) -> None:
+    trial = study.ask()
+    trial.set_user_attr("questions", 10)
+    trial.report(0.25, 10)
+    running, complete = TrialState.RUNNING, TrialState.COMPLETE
+    storage, number = study._storage, trial._trial_id
+    assert swap_state(storage, number, running, running, {"questions": 20}, steps={20: 0.5})
+    assert study.trials[0].state == running
+    assert swap_state(storage, number, running, complete, {"questions": 40}, value=0.75)
+    [found] = study.trials
+    assert found.state == complete
+    assert found.value == 0.75
+    assert found.user_attrs == {"questions": 40}
+    assert found.intermediate_values == {10: 0.25, 20: 0.5}
+    assert found.datetime_start is not None
+    assert found.datetime_complete is not None
+    assert 0 <= (found.datetime_complete - found.datetime_start).total_seconds() < 60
+
+
+def test_a_swap_from_another_state_writes_nothing(study: optuna.Study) -> None:
+    trial = study.ask()
+    study.tell(trial, 0.5)
+    storage, number = study._storage, trial._trial_id
+    for old in (TrialState.RUNNING, TrialState.WAITING):
+        assert not swap_state(storage, number, old, TrialState.FAIL, {"reason": "late"})
+    [found] = study.trials
+    assert found.state == TrialState.COMPLETE
+    assert found.user_attrs == {}

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from optlayers.errors import InputError, StudyFileError
+from optlayers.layerset import LayerSet
+from optlayers.study import STUDIES, StudyDefinition, load_study, parse_study, shipped_studies
+
+GOOD = """
+name: mine
+base: {model: org/base}
+donor: {model: org/donor}
+layers: {min: 1, max: 2}
+tasks: [{name: demo}]
+"""
+
+
+def parse(text: str, folder: Path = Path()) -> StudyDefinition:
+    return parse_study(text, "mine.yaml", folder)
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(StudyFileError) as caught:
+        parse(text)
+    assert caught.value.exit_code == 2
+    assert str(caught.value).splitlines() == [f"mine.yaml: {f}" for f in caught.value.faults]
+    return caught.value.faults
+
+
+def with_field(path: str, value: object) -> str:
+    """A good study file with one field, such as `tasks[0].name`, set to a value."""
+    data: Any = yaml.safe_load(GOOD)
+    parts = [int(p) if p.isdigit() else p for p in re.findall(r"[^.\[\]]+", path)]
+    place = data
+    for part in parts[:-1]:
+        place = place[part] if isinstance(part, int) else place.setdefault(part, {})
+    place[parts[-1]] = value
+    return yaml.safe_dump(data)
+
+
+# Every field, with values that break its rule or its type.
+BAD: dict[str, list[object]] = {
+    "name": [None, 7, "", "two words", "a/b", ".hidden", "x" * 101],
+    "base": [None, "org/base", []],
+    "base.model": [None, 7, ""],
+    "base.revision": [7],
+    "donor": [None, "org/donor"],
+    "donor.model": [None, ""],
+    "donor.revision": [[]],
+    "layers": [None, 3, [1, 4]],
+    "layers.min": [None, 0, -1, "one", 1.5, True],
+    "layers.max": [0, "four", None],
+    "tasks": [None, "demo", [], {}],
+    "tasks[0].name": [None, "", 3],
+    "tasks[0].weight": [0, -1, "much", float("inf"), float("nan"), None],
+    "tasks[0].metric": ["", None, 1],
+    "tasks[0].num_fewshot": [-1, "none", 0.5],
+    "task_path": [3, []],
+    "tokenizer": [3, {}],
+    "trust_remote_code": ["perhaps", None, 2],
+    "questions": [None, 20, []],
+    "questions.fast": [0, -5, "few", 2.5],
+    "questions.full": [0, "all"],
+    "questions.holdout": [1.0, -0.1, "half", None, float("nan")],
+    "questions.seed": [-1, None, "x", 2**40],
+    "explore": [None, 40],
+    "explore.population": [1, 0, "many", None],
+    "explore.generations": [0, None, "x"],
+    "explore.patience": [0, None, []],
+    "validate": [None, 20],
+    "validate.top": [-1, "all", None],
+    "refine": [None, 3],
+    "refine.top": [-1, "x", None],
+    "refine.verify": [0, None, "x"],
+    "refine.rounds": [-1, None, "x"],
+    "prior": [None, 0.5],
+    "prior.single_layer_scores": [0.5, "x", [0.5, 2.0], [0.5, "x"], [0.5, None]],
+    "prior.layer_sets": [None, 17, [17], [["x"]], [[-1]]],
+    "seed": [-1, "x", None, 2**40],
+}
+
+
+def field_names(model: type[BaseModel], start: str = "") -> set[str]:
+    """The path of every field of a study file, from the models themselves."""
+    found = set()
+    for name, field in model.model_fields.items():
+        if field.exclude:
+            continue
+        path = start + (field.alias or name)
+        found.add(path)
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found |= field_names(kind, path + ("[0]." if kind is not field.annotation else "."))
+    return found
+
+
+def test_the_table_of_bad_values_names_every_field() -> None:
+    assert set(BAD) == field_names(StudyDefinition)
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_a_bad_value_gets_one_line_with_its_field(field: str) -> None:
+    for value in BAD[field]:
+        found = faults(with_field(field, value))
+        assert len(found) == 1, (value, found)
+        assert found[0].startswith(field), (value, found)
+        assert ": " in found[0]
+        assert len(found[0]) < 250
+
+
+@pytest.mark.parametrize(
+    "line", ["colour: red", "questions: {quick: 3}", "base: {model: a, path: b}", "folder: x"]
+)
+def test_an_unknown_field_is_named(line: str) -> None:
+    data = {**yaml.safe_load(GOOD), **yaml.safe_load(line)}
+    [found] = faults(yaml.safe_dump(data))
+    name = re.findall(r"colour|quick|path|folder", line)[0]
+    assert name in found.partition(":")[0]
+    assert "is not a field of a study file" in found
+
+
+@pytest.mark.parametrize("field", ["name", "base", "donor", "layers", "tasks"])
+def test_a_missing_field_is_named(field: str) -> None:
+    data = yaml.safe_load(GOOD)
+    del data[field]
+    assert faults(yaml.safe_dump(data)) == [f"{field}: is missing; add it"]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    text = """
+name: two words
+donor: {model: ""}
+layers: {min: 3, max: 2}
+tasks: [{name: a}, {weight: -1}]
+questions: {fast: 50, full: 20}
+explore: {population: 1}
+"""
+    found = faults(text)
+    starts = [fault.partition(":")[0] for fault in found]
+    assert starts == [
+        "name",
+        "base",
+        "donor.model",
+        "layers",
+        "tasks[1].name",
+        "tasks[1].weight",
+        "questions",
+        "explore.population",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("layers: {min: 3, max: 2}", ["layers", "min is 3 and max is 2"]),
+        ("questions: {fast: 30, full: 20}", ["questions", "fast is 30 and full is 20"]),
+        ("questions: {fast: null, full: 20}", ["questions", "fast is all and full is 20"]),
+        ("tasks: [{name: a}, {name: a}]", ["tasks", "named twice"]),
+        ("prior: {layer_sets: [[1, 1]]}", ["prior.layer_sets", "[1, 1]", "twice"]),
+        ("prior: {layer_sets: [[1, 2, 3]]}", ["prior.layer_sets", "has 3 layers", "1 to 2"]),
+        ("prior: {layer_sets: [[]]}", ["prior.layer_sets", "has 0 layers", "1 to 2"]),
+        ("prior: {single_layer_scores: [0.5]}", ["prior.single_layer_scores", "1 scores"]),
+        (
+            "prior: {single_layer_scores: [0.5, 0.5, 0.5], layer_sets: [[3]]}",
+            ["prior.layer_sets", "names layer 3", "has 3 layers"],
+        ),
+    ],
+)
+def test_fields_that_do_not_fit_each_other_name_both_values(lines: str, words: list[str]) -> None:
+    data = {**yaml.safe_load(GOOD), **yaml.safe_load(lines)}
+    [found] = faults(yaml.safe_dump(data))
+    for word in words:
+        assert word in found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "found nothing"),
+        ("# only a comment", "found nothing"),
+        ("just text", "found str"),
+        ("- a\n- b", "found list"),
+        ("name: [1, 2", "not valid YAML"),
+        ("name: mine\n\tbase: x", "line 2: not valid YAML"),
+        ("name: !!python/object:os.system x", "not valid YAML"),
+    ],
+)
+def test_what_is_no_mapping_is_one_line(text: str, words: str) -> None:
+    [found] = faults(text)
+    assert words in found
+    assert "\n" not in found
+
+
+def test_the_five_first_fields_suffice() -> None:
+    definition = parse(GOOD)
+    assert (definition.questions.fast, definition.questions.full) == (20, None)
+    assert (definition.explore.population, definition.explore.generations) == (40, 20)
+    assert definition.validation.top == 20
+    assert (definition.refine.top, definition.refine.verify) == (3, 5)
+    assert definition.tasks[0].metric == "acc"
+    assert definition.trust_remote_code is False
+    assert definition.prior_layer_sets == []
+
+
+def test_plain_data_makes_the_same_definition_again() -> None:
+    definition = parse(GOOD + "prior: {single_layer_scores: [0.1, 0.2], layer_sets: [[1], [0, 1]]}")
+    again = parse(yaml.safe_dump(definition.to_dict()))
+    assert again == definition
+    assert again.prior_layer_sets == [LayerSet.of(1), LayerSet.of(0, 1)]
+
+
+def test_a_definition_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(GOOD).name = "other"  # type: ignore[misc]
+
+
+def test_the_budget_may_change_and_the_rest_ties_a_study_to_its_definition(tmp_path: Path) -> None:
+    mine = parse(GOOD).fingerprint()
+    for budget in ("explore: {population: 9}", "validate: {top: 1}", "refine: {rounds: 1}"):
+        assert parse(GOOD + budget).fingerprint() == mine
+    for other in ("seed: 1", "questions: {fast: 3}", "task_path: x", "prior: {layer_sets: [[1]]}"):
+        assert parse(GOOD + other).fingerprint() != mine
+    assert parse(GOOD, tmp_path).fingerprint() == mine
+
+
+def test_folders_are_relative_to_the_file_and_hub_ids_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    definition = parse(GOOD, tmp_path)
+    assert definition.resolve("models/base") == str(tmp_path / "models" / "base")
+    assert definition.resolve("org/base") == "org/base"
+    assert definition.resolve("./nowhere") == str(tmp_path / "nowhere")
+    assert definition.resolve("../x") == str(tmp_path.parent / "x")
+    assert definition.resolve("/a/b") == "/a/b"
+    assert definition.resolve("~/x") == str(tmp_path / "x")
+
+
+def test_a_file_is_found_by_path_and_a_shipped_study_by_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(GOOD)
+    (tmp_path / "bare").write_text(GOOD)
+    assert load_study(str(tmp_path / "mine.yaml")).folder == tmp_path
+    assert load_study(str(tmp_path / "bare")).name == "mine"
+    assert load_study("full").name == "full"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing", ["'nothing'", "demo", "full", "quick"]),
+        ("missing.yaml", ["missing.yaml", "No such file"]),
+        ("folder.yaml", ["folder.yaml", "directory"]),
+        ("binary.yaml", ["binary.yaml", "not UTF-8"]),
+    ],
+)
+def test_a_study_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.yaml").mkdir()
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(InputError) as caught:
+        load_study(name)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_studies_of_the_design_ship() -> None:
+    assert {"demo", "full", "quick"} <= {path.stem for path in shipped_studies()}
+
+
+@pytest.mark.parametrize("path", shipped_studies(), ids=lambda path: path.stem)
+def test_a_shipped_study_validates_and_its_first_line_runs_it(path: Path) -> None:
+    definition = load_study(str(path))
+    assert definition.name == path.stem
+    first = path.read_text("utf-8").splitlines()[0]
+    assert first.startswith("# optlayers search")
+    named = re.search(r"--study (\S+)", first)
+    # The command without a name runs the demo.
+    name = named.group(1) if named else "demo"
+    here = STUDIES.parent / name
+    assert (load_study(str(here)) if here.is_file() else load_study(name)) == definition
+
+
+def test_the_presets_have_the_numbers_of_the_design() -> None:
+    full, quick = load_study("full"), load_study("quick")
+    assert (full.questions.fast, full.questions.full) == (20, None)
+    assert (quick.questions.fast, quick.questions.full) == (10, 50)
+    numbers = [
+        (s.explore.population, s.explore.generations, s.explore.patience) for s in (full, quick)
+    ]
+    assert numbers == [(40, 20, 6), (20, 15, 8)]
+    for study in (full, quick):
+        scores = study.prior.single_layer_scores
+        assert scores is not None
+        assert len(scores) == 32
+        assert max(range(32), key=scores.__getitem__) == 17
