@@ -57,7 +57,7 @@ def main() -> None:
     )
     left.axhline(0, color="black", linewidth=0.6)
     left.set(xlabel="layer from the donor", ylabel="points of accuracy", xticks=list(layers))
-    left.set_title("A layer alone says little about the set", fontsize=10, loc="left")
+    left.set_title("What a layer brings alone, and in the best set", fontsize=10, loc="left")
     left.legend(frameon=False, fontsize=9)
 
     sizes = range(5)
