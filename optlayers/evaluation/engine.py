@@ -1,8 +1,9 @@
 """The engine: a cohort of layer sets on a list of questions, with lm-eval's answers.
 
-Only the needed positions reach the head; batches are sorted by length under a token budget; the
-cohort runs along the tree of shared layer prefixes. Shapes: B batch, T tokens, E hidden size,
-K picked positions, V vocabulary.
+Only the needed positions and vocabulary rows reach the head; batches hold a budget of tokens; the
+cohort runs along the tree of shared layer prefixes; where the models have a packed form, contexts
+that questions share run once. Shapes: B batch, T tokens, E hidden size, K picked positions,
+V vocabulary, M targets.
 """
 
 from __future__ import annotations
@@ -10,53 +11,70 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError
-from optlayers.evaluation.prefix_tree import layer_passes, walk
-from optlayers.evaluation.tasks import Question, TaskSet
+from optlayers.evaluation.packing import MIN_SHARED, new_tokens, pack
+from optlayers.evaluation.picks import Picks, Row, collect, distinct_rows
+from optlayers.evaluation.prefix_tree import schedule, walk
+from optlayers.evaluation.questions import Question
+from optlayers.evaluation.tuning import tuned_budget
 from optlayers.layerset import LayerSet
+from optlayers.models.packed import PackedBatch
 from optlayers.models.stack import LayerStack
 
 logger = logging.getLogger(__name__)
 
 # On a CPU the activations of a batch should stay in the cache of one core.
 CPU_BUDGET = 512
-GPU_BUDGET = 16_384
+# On a CPU the packed form pays where it saves at least this share of the tokens.
+WORTH_PACKING = 0.2
+
+
+class Scoring(Protocol):
+    """What the engine asks of the tasks; `tasks.TaskSet` is one."""
+
+    def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
+        """Whether the question is right, given (log-likelihood, is greedy) a request."""
+
+    def winners(self, question: Question) -> NDArray[np.bool_] | None:
+        """Which choice makes the question right by being the likeliest, if that is all."""
 
 
 @dataclass
 class Work:
-    """What was run, in layer passes of one token each: done, and saved by shared prefixes."""
+    """What was run, in layer passes of one token each.
+
+    Done; saved by shared prefixes of layers; saved by shared contexts.
+    """
 
     layer_tokens: int = 0
     saved_layer_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One distinct sequence, and the requests that it serves: (request number, targets)."""
-
-    tokens: tuple[int, ...]
-    wants: tuple[tuple[int, tuple[int, ...]], ...]
+    saved_context_tokens: int = 0
 
 
 @dataclass
 class Engine:
-    """Evaluates layer sets of one stack; `budget` is the number of padded tokens a batch."""
+    """Evaluates layer sets of one stack.
+
+    budget: tokens a batch (0: tuned to the device). packed: None chooses. share: the shortest
+    beginning of two sequences that runs once. tree: share prefixes of layers. trim: run the head
+    on needed positions and vocabulary rows only. The last three exist to be measured.
+    """
 
     stack: LayerStack
-    tasks: TaskSet
+    tasks: Scoring
     device: torch.device
     budget: int = 0
+    packed: bool | None = None
+    share: int = MIN_SHARED
+    tree: bool = True
+    trim: bool = True
     work: Work = field(default_factory=Work)
-
-    def __post_init__(self) -> None:
-        if self.budget <= 0:
-            self.budget = CPU_BUDGET if self.device.type == "cpu" else GPU_BUDGET
 
     def answers(
         self, layer_sets: Sequence[LayerSet], questions: Sequence[Question]
@@ -66,124 +84,157 @@ class Engine:
         A layer set whose logits hold NaN gets an `EvaluationError` in its place. Raises
         `EvaluationError` when memory does not suffice for a single sequence.
         """
-        results = self.likelihoods(layer_sets, questions)
-        answers: list[NDArray[np.bool_] | EvaluationError] = []
-        for layers, rows in zip(layer_sets, results, strict=True):
-            if np.isnan(rows[:, 0]).any():
-                answers.append(
-                    EvaluationError(
-                        f"layers [{layers}]: NaN in the logits; these layers do not work together"
-                    )
-                )
-                continue
-            right, start = np.zeros(len(questions), dtype=np.bool_), 0
-            for q, question in enumerate(questions):
-                stop = start + len(question.requests)
-                part = [(float(ll), bool(greedy)) for ll, greedy in rows[start:stop]]
-                right[q] = self.tasks.is_right(question, part)
-                start = stop
-            answers.append(right)
-        return answers
+        winners = [self.tasks.winners(question) for question in questions]
+        simple = all(won is not None for won in winners)
+        results = self._likelihoods(layer_sets, questions, relative=simple)
+        right = np.zeros((len(layer_sets), len(questions)), dtype=np.bool_)
+        bad: NDArray[np.bool_] = np.isnan(results[:, :, 0]).any(axis=1)
+        start = 0
+        for q, (question, won) in enumerate(zip(questions, winners, strict=True)):
+            stop = start + len(question.requests)
+            if won is not None:
+                right[:, q] = won[results[:, start:stop, 0].argmax(axis=1)]
+            else:
+                for i in np.flatnonzero(~bad):
+                    part = [(float(ll), bool(greedy)) for ll, greedy in results[i, start:stop]]
+                    right[i, q] = self.tasks.is_right(question, part)
+            start = stop
+        return [
+            EvaluationError(
+                f"layers [{layers}]: NaN in the logits; these layers do not work together"
+            )
+            if bad[i]
+            else right[i]
+            for i, layers in enumerate(layer_sets)
+        ]
 
     def likelihoods(
         self, layer_sets: Sequence[LayerSet], questions: Sequence[Question]
     ) -> NDArray[np.float64]:
         """Log-likelihood and greediness [layer sets, requests, 2] of the questions' requests."""
-        rows = _rows(questions)
+        return self._likelihoods(layer_sets, questions, relative=False)
+
+    def _likelihoods(
+        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question], relative: bool
+    ) -> NDArray[np.float64]:
+        """The same; `relative` needs right differences within a question only."""
         n_requests = sum(len(question.requests) for question in questions)
         found = np.full((len(layer_sets), n_requests, 2), np.nan)
-        order = sorted(range(len(rows)), key=lambda r: (-len(rows[r].tokens), rows[r].tokens))
+        rows = distinct_rows(questions)
+        packed = self._packs(rows)
+        rows.sort(key=lambda row: row.tokens if packed else (-len(row.tokens), row.tokens))
+        if self.budget <= 0:
+            self.budget = (
+                tuned_budget(self.stack, self.device) if self.device.type == "cuda" else CPU_BUDGET
+            )
         position = 0
-        while position < len(order):
-            length = len(rows[order[position]].tokens)
-            size = max(1, self.budget // length)
-            batch = [rows[r] for r in order[position : position + size]]
+        while position < len(rows):
+            batch = self._take(rows[position:], packed)
             try:
-                self._run(layer_sets, batch, found)
+                step = len(layer_sets) if self.tree else 1
+                for first in range(0, len(layer_sets), step):
+                    some = slice(first, first + step)
+                    self._run(layer_sets[some], batch, found[some], packed, relative and self.trim)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
+                length = len(batch[0].tokens)
                 if len(batch) == 1:
                     raise EvaluationError(
                         f"out of memory for one sequence of {length} tokens; use a larger device"
                     ) from None
-                self.budget = max(length, len(batch) * length // 2)
+                total = sum(len(row.tokens) for row in batch)
+                self.budget = max(length, min(self.budget, total) // 2)
                 logger.warning("out of memory: batches of %d tokens from now on", self.budget)
                 continue
             position += len(batch)
         return found
 
+    def _packs(self, rows: Sequence[Row]) -> bool:
+        """Whether to run packed: on a GPU with fused layers, or where it saves enough."""
+        if self.packed is not None or not self.stack.packable:
+            return bool(self.packed)
+        if self.device.type != "cpu":
+            return self.stack.fused
+        tokens = sorted(row.tokens for row in rows)
+        whole = sum(map(len, tokens))
+        return sum(new_tokens(tokens, self.share)) <= (1 - WORTH_PACKING) * whole
+
+    def _take(self, rows: Sequence[Row], packed: bool) -> Sequence[Row]:
+        """The rows of the next batch: as many as the budget holds, one at least."""
+        if not packed:
+            return rows[: max(1, self.budget // len(rows[0].tokens))]
+        ends = np.cumsum(new_tokens([row.tokens for row in rows], self.share))
+        # What is left is split into batches of one size, so that none is nearly empty.
+        size = ends[-1] / -(-int(ends[-1]) // self.budget)
+        return rows[: max(1, int(np.searchsorted(ends, size + 0.5, side="right")))]
+
     @torch.inference_mode()
     def _run(
-        self, layer_sets: Sequence[LayerSet], batch: Sequence[_Row], found: NDArray[np.float64]
+        self,
+        layer_sets: Sequence[LayerSet],
+        batch: Sequence[Row],
+        found: NDArray[np.float64],
+        packed: bool,
+        relative: bool,
     ) -> None:
         """One batch through the whole tree; fills `found`."""
-        longest = max(len(row.tokens) for row in batch)
-        tokens = torch.zeros(len(batch), longest, dtype=torch.long)
-        for b, row in enumerate(batch):
-            tokens[b, : len(row.tokens)] = torch.tensor(row.tokens)
-        picks, spots, requests, targets = _picks(batch)
-        where = torch.tensor(picks, device=self.device)  # [K, 2] row and position
-        goal = torch.tensor(targets, device=self.device)  # [M]
-        spot = torch.tensor(spots, device=self.device)  # [M] which pick predicts the target
-        owner = np.array(requests)  # [M] which request the target belongs to
-        h, inputs = self.stack.begin(tokens.to(self.device))
+        picks = Picks.of(batch, relative)
+        stack, device = self.stack, self.device
+        real = sum(len(row.tokens) for row in batch)
+        if packed:
+            laid = pack([row.tokens for row in batch], self.share)
+            tokens = laid.n_tokens
+            parts = [(s.tokens, s.start, s.parent) for s in laid.segments]
+            many = PackedBatch.of(parts, device)
+            where = torch.tensor([laid.index(b, t) for b, t in picks.where], device=device)
+            h = stack.begin_packed(many)
 
-        def run(layer: int, from_donor: bool, state: torch.Tensor) -> torch.Tensor:
-            return self.stack.run(layer, from_donor, state, inputs)
+            def run(layer: int, from_donor: bool, state: torch.Tensor) -> torch.Tensor:
+                return stack.run_packed(layer, from_donor, state, many)
+        else:
+            longest, tokens = max(len(row.tokens) for row in batch), real
+            padded = torch.zeros(len(batch), longest, dtype=torch.long)
+            for b, row in enumerate(batch):
+                padded[b, : len(row.tokens)] = torch.tensor(row.tokens)
+            where = torch.tensor([b * longest + t for b, t in picks.where], device=device)
+            h, inputs = stack.begin(padded.to(device))
+
+            def run(layer: int, from_donor: bool, state: torch.Tensor) -> torch.Tensor:
+                return stack.run(layer, from_donor, state, inputs)
+
+        spot, goal = (torch.tensor(x, device=device) for x in (picks.spots, picks.goals))
+        rows = torch.tensor(picks.rows, device=device) if picks.rows else None
+        arrived: list[int] = []
+        kept: list[torch.Tensor] = []
 
         def arrive(candidate: int, state: torch.Tensor) -> None:
-            logits = self.stack.logits(state[where[:, 0], where[:, 1]])  # [K, V]
+            flat = state.reshape(-1, state.shape[-1])
+            logits = stack.logits(flat[where], rows) if self.trim else _all(stack, flat, where)
             logs = torch.log_softmax(logits.float(), dim=-1)
-            best = logs.argmax(dim=-1)
-            value = logs[spot, goal].double().cpu().numpy()
-            greedy = (best[spot] == goal).cpu().numpy()
-            _collect(found[candidate], owner, value, greedy)
+            greedy = logs.argmax(dim=-1)[spot] == goal
+            arrived.append(candidate)
+            kept.append(torch.stack([logs[spot, goal].double(), greedy.double()]))
 
-        walk(layer_sets, self.stack.n_layers, h, run, arrive)
-        real = sum(len(row.tokens) for row in batch)
-        passes = layer_passes(layer_sets, self.stack.n_layers)
-        self.work.layer_tokens += passes * real
-        everything = len(layer_sets) * self.stack.n_layers
-        self.work.saved_layer_tokens += (everything - passes) * real
-
-
-def _rows(questions: Sequence[Question]) -> list[_Row]:
-    """The distinct sequences: choices of one token share the sequence that is their context."""
-    wants: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-    number = 0
-    for question in questions:
-        for request in question.requests:
-            wants.setdefault(request.tokens, []).append((number, request.targets))
-            number += 1
-    return [_Row(tokens, tuple(group)) for tokens, group in wants.items()]
+        walk(layer_sets, stack.n_layers, h, run, arrive)
+        # One copy for the whole cohort: the device never waits for the host in between.
+        values = torch.stack(kept).cpu().numpy()
+        for candidate, value in zip(arrived, values, strict=True):
+            collect(found[candidate], picks, value)
+        passes = len(schedule(layer_sets, stack.n_layers))
+        everything = len(layer_sets) * stack.n_layers
+        self.work.layer_tokens += passes * tokens
+        self.work.saved_layer_tokens += (everything - passes) * tokens
+        self.work.saved_context_tokens += everything * (real - tokens)
 
 
-def _picks(
-    batch: Sequence[_Row],
-) -> tuple[list[tuple[int, int]], list[int], list[int], list[int]]:
-    """Which (row, position) pairs reach the head, and for every target: its pick and request."""
-    index: dict[tuple[int, int], int] = {}
-    spots, requests, targets = [], [], []
-    for b, row in enumerate(batch):
-        for request, wanted in row.wants:
-            start = len(row.tokens) - len(wanted)
-            for offset, target in enumerate(wanted):
-                pick = index.setdefault((b, start + offset), len(index))
-                spots.append(pick)
-                requests.append(request)
-                targets.append(target)
-    return list(index), spots, requests, targets
-
-
-def _collect(
-    found: NDArray[np.float64],
-    owner: NDArray[np.int64],
-    value: NDArray[np.float64],
-    greedy: NDArray[np.bool_],
-) -> None:
-    """Sum the log-likelihoods of each request's targets, and join their greediness."""
-    present, start = np.unique(owner, return_index=True)
-    order = np.argsort(start)
-    present, start = present[order], start[order]
-    found[present, 0] = np.add.reduceat(value, start)
-    found[present, 1] = np.logical_and.reduceat(greedy, start)
+def _all(stack: LayerStack, flat: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The picked logits, by way of all of them: the twin of trimming."""
+    parts = []
+    for start in range(0, len(flat), 2048):
+        logits = stack.logits(flat[start : start + 2048])
+        mine = where[(where >= start) & (where < start + 2048)]
+        parts.append((mine, logits[mine - start]))
+    order = torch.cat([mine for mine, _ in parts])
+    return torch.cat([logits for _, logits in parts])[
+        (order[None] == where[:, None]).int().argmax(dim=1)
+    ]

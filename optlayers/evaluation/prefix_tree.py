@@ -50,13 +50,17 @@ def _walk(
         arrive(i, state)
 
 
-def layer_passes(layer_sets: Sequence[LayerSet], n_layers: int) -> int:
-    """Number of layer passes that `walk` makes, at most `len(layer_sets) * n_layers`."""
-    passes = 0
+def schedule(layer_sets: Sequence[LayerSet], n_layers: int) -> list[tuple[int, bool]]:
+    """The layer passes that `walk` makes, in order: (layer, whether the donor's)."""
+    passes: list[tuple[int, bool]] = []
 
     def run(layer: int, from_donor: bool, state: None) -> None:
-        nonlocal passes
-        passes += 1
+        passes.append((layer, from_donor))
 
     walk(layer_sets, n_layers, None, run, lambda i, state: None)
     return passes
+
+
+def layer_passes(layer_sets: Sequence[LayerSet], n_layers: int) -> int:
+    """Number of layer passes that `walk` makes, at most `len(layer_sets) * n_layers`."""
+    return len(schedule(layer_sets, n_layers))

@@ -26,6 +26,28 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Request:
+    """One continuation to score: the tokens put in, and the last of them that are scored.
+
+    tokens: what the model reads (context and continuation, less the last token, truncated from
+    the left at the model's length). targets: the continuation's tokens, predicted at the last
+    `len(targets)` positions.
+    """
+
+    tokens: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One document of one subject, and its requests in lm-eval's order."""
+
+    subject: int
+    document: int
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True)
 class QuestionOrder:
     """Which document is asked when.
 

@@ -13,7 +13,6 @@ import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +21,13 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
+from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError, TaskError
-from optlayers.evaluation.questions import Subject
+from optlayers.evaluation.questions import Question, Request, Subject
 from optlayers.study import StudyDefinition, TaskSpec
 
 SCORED = ("multiple_choice", "loglikelihood")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One continuation to score: the tokens put in, and the last of them that are scored.
-
-    tokens: what the model reads (context and continuation, less the last token, truncated from
-    the left at the model's length). targets: the continuation's tokens, predicted at the last
-    `len(targets)` positions.
-    """
-
-    tokens: tuple[int, ...]
-    targets: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One document of one subject, and its requests in lm-eval's order."""
-
-    subject: int
-    document: int
-    requests: tuple[Request, ...]
 
 
 class _Tokens(HFLM):
@@ -154,6 +132,7 @@ class TaskSet:
                 self._add(manager, number, spec)
         self._questions: dict[tuple[int, int], Question] = {}
         self._instances: dict[tuple[int, int], list[Any]] = {}
+        self._winners: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
         self._encoder: _Tokens
 
     @classmethod
@@ -289,6 +268,35 @@ class TaskSet:
         if any(r[0] != r[0] for r in results):
             raise EvaluationError(f"task {name!r}: NaN in the log-likelihoods")
         return bool(value)
+
+    def winners(self, question: Question) -> NDArray[np.bool_] | None:
+        """Which choice, being the likeliest, makes the question right: bool [choices].
+
+        None where the task looks at more than that: another metric, filters or metric code of
+        its own, a normalised likelihood.
+        """
+        key = (question.subject, question.document)
+        if key not in self._winners:
+            self._winners[key] = self._find_winners(question)
+        return self._winners[key]
+
+    def _find_winners(self, question: Question) -> NDArray[np.bool_] | None:
+        task = self._tasks[question.subject]
+        metrics = getattr(task, "_metric_fn_list", {})
+        if (
+            task.OUTPUT_TYPE != "multiple_choice"
+            or self._metrics[question.subject] != "acc"
+            or callable(task.config.process_results)
+            or task.config.filter_list is not None
+            or "acc_mutual_info" in metrics
+        ):
+            return None
+        count = len(question.requests)
+        won = np.zeros(count, dtype=np.bool_)
+        for choice in range(count):
+            results = [(0.0, True) if i == choice else (-1.0, False) for i in range(count)]
+            won[choice] = self.is_right(question, results)
+        return won
 
     def by_task(self, right: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, float]:
         """Accuracy of each subject, of answers [n] in the order of `in_order`."""

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import ModelError
 from optlayers.models.families import Family, LayerInputs, Rotary, embedding_rows, family_of
+from optlayers.models.flat import flat_size, flatten
+from optlayers.models.packed import PACKED, Ops, PackedBatch, PlainOps
 
 BASE, DONOR = 0, 1
 
@@ -66,6 +69,18 @@ def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -
     return module.eval().requires_grad_(False)
 
 
+def fused_ops(sides: tuple[Side, Side], device: torch.device) -> Ops | None:
+    """The fused parts of packed layers, where device, Triton and both families allow them."""
+    if device.type != "cuda":
+        return None
+    try:
+        from optlayers.models.kernels import FusedOps, can_fuse
+    except ImportError:
+        return None
+    known = all(side.config.model_type in PACKED for side in sides)
+    return FusedOps() if known and all(can_fuse(side.layers[0]) for side in sides) else None
+
+
 class LayerStack:
     """Embedding, both parents' layers, final norm and head on one device.
 
@@ -74,11 +89,20 @@ class LayerStack:
     """
 
     def __init__(
-        self, base: Side, donor: Side, embedding: nn.Module, norm: nn.Module, head: nn.Module
+        self, base: Side, donor: Side, embedding: nn.Module, norm: nn.Module, head: nn.Linear
     ) -> None:
         self.sides = (base, donor)
         self.embedding, self.norm, self.head = embedding, norm, head
         self.n_layers = len(base.layers)
+        device = next(embedding.parameters()).device
+        fused = fused_ops(self.sides, device)
+        self.fused = fused is not None
+        self._ops: Ops = fused or PlainOps()
+
+    @property
+    def packable(self) -> bool:
+        """Whether both families have a packed form."""
+        return all(side.config.model_type in PACKED for side in self.sides)
 
     @classmethod
     def load(
@@ -103,6 +127,8 @@ class LayerStack:
                 layers = [family.build_layer(config, i) for i in range(config.num_hidden_layers)]
             for i, layer in enumerate(layers):
                 read(checkpoint, layer, f"{family.layers}.{i}")
+                if device.type == "cuda":
+                    flatten(layer, torch.empty(flat_size(layer), dtype=dtype, device=device))
             rotary = family.build_rotary(config).to(device) if family.build_rotary else None
             sides.append(Side(family, config, layers, rotary))
         config, family = base.config, sides[BASE].family
@@ -148,7 +174,32 @@ class LayerStack:
         side = self.sides[from_donor]
         return side.family.call(side.layers[layer], h, inputs[from_donor])
 
-    def logits(self, h: torch.Tensor) -> torch.Tensor:
-        """Logits [K, V] of picked hidden states [K, E], before the final norm."""
-        out: torch.Tensor = self.head(self.norm(h))
-        return out
+    def begin_packed(self, batch: PackedBatch) -> torch.Tensor:
+        """Embed packed tokens [T]: hidden states [T, E]; notes the rotations in the batch."""
+        h: torch.Tensor = self.embedding(batch.tokens)
+        positions = batch.positions[None]
+        batch.rotary = [
+            side.rotary(h[None], position_ids=positions) if side.rotary is not None else None
+            for side in self.sides
+        ]
+        return h
+
+    def run_packed(
+        self, layer: int, from_donor: bool, h: torch.Tensor, batch: PackedBatch
+    ) -> torch.Tensor:
+        """Run one layer of one side on packed hidden states [T, E]; twin: `run`."""
+        side = self.sides[from_donor]
+        call = PACKED[side.config.model_type]
+        return call(self._ops, side.layers[layer], h, batch, batch.rotary[from_donor])
+
+    def logits(self, h: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [K, V] of picked hidden states [K, E], before the final norm.
+
+        rows [R]: the vocabulary rows that are needed; then the logits are [K, R].
+        """
+        normed = self.norm(h)
+        if rows is None:
+            out: torch.Tensor = self.head(normed)
+            return out
+        bias = self.head.bias[rows] if self.head.bias is not None else None
+        return F.linear(normed, self.head.weight[rows], bias)

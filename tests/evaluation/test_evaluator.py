@@ -80,10 +80,10 @@ class SmallDevice(Engine):
 
     room = 0
 
-    def _run(self, layer_sets, batch, found):  # type: ignore[no-untyped-def]
+    def _run(self, layer_sets, batch, *rest):  # type: ignore[no-untyped-def]
         if len(batch) > self.room:
             raise torch.cuda.OutOfMemoryError
-        super()._run(layer_sets, batch, found)
+        super()._run(layer_sets, batch, *rest)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(evaluator: ModelEvaluator) -> None:

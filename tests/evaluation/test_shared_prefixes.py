@@ -8,7 +8,7 @@ from optlayers.errors import EvaluationError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.evaluation.prefix_tree import layer_passes, walk
-from optlayers.evaluation.tasks import Question
+from optlayers.evaluation.questions import Question
 from optlayers.layerset import LayerSet
 from optlayers.study import load_study
 

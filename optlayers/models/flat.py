@@ -1,0 +1,69 @@
+"""One buffer for all weights of a layer, so that projections join and layers move in one copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+ALIGN = 128  # elements
+
+# Projections of one input: side by side in the buffer they are one matrix product.
+GROUPS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
+
+
+def _joined(layer: Any) -> list[tuple[Any, list[nn.Parameter], list[nn.Parameter]]]:
+    """The groups that the layer has: (owner, weights, biases)."""
+    found = []
+    for owner_name, names in GROUPS:
+        owner = getattr(layer, owner_name, None)
+        found_parts = [getattr(owner, name, None) for name in names]
+        parts = [part for part in found_parts if isinstance(part, nn.Linear)]
+        if len(parts) < len(names):
+            continue
+        biases = [part.bias for part in parts if part.bias is not None]
+        if len(biases) in (0, len(parts)):
+            found.append((owner, [part.weight for part in parts], biases))
+    return found
+
+
+def _runs(layer: nn.Module) -> list[list[nn.Parameter]]:
+    """The layer's parameters, those that must touch each other together."""
+    groups = _joined(layer)
+    runs = [run for _, weights, biases in groups for run in (weights, biases) if run]
+    taken = {id(parameter) for run in runs for parameter in run}
+    return runs + [[p] for p in layer.parameters() if id(p) not in taken]
+
+
+def flat_size(layer: nn.Module) -> int:
+    """Elements of the buffer that the layer needs."""
+    return sum(-(-sum(p.numel() for p in run) // ALIGN) * ALIGN for run in _runs(layer))
+
+
+def flatten(layer: nn.Module, buffer: torch.Tensor, copy: bool = True) -> None:
+    """Make every parameter a view of `buffer` [flat_size(layer)], and note joined projections.
+
+    The owner of a joined group gets `joined_weight` and `joined_bias`, views that cover the
+    group. `copy` False takes what is in the buffer as the weights.
+    """
+    places: dict[int, tuple[int, torch.Tensor]] = {}
+    spans: dict[int, torch.Tensor] = {}
+    start = 0
+    for run in _runs(layer):
+        begin = start
+        for parameter in run:
+            view = buffer[start : start + parameter.numel()].view(parameter.shape)
+            if copy:
+                view.copy_(parameter.data)
+            places[id(parameter)] = (start, view)
+            start += parameter.numel()
+        spans[id(run[0])] = buffer[begin:start]
+        start = -(-start // ALIGN) * ALIGN
+    for owner, weights, biases in _joined(layer):
+        owner.joined_weight = spans[id(weights[0])].view(-1, weights[0].shape[1])
+        owner.joined_bias = spans[id(biases[0])] if biases else None
+    for module in layer.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            view = places[id(parameter)][1]
+            setattr(module, name, nn.Parameter(view, requires_grad=False))

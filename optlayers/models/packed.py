@@ -1,0 +1,254 @@
+"""Decoder layers on packed tokens: no padding, and a shared context run once.
+
+A packed batch is a list of segments; a segment goes on where its parent ends. Inside a layer
+only attention and the recurrence look across tokens: attention sees the keys of the segment and
+of its ancestors, the recurrence begins from the parent's last state. Everything else runs on all
+tokens at once. Shapes: T packed tokens, E hidden size, H heads, P head width, N state size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from optlayers.models.families import Rotary
+from optlayers.models.llamba import CONV_WIDTH
+from optlayers.models.ssd import ssd
+
+QUERY_BLOCK = 64
+
+
+@dataclass
+class PackedBatch:
+    """Where the segments lie, on the host (lists) and on the device (int32 tensors).
+
+    begins, lengths, parents [segments]: first packed token, number of tokens, parent or -1.
+    slots [segments]: place of the state that children begin from, or -1. levels: the segments
+    of each depth. blocks [n, 2]: (segment, first query) of each block of queries. look [3, T]: the
+    packed tokens 1, 2 and 3 back, or -1.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    begins: list[int]
+    lengths: list[int]
+    parents: list[int]
+    slots: list[int]
+    n_slots: int
+    table: torch.Tensor
+    levels: list[torch.Tensor]
+    blocks: torch.Tensor
+    look: torch.Tensor
+    rotary: list[Rotary | None] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, parts: Sequence[tuple[Sequence[int], int, int]], device: torch.device
+    ) -> PackedBatch:
+        """From (tokens, position of the first, parent or -1), parents before children."""
+        begins: list[int] = []
+        lengths: list[int] = []
+        parents: list[int] = []
+        depths: list[int] = []
+        total = 0
+        tokens: list[int] = []
+        positions: list[int] = []
+        for part, start, parent in parts:
+            begins.append(total)
+            lengths.append(len(part))
+            parents.append(parent)
+            depths.append(0 if parent < 0 else depths[parent] + 1)
+            total += len(part)
+            tokens.extend(part)
+            positions.extend(range(start, start + len(part)))
+        slots, n_slots = [-1] * len(parts), 0
+        for parent in parents:
+            if parent >= 0 and slots[parent] < 0:
+                slots[parent], n_slots = n_slots, n_slots + 1
+        levels = [
+            [i for i, depth in enumerate(depths) if depth == d]
+            for d in range(max(depths, default=-1) + 1)
+        ]
+        blocks = [(i, q) for i, n in enumerate(lengths) for q in range(0, n, QUERY_BLOCK)]
+
+        def put(data: Any, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            made = torch.as_tensor(data, dtype=dtype)
+            if device.type == "cuda":
+                made = made.pin_memory()
+            return made.to(device, non_blocking=True)
+
+        return cls(
+            tokens=put(tokens, torch.long),
+            positions=put(positions, torch.long),
+            begins=begins,
+            lengths=lengths,
+            parents=parents,
+            slots=slots,
+            n_slots=n_slots,
+            table=put([begins, lengths, parents, slots]),
+            levels=[put(level) for level in levels],
+            blocks=put(blocks),
+            look=put(_look_back(begins, lengths, parents, total)),
+        )
+
+
+def _look_back(
+    begins: list[int], lengths: list[int], parents: list[int], total: int
+) -> NDArray[np.int64]:
+    """Packed index of the tokens 1 to 3 back of each token, -1 before the sequence: [3, T]."""
+    found = np.stack([np.arange(total) - back for back in range(1, CONV_WIDTH)])
+    for begin, length, parent in zip(begins, lengths, parents, strict=True):
+        for back in range(1, CONV_WIDTH):
+            for i in range(min(back, length)):
+                end = begins[parent] + lengths[parent]
+                found[back - 1, begin + i] = end - back + i if parent >= 0 else -1
+    return found
+
+
+class Ops(Protocol):
+    """The parts of a packed layer that have a plain and a fused form."""
+
+    def norm(self, module: Any, h: torch.Tensor) -> torch.Tensor:
+        """RMSNorm of h [T, E]."""
+
+    def add_norm(
+        self, module: Any, h: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """h + y [T, E], and its RMSNorm."""
+
+    def attention(
+        self, attn: Any, x: torch.Tensor, batch: PackedBatch, rotary: Rotary
+    ) -> torch.Tensor:
+        """Projections, rotation and attention of x [T, E], before the output projection."""
+
+    def mixer(self, mixer: Any, p: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """Convolution, SSD and gate of the input projection p [T, channels + inner + H]."""
+
+    def swiglu(self, mlp: Any, x: torch.Tensor) -> torch.Tensor:
+        """act(gate(x)) * up(x), before the down projection."""
+
+
+class PlainOps:
+    """Each part as torch and the model's own modules give it, segment by segment: the twin."""
+
+    def norm(self, module: Any, h: torch.Tensor) -> torch.Tensor:
+        """See `Ops`."""
+        out: torch.Tensor = module(h)
+        return out
+
+    def add_norm(
+        self, module: Any, h: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Ops`."""
+        h = h + y
+        return h, module(h)
+
+    def attention(
+        self, attn: Any, x: torch.Tensor, batch: PackedBatch, rotary: Rotary
+    ) -> torch.Tensor:
+        """See `Ops`."""
+        shape = (x.shape[0], -1, attn.head_dim)
+        q, k, v = (proj(x).view(shape) for proj in (attn.q_proj, attn.k_proj, attn.v_proj))
+        cos, sin = (part[0][:, None].to(x.dtype) for part in rotary)  # [T, 1, P]
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        out = torch.empty_like(q)
+        keys: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for i, (begin, length) in enumerate(zip(batch.begins, batch.lengths, strict=True)):
+            own, parent = slice(begin, begin + length), batch.parents[i]
+            ks, vs = k[own], v[own]
+            if parent >= 0:
+                ks, vs = torch.cat([keys[parent][0], ks]), torch.cat([keys[parent][1], vs])
+            if batch.slots[i] >= 0:
+                keys[i] = (ks, vs)
+            mask = None
+            if parent >= 0:
+                mask = torch.ones(length, len(ks), dtype=torch.bool, device=x.device)
+                mask = mask.tril(len(ks) - length)
+            out[own] = F.scaled_dot_product_attention(
+                q[own].transpose(0, 1)[None],
+                ks.transpose(0, 1)[None],
+                vs.transpose(0, 1)[None],
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=attn.scaling,
+                enable_gqa=True,
+            )[0].transpose(0, 1)
+        return out.flatten(1)
+
+    def mixer(self, mixer: Any, p: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        """See `Ops`."""
+        xbc = p[:, : mixer.conv_channels]
+        z = p[:, mixer.conv_channels : mixer.conv_channels + mixer.inner]
+        a_log = p[:, mixer.conv_channels + mixer.inner :]
+        out = torch.empty_like(z)
+        states: dict[int, torch.Tensor] = {}
+        look = CONV_WIDTH - 1
+        for i, (begin, length) in enumerate(zip(batch.begins, batch.lengths, strict=True)):
+            own, parent = slice(begin, begin + length), batch.parents[i]
+            past = xbc.new_zeros(look, xbc.shape[1])
+            if parent >= 0:
+                end = batch.begins[parent] + batch.lengths[parent]
+                past = xbc[end - look : end]
+            part = mixer.activation(mixer._convolve(torch.cat([past, xbc[own]])[None]))
+            sizes = [mixer.inner, *[mixer.groups * mixer.state_size] * 2]
+            x, b, c = part.split(sizes, dim=-1)
+            wide = (1, length, mixer.heads, mixer.width)
+            narrow = (1, length, mixer.groups, mixer.state_size)
+            y, state = ssd(
+                x.reshape(wide),
+                a_log[own][None],
+                b.reshape(narrow),
+                c.reshape(narrow),
+                mixer.D,
+                initial_state=states.get(parent),
+                return_state=batch.slots[i] >= 0,
+            )
+            if state is not None:
+                states[i] = state
+            out[own] = y.reshape(length, mixer.inner)
+        return out * F.silu(z + mixer.z_bias)
+
+    def swiglu(self, mlp: Any, x: torch.Tensor) -> torch.Tensor:
+        """See `Ops`."""
+        out: torch.Tensor = mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+        return out
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of x [T, H, P]; cos, sin [T, 1, P]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def _llama(
+    ops: Ops, layer: Any, h: torch.Tensor, batch: PackedBatch, rotary: Rotary | None
+) -> torch.Tensor:
+    assert rotary is not None  # made by the stack for every family that has a rotary embedding
+    x = ops.norm(layer.input_layernorm, h)
+    y = layer.self_attn.o_proj(ops.attention(layer.self_attn, x, batch, rotary))
+    h, x = ops.add_norm(layer.post_attention_layernorm, h, y)
+    out: torch.Tensor = h + layer.mlp.down_proj(ops.swiglu(layer.mlp, x))
+    return out
+
+
+def _llamba(
+    ops: Ops, layer: Any, h: torch.Tensor, batch: PackedBatch, rotary: Rotary | None
+) -> torch.Tensor:
+    p = layer.mixer.in_proj(ops.norm(layer.input_layernorm, h))
+    y = layer.mixer.out_proj(ops.mixer(layer.mixer, p, batch))
+    h, x = ops.add_norm(layer.post_attention_layernorm, h, y)
+    out: torch.Tensor = h + layer.mlp.down_proj(ops.swiglu(layer.mlp, x))
+    return out
+
+
+PackedCall = Callable[[Ops, nn.Module, torch.Tensor, PackedBatch, Rotary | None], torch.Tensor]
+
+# By model type. A family that is not here runs padded, which gives the same answers.
+PACKED: dict[str, PackedCall] = {"llama": _llama, "llamba": _llamba}

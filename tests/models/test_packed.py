@@ -1,0 +1,128 @@
+"""Packed layers against the models' own padded forward pass; shared contexts against none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.evaluation.engine import Engine
+from optlayers.evaluation.packing import NO_SHARING
+from optlayers.evaluation.questions import Question, Request
+from optlayers.layerset import LayerSet
+from optlayers.models.flat import flat_size, flatten
+from optlayers.models.packed import PackedBatch
+from optlayers.models.stack import LayerStack
+
+CPU = torch.device("cpu")
+
+
+class Nothing:
+    """Tasks that look at every likelihood."""
+
+    def is_right(self, question: Question, results: object) -> bool:
+        return True
+
+    def winners(self, question: Question) -> None:
+        return None
+
+
+@pytest.fixture(scope="module")
+def stack(tiny_pair: Path) -> LayerStack:
+    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
+    return LayerStack.load(base, donor, CPU, torch.float32)
+
+
+def few_shot_questions() -> list[Question]:
+    """Three subjects with a long context each; choices of one token, and of several."""
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(int(t) for t in rng.integers(1, 1000, count))
+
+    questions = []
+    for subject in range(3):
+        context = draw(60)
+        for document in range(4):
+            asked = context + draw(int(rng.integers(5, 30)))
+            if document % 2:
+                requests = [Request(asked, (choice,)) for choice in (7, 8, 9, 10)]
+            else:
+                ends = [draw(int(n)) for n in (2, 3, 4)]
+                requests = [Request((asked + end)[:-1], end) for end in ends]
+            questions.append(Question(subject, document, tuple(requests)))
+    return questions
+
+
+SETS = [LayerSet.of(), LayerSet.of(0), LayerSet.of(1, 4), LayerSet.of(0, 1, 2, 3, 4, 5)]
+
+
+def test_packed_and_padded_engines_agree(stack: LayerStack) -> None:
+    questions = few_shot_questions()
+    padded = Engine(stack, Nothing(), CPU, packed=False).likelihoods(SETS, questions)
+    for share in (16, NO_SHARING):
+        engine = Engine(stack, Nothing(), CPU, packed=True, share=share)
+        found = engine.likelihoods(SETS, questions)
+        np.testing.assert_allclose(found[..., 0], padded[..., 0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(found[..., 1], padded[..., 1])
+        assert (engine.work.saved_context_tokens > 0) == (share == 16)
+
+
+def test_a_long_shared_context_is_packed_by_itself_on_a_cpu(stack: LayerStack) -> None:
+    engine = Engine(stack, Nothing(), CPU)
+    engine.likelihoods(SETS[:1], few_shot_questions())
+    assert engine.work.saved_context_tokens > 0
+
+
+def test_trimming_and_the_tree_change_nothing_but_work(stack: LayerStack) -> None:
+    questions = few_shot_questions()
+    whole = Engine(stack, Nothing(), CPU, trim=False, tree=False)
+    usual = Engine(stack, Nothing(), CPU)
+    np.testing.assert_allclose(
+        usual.likelihoods(SETS, questions), whole.likelihoods(SETS, questions), atol=1e-4
+    )
+    assert whole.work.saved_layer_tokens == 0 < usual.work.saved_layer_tokens
+
+
+def test_needed_vocabulary_rows_give_the_same_comparison(stack: LayerStack) -> None:
+    questions = [q for q in few_shot_questions() if len({r.tokens for r in q.requests}) == 1]
+    engine = Engine(stack, Nothing(), CPU)
+    whole = engine._likelihoods(SETS, questions, relative=False)[..., 0].reshape(4, -1, 4)
+    few = engine._likelihoods(SETS, questions, relative=True)[..., 0].reshape(4, -1, 4)
+    assert not np.allclose(whole, few)
+    np.testing.assert_allclose(whole - whole[..., :1], few - few[..., :1], rtol=1e-4, atol=1e-4)
+
+
+def test_the_convolution_looks_back_into_the_parent() -> None:
+    batch = PackedBatch.of([([1, 2, 3, 4], 0, -1), ([5, 6], 4, 0), ([7], 4, 0)], CPU)
+    assert batch.look.tolist() == [
+        [-1, 0, 1, 2, 3, 4, 3],
+        [-1, -1, 0, 1, 2, 3, 2],
+        [-1, -1, -1, 0, 1, 2, 1],
+    ]
+    assert batch.slots == [0, -1, -1]
+    assert [level.tolist() for level in batch.levels] == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_flattened_layer_computes_the_same_with_joined_projections(
+    tiny_pair: Path, side: int
+) -> None:
+    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
+    stack = LayerStack.load(base, donor, CPU, torch.float32)
+    h, inputs = stack.begin(torch.arange(1, 21)[None])
+    before = stack.run(2, bool(side), h, inputs)
+    layer = stack.sides[side].layers[2]
+    buffer = torch.empty(flat_size(layer))
+    flatten(layer, buffer)
+    torch.testing.assert_close(stack.run(2, bool(side), h, inputs), before, rtol=0, atol=0)
+    start = buffer.data_ptr()
+    for parameter in layer.parameters():
+        assert start <= parameter.data_ptr() < start + 4 * len(buffer)
+    mlp = layer.mlp
+    rows = mlp.gate_proj.weight.shape[0]
+    assert torch.equal(mlp.joined_weight[:rows], mlp.gate_proj.weight)
+    assert torch.equal(mlp.joined_weight[rows:], mlp.up_proj.weight)
