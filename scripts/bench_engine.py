@@ -96,7 +96,8 @@ def random_stack(name: str, device: torch.device, dtype: torch.dtype) -> LayerSt
                 rotary = family.build_rotary(config) if family.build_rotary else None
                 sides.append(Side(family, config, layers, rotary))
             base = sides[0].config
-            embedding = fill(nn.Embedding(base.padded_vocab_size, base.hidden_size))
+            embedding = nn.Embedding(base.padded_vocab_size, base.hidden_size)
+            fill(embedding)
             norm = fill(sides[0].family.build_norm(base))
             head = nn.Linear(base.hidden_size, base.padded_vocab_size, bias=False)
             fill(head)

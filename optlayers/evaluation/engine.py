@@ -88,7 +88,7 @@ class Engine:
         simple = all(won is not None for won in winners)
         results = self._likelihoods(layer_sets, questions, relative=simple)
         right = np.zeros((len(layer_sets), len(questions)), dtype=np.bool_)
-        bad: NDArray[np.bool_] = np.isnan(results[:, :, 0]).any(axis=1)
+        bad = np.asarray(np.isnan(results[:, :, 0]).any(axis=1))
         start = 0
         for q, (question, won) in enumerate(zip(questions, winners, strict=True)):
             stop = start + len(question.requests)

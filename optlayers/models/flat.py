@@ -15,7 +15,7 @@ GROUPS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "
 
 def _joined(layer: Any) -> list[tuple[Any, list[nn.Parameter], list[nn.Parameter]]]:
     """The groups that the layer has: (owner, weights, biases)."""
-    found = []
+    found: list[tuple[Any, list[Any], list[Any]]] = []
     for owner_name, names in GROUPS:
         owner = getattr(layer, owner_name, None)
         found_parts = [getattr(owner, name, None) for name in names]

@@ -92,6 +92,10 @@ def test_attention_over_shared_contexts(
     assert error(found, wanted) < TOLERANCE[dtype]
 
 
+def convolution(made: Any) -> Any:
+    return lambda x: DiscreteMamba2._convolve(made, x)
+
+
 def mixer(sizes: tuple[int, int, int, int], cuda: torch.device, dtype: torch.dtype) -> Any:
     heads, groups, width, state_size = sizes
     channels = heads * width + 2 * groups * state_size
@@ -110,7 +114,7 @@ def mixer(sizes: tuple[int, int, int, int], cuda: torch.device, dtype: torch.dty
             bias=draw(channels, like=cuda, dtype=dtype) / 10,
         ),
     )
-    made._convolve = lambda x: DiscreteMamba2._convolve(made, x)
+    made._convolve = convolution(made)
     return made
 
 
@@ -118,7 +122,7 @@ def in_float64(m: Any) -> Any:
     made = SimpleNamespace(**vars(m))
     made.D, made.z_bias = m.D.double(), m.z_bias.double()
     made.conv1d = SimpleNamespace(weight=m.conv1d.weight.double(), bias=m.conv1d.bias.double())
-    made._convolve = lambda x: DiscreteMamba2._convolve(made, x)
+    made._convolve = convolution(made)
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_a_flattened_layer_computes_the_same_with_joined_projections(
     stack = LayerStack.load(base, donor, CPU, torch.float32)
     h, inputs = stack.begin(torch.arange(1, 21)[None])
     before = stack.run(2, bool(side), h, inputs)
-    layer = stack.sides[side].layers[2]
+    layer: Any = stack.sides[side].layers[2]
     buffer = torch.empty(flat_size(layer))
     flatten(layer, buffer)
     torch.testing.assert_close(stack.run(2, bool(side), h, inputs), before, rtol=0, atol=0)
