@@ -58,6 +58,20 @@ class Work:
 
 
 @dataclass
+class _Launched:
+    """A batch on its way: the layer sets in the order of arrival, and values [sets, 2, M]."""
+
+    arrived: list[int]
+    picks: Picks
+    values: torch.Tensor
+
+    def collect(self, found: NDArray[np.float64]) -> None:
+        """Wait for the results and put them where they belong."""
+        for candidate, value in zip(self.arrived, self.values.cpu().numpy(), strict=True):
+            collect(found[candidate], self.picks, value)
+
+
+@dataclass
 class Engine:
     """Evaluates layer sets of one stack.
 
@@ -127,17 +141,23 @@ class Engine:
             self.budget = (
                 tuned_budget(self.stack, self.device) if self.device.type == "cuda" else CPU_BUDGET
             )
+        cost = [len(row.tokens) for row in rows]
+        if packed:
+            cost = new_tokens([row.tokens for row in rows], self.share)
+        step = len(layer_sets) if self.tree else 1
         position = 0
+        waiting: list[_Launched] = []
         while position < len(rows):
-            batch = self._take(rows[position:], packed)
+            count = self._take(rows, cost, position, packed)
+            batch = rows[position : position + count]
             try:
-                step = len(layer_sets) if self.tree else 1
-                for first in range(0, len(layer_sets), step):
-                    some = slice(first, first + step)
-                    self._run(layer_sets[some], batch, found[some], packed, relative and self.trim)
+                launched = [
+                    self._run(layer_sets[i : i + step], batch, i, packed, relative and self.trim)
+                    for i in range(0, len(layer_sets), step)
+                ]
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
-                length = len(batch[0].tokens)
+                length = max(len(row.tokens) for row in batch)
                 if len(batch) == 1:
                     raise EvaluationError(
                         f"out of memory for one sequence of {length} tokens; use a larger device"
@@ -146,7 +166,13 @@ class Engine:
                 self.budget = max(length, min(self.budget, total) // 2)
                 logger.warning("out of memory: batches of %d tokens from now on", self.budget)
                 continue
-            position += len(batch)
+            # The results of a batch are fetched while the next one runs.
+            for one in waiting:
+                one.collect(found)
+            waiting = launched
+            position += count
+        for one in waiting:
+            one.collect(found)
         return found
 
     def _packs(self, rows: Sequence[Row]) -> bool:
@@ -159,25 +185,25 @@ class Engine:
         whole = sum(map(len, tokens))
         return sum(new_tokens(tokens, self.share)) <= (1 - WORTH_PACKING) * whole
 
-    def _take(self, rows: Sequence[Row], packed: bool) -> Sequence[Row]:
-        """The rows of the next batch: as many as the budget holds, one at least."""
+    def _take(self, rows: Sequence[Row], cost: Sequence[int], position: int, packed: bool) -> int:
+        """The number of rows of the next batch: as many as the budget holds, one at least."""
         if not packed:
-            return rows[: max(1, self.budget // len(rows[0].tokens))]
-        ends = np.cumsum(new_tokens([row.tokens for row in rows], self.share))
+            return max(1, self.budget // len(rows[position].tokens))
+        ends = np.cumsum([len(rows[position].tokens), *cost[position + 1 :]])
         # What is left is split into batches of one size, so that none is nearly empty.
         size = ends[-1] / -(-int(ends[-1]) // self.budget)
-        return rows[: max(1, int(np.searchsorted(ends, size + 0.5, side="right")))]
+        return max(1, int(np.searchsorted(ends, size + 0.5, side="right")))
 
     @torch.inference_mode()
     def _run(
         self,
         layer_sets: Sequence[LayerSet],
         batch: Sequence[Row],
-        found: NDArray[np.float64],
+        first: int,
         packed: bool,
         relative: bool,
-    ) -> None:
-        """One batch through the whole tree; fills `found`."""
+    ) -> _Launched:
+        """Send one batch through the whole tree; `first` is the number of the first layer set."""
         picks = Picks.of(batch, relative)
         stack, device = self.stack, self.device
         real = sum(len(row.tokens) for row in batch)
@@ -212,19 +238,17 @@ class Engine:
             logits = stack.logits(flat[where], rows) if self.trim else _all(stack, flat, where)
             logs = torch.log_softmax(logits.float(), dim=-1)
             greedy = logs.argmax(dim=-1)[spot] == goal
-            arrived.append(candidate)
+            arrived.append(first + candidate)
             kept.append(torch.stack([logs[spot, goal].double(), greedy.double()]))
 
+        passes = schedule(layer_sets, stack.n_layers)
+        stack.expect(passes)
         walk(layer_sets, stack.n_layers, h, run, arrive)
-        # One copy for the whole cohort: the device never waits for the host in between.
-        values = torch.stack(kept).cpu().numpy()
-        for candidate, value in zip(arrived, values, strict=True):
-            collect(found[candidate], picks, value)
-        passes = len(schedule(layer_sets, stack.n_layers))
         everything = len(layer_sets) * stack.n_layers
-        self.work.layer_tokens += passes * tokens
-        self.work.saved_layer_tokens += (everything - passes) * tokens
+        self.work.layer_tokens += len(passes) * tokens
+        self.work.saved_layer_tokens += (everything - len(passes)) * tokens
         self.work.saved_context_tokens += everything * (real - tokens)
+        return _Launched(arrived, picks, torch.stack(kept))
 
 
 def _all(stack: LayerStack, flat: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

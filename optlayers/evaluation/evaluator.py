@@ -123,7 +123,7 @@ class ModelEvaluator:
         say("loading tasks")
         self.tasks = TaskSet.of(definition, limit)
         say("loading models")
-        self.stack = LayerStack.load(base, donor, device, dtype)
+        self.stack = LayerStack.load(base, donor, device, dtype, say=say)
         self._check_vocabulary(tokenizer, base)
         self.n_layers = self.stack.n_layers
         self.tasks.prepare(tokenizer, self._length_config(base, donor))

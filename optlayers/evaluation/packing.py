@@ -13,7 +13,7 @@ Tokens = tuple[int, ...]
 
 # A shorter common beginning is not worth a branch. The convolution of a recurrent layer looks
 # back three tokens, which a shared segment must hold.
-MIN_SHARED = 16
+MIN_SHARED = 8
 MAX_DEPTH = 6
 NO_SHARING = 1 << 30
 

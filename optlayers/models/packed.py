@@ -72,8 +72,9 @@ class PackedBatch:
         for parent in parents:
             if parent >= 0 and slots[parent] < 0:
                 slots[parent], n_slots = n_slots, n_slots + 1
+        # The longest first: they decide when the last one is done.
         levels = [
-            [i for i, depth in enumerate(depths) if depth == d]
+            sorted((i for i, x in enumerate(depths) if x == d), key=lambda i: (-lengths[i], i))
             for d in range(max(depths, default=-1) + 1)
         ]
         blocks = [(i, q) for i, n in enumerate(lengths) for q in range(0, n, QUERY_BLOCK)]

@@ -7,7 +7,8 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from optlayers.errors import ModelError
 from optlayers.models.families import Family, LayerInputs, Rotary, embedding_rows, family_of
 from optlayers.models.flat import flat_size, flatten
 from optlayers.models.packed import PACKED, Ops, PackedBatch, PlainOps
+from optlayers.models.residency import SLOTS, Layers, Placement, place
 
 BASE, DONOR = 0, 1
 
@@ -30,7 +32,7 @@ class Side:
 
     family: Family
     config: Any
-    layers: list[nn.Module]
+    layers: Layers
     rotary: nn.Module | None
 
 
@@ -69,6 +71,33 @@ def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -
     return module.eval().requires_grad_(False)
 
 
+def _empty_layer(family: Family, config: Any, index: int) -> nn.Module:
+    """A decoder layer without weights."""
+    with torch.device("meta"):
+        layer: nn.Module = family.build_layer(config, index)
+    return layer
+
+
+def _placement(
+    base: Checkpoint,
+    donor: Checkpoint,
+    n_layers: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory: int | None,
+) -> Placement:
+    """Where the layers of a pair will lie, from their configs."""
+    sizes = [
+        flat_size(_empty_layer(family_of(c.config), c.config, 0)) * dtype.itemsize
+        for c in (base, donor)
+    ]
+    tied = bool(base.config.tie_word_embeddings)
+    rows = embedding_rows(base.config) * (1 if tied else 2)
+    ends = rows * int(base.config.hidden_size) * dtype.itemsize
+    free = torch.cuda.mem_get_info(device)[0] if memory is None else memory
+    return place((sizes[0], sizes[1]), n_layers, ends, free)
+
+
 def fused_ops(sides: tuple[Side, Side], device: torch.device) -> Ops | None:
     """The fused parts of packed layers, where device, Triton and both families allow them."""
     if device.type != "cuda":
@@ -98,6 +127,8 @@ class LayerStack:
         fused = fused_ops(self.sides, device)
         self.fused = fused is not None
         self._ops: Ops = fused or PlainOps()
+        self._expected: list[tuple[int, bool]] = []
+        self._at = 0
 
     @property
     def packable(self) -> bool:
@@ -106,10 +137,21 @@ class LayerStack:
 
     @classmethod
     def load(
-        cls, base: Checkpoint, donor: Checkpoint, device: torch.device, dtype: torch.dtype
+        cls,
+        base: Checkpoint,
+        donor: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        memory: int | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> LayerStack:
-        """Read both checkpoints layer by layer; raises `ModelError` where they do not fit."""
-        check_pair(base, donor)
+        """Read both checkpoints layer by layer; raises `ModelError` where they do not fit.
+
+        memory: bytes of the device to use, all that are free by default. Layers that do not fit
+        wait in host memory; `say` receives what was chosen. On the CPU the weights stay mapped
+        where the files hold `dtype`, so processes on one machine share them.
+        """
+        n_layers = check_pair(base, donor)
 
         def read(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> nn.Module:
             tensors = {
@@ -118,17 +160,29 @@ class LayerStack:
             }
             return _fill(module, tensors, f"{checkpoint.name} {prefix}")
 
+        placement = None
+        if device.type == "cuda":
+            placement = _placement(base, donor, n_layers, device, dtype, memory)
+            say(str(placement))
         sides = []
-        for checkpoint in (base, donor):
+        for number, checkpoint in enumerate((base, donor)):
             config = checkpoint.config
             config._attn_implementation = "sdpa"
             family = family_of(config)
-            with torch.device("meta"):
-                layers = [family.build_layer(config, i) for i in range(config.num_hidden_layers)]
-            for i, layer in enumerate(layers):
-                read(checkpoint, layer, f"{family.layers}.{i}")
-                if device.type == "cuda":
+            layers = Layers()
+            for i in range(n_layers):
+                layer = _empty_layer(family, config, i)
+                prefix = f"{family.layers}.{i}"
+                if placement is None:
+                    layers.append(read(checkpoint, layer, prefix))
+                    continue
+                _fill(layer, checkpoint.tensors_below(prefix), f"{checkpoint.name} {prefix}")
+                if placement.stays(number, i):
                     flatten(layer, torch.empty(flat_size(layer), dtype=dtype, device=device))
+                    layers.append(layer)
+                else:
+                    build = functools.partial(_empty_layer, family, config, i)
+                    layers.append_away(layer.to(dtype), build, device)
             rotary = family.build_rotary(config).to(device) if family.build_rotary else None
             sides.append(Side(family, config, layers, rotary))
         config, family = base.config, sides[BASE].family
@@ -149,6 +203,32 @@ class LayerStack:
                 "to the embedding"
             )
         return cls(sides[BASE], sides[DONOR], embedding, norm, head)
+
+    def expect(self, passes: list[tuple[int, bool]]) -> None:
+        """Say which layer passes follow, over and over: (layer, whether the donor's)."""
+        self._expected, self._at = passes, 0
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Start to copy what the coming passes need of the layers in host memory."""
+        for side, parent in enumerate(self.sides):
+            if not parent.layers.streamed:
+                continue
+            wanted: list[int] = []
+            for step in range(len(self._expected)):
+                at = (self._at + step) % len(self._expected)
+                layer, from_donor = self._expected[at]
+                if from_donor == bool(side) and parent.layers.is_away(layer):
+                    wanted.append(layer)
+                if len(set(wanted)) == SLOTS:
+                    break
+            parent.layers.prepare(wanted)
+
+    def _passed(self, side: Side, layer: int) -> None:
+        """Note that a pass has been queued."""
+        side.layers.release(layer)
+        self._at += 1
+        self._look_ahead()
 
     def begin(self, tokens: torch.Tensor) -> tuple[torch.Tensor, tuple[LayerInputs, LayerInputs]]:
         """Embed tokens [B, T]: hidden states [B, T, E], and what the layers of each side need."""
@@ -172,7 +252,9 @@ class LayerStack:
     ) -> torch.Tensor:
         """Run one layer of one side on hidden states [B, T, E]."""
         side = self.sides[from_donor]
-        return side.family.call(side.layers[layer], h, inputs[from_donor])
+        out = side.family.call(side.layers[layer], h, inputs[from_donor])
+        self._passed(side, layer)
+        return out
 
     def begin_packed(self, batch: PackedBatch) -> torch.Tensor:
         """Embed packed tokens [T]: hidden states [T, E]; notes the rotations in the batch."""
@@ -190,7 +272,9 @@ class LayerStack:
         """Run one layer of one side on packed hidden states [T, E]; twin: `run`."""
         side = self.sides[from_donor]
         call = PACKED[side.config.model_type]
-        return call(self._ops, side.layers[layer], h, batch, batch.rotary[from_donor])
+        out = call(self._ops, side.layers[layer], h, batch, batch.rotary[from_donor])
+        self._passed(side, layer)
+        return out
 
     def logits(self, h: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [K, V] of picked hidden states [K, E], before the final norm.

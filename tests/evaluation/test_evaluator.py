@@ -83,7 +83,7 @@ class SmallDevice(Engine):
     def _run(self, layer_sets, batch, *rest):  # type: ignore[no-untyped-def]
         if len(batch) > self.room:
             raise torch.cuda.OutOfMemoryError
-        super()._run(layer_sets, batch, *rest)
+        return super()._run(layer_sets, batch, *rest)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(evaluator: ModelEvaluator) -> None:

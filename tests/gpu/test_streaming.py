@@ -1,0 +1,52 @@
+"""Layers that wait in host memory give what resident ones give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.evaluation.engine import Engine
+from optlayers.evaluation.questions import Question, Request
+from optlayers.layerset import LayerSet
+from optlayers.models import residency
+from optlayers.models.stack import LayerStack
+
+pytestmark = pytest.mark.gpu
+
+
+class Nothing:
+    """Tasks that look at every likelihood."""
+
+    def is_right(self, question: Question, results: object) -> bool:
+        return True
+
+    def winners(self, question: Question) -> None:
+        return None
+
+
+def test_streamed_layers_give_the_same_to_the_last_bit(
+    tiny_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residency, "RESERVE", 0)
+    cuda = torch.device("cuda:0")
+    rng = np.random.default_rng(0)
+    questions = []
+    for i in range(40):
+        tokens = tuple(int(t) for t in rng.integers(1, 1000, int(rng.integers(20, 90))))
+        questions.append(Question(0, i, tuple(Request(tokens, (c,)) for c in (7, 8))))
+    sets = [LayerSet.of(), *(LayerSet.of(i, (i + 2) % 6) for i in range(6))]
+    found = []
+    for memory in (None, 620_000, 450_000):
+        base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
+        said: list[str] = []
+        stack = LayerStack.load(base, donor, cuda, torch.float32, memory, said.append)
+        assert ("host memory" in said[0]) == (memory is not None)
+        engine = Engine(stack, Nothing(), cuda, budget=512, packed=stack.fused)
+        found.append(engine.likelihoods(sets, questions))
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
