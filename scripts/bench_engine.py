@@ -177,7 +177,8 @@ def hybrid(stack: LayerStack, layers: LayerSet) -> Any:
         model = HybridForCausalLM(config)
     chosen = [stack.sides[i in layers].layers[i] for i in range(stack.n_layers)]
     model.model.layers = nn.ModuleList(chosen)
-    model.model.embed_tokens, model.model.norm = stack.embedding, stack.norm
+    model.model.set_submodule("embed_tokens", stack.embedding)
+    model.model.norm = stack.norm
     model.model.rotary = nn.ModuleDict(
         {str(s): side.rotary for s, side in enumerate(stack.sides) if side.rotary is not None}
     )
@@ -283,7 +284,7 @@ def exact_choices(
             flatten(layer, torch.empty(flat_size(layer), dtype=torch.bfloat16, device=device))
     for module in ends:
         module.to(torch.bfloat16)
-    return found.reshape(len(sets), len(asked), -1).argmax(2)
+    return np.asarray(found.reshape(len(sets), len(asked), -1).argmax(2))
 
 
 def main() -> None:
@@ -300,7 +301,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # HFLM talks about being handed a model
-    device = torch.device(args.device)
+    device = torch.device("cuda:0" if args.device == "cuda" else args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     on = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
     table: list[tuple[str, str]] = []
