@@ -14,6 +14,7 @@ from optlayers.search.initialise import initial_set
 from optlayers.search.operators import Crossover, Mutation, mutate, repair, uniform_crossover
 from optlayers.search.selection import select_parents, tournament
 from optlayers.search.space import LayerSpace, SeenSets
+from optlayers.search.surrogate import Observation, Surrogate
 
 # Children bred before the neighbourhood of the parents is searched for an unseen set.
 _TRIES = 30
@@ -42,6 +43,8 @@ class GeneticSearch:
         guide_step: float = 0.05,
         guide_max: float = 0.6,
         pattern_interval: int = 5,
+        model: bool = True,
+        pool_size: int = 96,
         crossover: Crossover = uniform_crossover,
         mutation: Mutation = mutate,
     ) -> None:
@@ -50,6 +53,7 @@ class GeneticSearch:
             ("tournament_size", tournament_size, 1),
             ("n_elites", n_elites, 0),
             ("pattern_interval", pattern_interval, 1),
+            ("pool_size", pool_size, 8),
         ):
             if count < least:
                 raise InputError(f"{name} is {count}; expected {least} or more")
@@ -73,6 +77,8 @@ class GeneticSearch:
         self.guide_step = guide_step
         self.guide_max = guide_max
         self.pattern_interval = pattern_interval
+        self.model = model
+        self.pool_size = pool_size
         self.crossover = crossover
         self.mutation = mutation
 
@@ -98,10 +104,18 @@ class GeneticSearch:
         seen |= pending
         seen.update(layers.indices for layers in excluded)
         found: list[tuple[LayerSet, int]] = []
+        model = self._model(individuals, single_layer_scores)
+        if model is not None:
+            for layers in self._ranked(
+                model, individuals, seen, place, rng, k, single_layer_scores
+            ):
+                found.append((layers, place // self.population_size))
+                seen.add(layers.indices)
+                place += 1
         parents: list[Individual] = []
         guide = Guide()
         bred_for = -1
-        for _ in range(k):
+        for _ in range(k - len(found)):
             generation, slot = divmod(place, self.population_size)
             if generation != bred_for:
                 bred_for = generation
@@ -152,6 +166,72 @@ class GeneticSearch:
             guide_max=self.guide_max,
         )
 
+    def _model(
+        self, individuals: Sequence[Individual], single_layer_scores: Sequence[float] | None
+    ) -> Surrogate | None:
+        """A model of the scores, or None before as many sets as layers are known."""
+        known = [
+            Observation(i.layers, i.fitness if i.score is None else i.score, i.variance)
+            for i in individuals
+        ]
+        held = {i.layers for i in individuals}
+        if single_layer_scores is not None:
+            singles = [LayerSet.of(layer) for layer in range(self.space.n_layers)]
+            known += [
+                Observation(layers, score)
+                for layers, score in zip(singles, single_layer_scores, strict=True)
+                if layers not in held
+            ]
+        if not self.model or len(known) < max(2, self.space.n_layers):
+            return None
+        return Surrogate(known, self.space.n_layers)
+
+    def _ranked(
+        self,
+        model: Surrogate,
+        individuals: Sequence[Individual],
+        seen: SeenSets,
+        place: int,
+        rng: np.random.Generator,
+        k: int,
+        single_layer_scores: Sequence[float] | None,
+    ) -> list[LayerSet]:
+        """At most k unseen sets, chosen by the model from more than are needed."""
+        space = self.space
+        first = [s for s in self.known_sets if s.indices not in seen and s in space][:k]
+        taken = set(seen) | {layers.indices for layers in first}
+        pool: dict[LayerSet, None] = {}
+        generation = max(1, place // self.population_size)
+        parents = self.parents(individuals, generation)
+        if len(parents) >= 2:
+            guide = self.guide(individuals, generation, single_layer_scores)
+            for _ in range(self.pool_size):
+                child = self._child(parents, guide, taken, rng)
+                if child is not None:
+                    pool[child] = None
+        for _ in range(self.pool_size // 4):
+            layers = space.random(rng, space.random_size(rng))
+            if layers.indices not in taken:
+                pool[layers] = None
+        # Climb the model's own mean: what it holds for best may be far from every parent.
+        top = [i.layers for i in parents[:3]]
+        for _ in range(space.max_layers):
+            near = {
+                layers
+                for centre in top
+                for layers in centre.neighbours(space.n_layers, space.min_layers, space.max_layers)
+            }
+            if not near:
+                break
+            asked = sorted(near)
+            mean = model.mean(asked)
+            order = np.argsort(-mean, kind="stable")
+            for i in order[: self.pool_size // 2]:
+                if asked[int(i)].indices not in taken:
+                    pool[asked[int(i)]] = None
+            top = [asked[int(i)] for i in order[:3]]
+        return first + model.choose(list(pool), k - len(first), rng)
+
     def _offspring(
         self,
         parents: Sequence[Individual],
@@ -161,14 +241,8 @@ class GeneticSearch:
     ) -> LayerSet | None:
         """An unseen child; then an unseen neighbour of a parent, best first; then any unseen."""
         for _ in range(_TRIES):
-            child = tournament(parents, rng, size=self.tournament_size).layers
-            if rng.random() < self.crossover_prob:
-                mate = tournament(parents, rng, size=self.tournament_size).layers
-                child = repair(self.crossover(child, mate, rng), self.space, guide, rng)
-            # A child that is known already can only be of use once it is changed.
-            if child.indices in seen or rng.random() < self.mutation_prob:
-                child = self.mutation(child, self.space, guide, rng)
-            if child.indices not in seen and child in self.space:
+            child = self._child(parents, guide, seen, rng)
+            if child is not None:
                 return child
         space = self.space
         for parent in parents:
@@ -177,3 +251,20 @@ class GeneticSearch:
             if fresh:
                 return fresh[int(rng.integers(len(fresh)))]
         return space.random_unseen(rng, seen)
+
+    def _child(
+        self,
+        parents: Sequence[Individual],
+        guide: Guide,
+        seen: SeenSets,
+        rng: np.random.Generator,
+    ) -> LayerSet | None:
+        """A child of two tournaments, or None where it is known already or out of the budget."""
+        child = tournament(parents, rng, size=self.tournament_size).layers
+        if rng.random() < self.crossover_prob:
+            mate = tournament(parents, rng, size=self.tournament_size).layers
+            child = repair(self.crossover(child, mate, rng), self.space, guide, rng)
+        # A child that is known already can only be of use once it is changed.
+        if child.indices in seen or rng.random() < self.mutation_prob:
+            child = self.mutation(child, self.space, guide, rng)
+        return child if child.indices not in seen and child in self.space else None

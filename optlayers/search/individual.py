@@ -23,12 +23,15 @@ _EXPLORED = frozenset(("", Phase.explore.value))
 class Individual(NamedTuple):
     """An evaluated layer set: `fitness` is larger for better, and comparable across fidelities.
 
-    `generation` is the one that it was proposed for (`NO_GENERATION`: none).
+    `generation` is the one that it was proposed for (`NO_GENERATION`: none). `score` is the
+    score as it was measured, larger for better, and `variance` that of its noise, where known.
     """
 
     layers: LayerSet
     fitness: float
     generation: int = NO_GENERATION
+    score: float | None = None
+    variance: float | None = None
 
 
 def individuals_from(
@@ -60,10 +63,26 @@ def individuals_from(
             generations[key] = rank if stated is None else stated
     fitness = _fitness(list(best.values()), maximise=maximise)
     # Sets found by other phases (probe, refine) have no generation.
+    sign = 1.0 if maximise else -1.0
     return [
-        Individual(record.layers, value, generations.get(key, NO_GENERATION))
+        Individual(
+            record.layers,
+            value,
+            generations.get(key, NO_GENERATION),
+            None if record.score is None else sign * record.score,
+            _variance(record),
+        )
         for (key, record), value in zip(best.items(), fitness, strict=True)
     ]
+
+
+def _variance(record: Record) -> float | None:
+    """Variance of a share of right answers; None for any other score."""
+    if record.score is None or not record.questions or not 0.0 <= record.score <= 1.0:
+        return None
+    # One right and one wrong answer more keep it from being zero.
+    share = (record.score * record.questions + 1.0) / (record.questions + 2.0)
+    return share * (1.0 - share) / record.questions
 
 
 def is_explored(record: Record) -> bool:

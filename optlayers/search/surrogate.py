@@ -1,0 +1,129 @@
+"""A cheap model of the score of layer sets: main effects, pairs and triples, with uncertainty.
+
+A Gaussian process over sets. The covariance of two sets counts what they share: a constant, a
+variance for each layer in both, one for each pair in both, one for each triple. This is Bayesian
+linear regression on the indicators of layers, pairs and triples, without ever writing them down
+(Rasmussen and Williams 2006, section 2.1.2). The variances are chosen by marginal likelihood on a
+small grid. Pure numpy; shapes: n observed sets, m asked sets, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optlayers.layerset import LayerSet
+
+FloatArray = NDArray[np.float64]
+
+MOST = 400  # observations used; the best and an even choice of the others
+# Shares of the scores' spread: (main effects, pairs, triples) and of binomial noise.
+_KERNELS = ((1.0, 0.1, 0.02), (1.0, 0.4, 0.1), (0.5, 0.8, 0.4))
+_NOISES = (0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A layer set and what is known of it: larger is better; variance of its noise, if known."""
+
+    layers: LayerSet
+    score: float
+    variance: float | None = None
+
+
+def indicators(sets: Sequence[LayerSet], n_layers: int) -> FloatArray:
+    """[n, L], 1 where a set holds a layer."""
+    found = np.zeros((len(sets), n_layers))
+    for row, layers in enumerate(sets):
+        found[row, list(layers.indices)] = 1.0
+    return found
+
+
+def _shared(a: FloatArray, b: FloatArray, weights: tuple[float, float, float]) -> FloatArray:
+    """Covariance [n, m] from the number of layers that two sets share."""
+    count = a @ b.T
+    pairs = count * (count - 1.0) / 2.0
+    triples = pairs * (count - 2.0) / 3.0
+    found: FloatArray = weights[0] * count + weights[1] * pairs + weights[2] * triples
+    return found
+
+
+class Surrogate:
+    """The fitted model. Two observations at least; raises `ValueError` with fewer."""
+
+    def __init__(self, observations: Sequence[Observation], n_layers: int) -> None:
+        if len(observations) < 2:
+            raise ValueError(f"{len(observations)} observations; a model needs 2")
+        chosen = _thin(observations)
+        self._n_layers = n_layers
+        self._x = indicators([o.layers for o in chosen], n_layers)
+        scores = np.array([o.score for o in chosen])
+        self._mean = float(scores.mean())
+        self._spread = max(float(scores.std()), 1e-6)
+        self._y = (scores - self._mean) / self._spread
+        known = [o.variance for o in chosen if o.variance is not None]
+        typical = float(np.mean(known)) if known else 0.05 * self._spread**2
+        noise = np.array([typical if o.variance is None else o.variance for o in chosen])
+        noise = noise / self._spread**2
+        best = -math.inf
+        for kernel in _KERNELS:
+            # One layer of a set explains about a third of the spread of the scores.
+            scaled = (kernel[0] / 2, kernel[1] / 2, kernel[2] / 2)
+            shared = 1.0 + _shared(self._x, self._x, scaled)
+            for factor in _NOISES:
+                covariance = shared + np.diag(factor * noise + 1e-4)
+                lower = np.linalg.cholesky(covariance)
+                solved = np.linalg.solve(lower, self._y)
+                likelihood = -0.5 * float(solved @ solved) - float(np.log(np.diag(lower)).sum())
+                if likelihood > best:
+                    best = likelihood
+                    self._kernel, self._lower, self._solved = scaled, lower, solved
+
+    def mean(self, sets: Sequence[LayerSet]) -> FloatArray:
+        """Mean [m] of the scores of sets."""
+        asked = indicators(sets, self._n_layers)
+        cross = 1.0 + _shared(self._x, asked, self._kernel)
+        weights = np.linalg.solve(self._lower.T, self._solved)
+        return np.asarray(self._mean + self._spread * (cross.T @ weights))
+
+    def predict(self, sets: Sequence[LayerSet]) -> tuple[FloatArray, FloatArray]:
+        """Mean [m] of the scores of sets, and their covariance [m, m]."""
+        asked = indicators(sets, self._n_layers)
+        cross = 1.0 + _shared(self._x, asked, self._kernel)
+        half = np.linalg.solve(self._lower, cross)
+        mean = self._mean + self._spread * (half.T @ self._solved)
+        own = 1.0 + _shared(asked, asked, self._kernel)
+        return mean, self._spread**2 * (own - half.T @ half)
+
+    def choose(
+        self, sets: Sequence[LayerSet], count: int, rng: np.random.Generator
+    ) -> list[LayerSet]:
+        """`count` of the sets, each the best under a draw from the posterior (Thompson 1933)."""
+        mean, covariance = self.predict(sets)
+        jitter = 1e-9 * max(float(np.trace(covariance)), 1e-9)
+        values, vectors = np.linalg.eigh(covariance + jitter * np.eye(len(sets)))
+        root = vectors * np.sqrt(np.clip(values, 0.0, None))
+        free = np.ones(len(sets), dtype=bool)
+        found = []
+        for _ in range(min(count, len(sets))):
+            draw = mean + root @ rng.standard_normal(len(sets))
+            pick = int(np.argmax(np.where(free, draw, -np.inf)))
+            free[pick] = False
+            found.append(sets[pick])
+        return found
+
+
+def _thin(observations: Sequence[Observation]) -> list[Observation]:
+    """At most `MOST`: the better half of them the best, the others spread evenly over time."""
+    if len(observations) <= MOST:
+        return list(observations)
+    order = sorted(range(len(observations)), key=lambda i: -observations[i].score)
+    best = set(order[: MOST // 2])
+    rest = [i for i in range(len(observations)) if i not in best]
+    step = len(rest) / (MOST - len(best))
+    even = {rest[int(i * step)] for i in range(MOST - len(best))}
+    return [observations[i] for i in sorted(best | even)]
