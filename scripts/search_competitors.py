@@ -237,7 +237,7 @@ def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
         }
     )
     sampler = sampler_for(definition, known.n_layers)
-    pruner, scorer = RacingPruner(), known.scorer()
+    pruner, scorer = RacingPruner(top_k=1, alpha=0.1), known.scorer()
     steps = rungs(known.n_fast, known.n_full)
     records: list[Record] = []
     while True:

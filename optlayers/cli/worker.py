@@ -91,7 +91,7 @@ def _work(
 
     definition = load_study(study)
     # The database is asked before the slow part, so that its faults show at once.
-    pruner = RacingPruner(top_k=max(1, definition.refine.top))
+    pruner = RacingPruner(top_k=1, alpha=0.1)
     opened = open_study(storage, definition, pruner=pruner)
 
     import torch

@@ -209,10 +209,18 @@ class GeneticSearch:
                 child = self._child(parents, guide, taken, rng)
                 if child is not None:
                     pool[child] = None
-        for _ in range(self.pool_size // 4):
-            layers = space.random(rng, space.random_size(rng))
-            if layers.indices not in taken:
-                pool[layers] = None
+        for slot in rng.integers(0, self.population_size, self.pool_size // 4):
+            fresh = initial_set(
+                int(slot),
+                rng,
+                space=space,
+                seen=taken,
+                population_size=self.population_size,
+                known_sets=self.known_sets,
+                single_layer_scores=single_layer_scores,
+            )
+            if fresh is not None:
+                pool[fresh] = None
         # Climb the model's own mean: what it holds for best may be far from every parent.
         top = [i.layers for i in parents[:3]]
         for _ in range(space.max_layers):

@@ -9,7 +9,6 @@ small grid. Pure numpy; shapes: n observed sets, m asked sets, L layers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,9 +20,11 @@ from optlayers.layerset import LayerSet
 FloatArray = NDArray[np.float64]
 
 MOST = 400  # observations used; the best and an even choice of the others
-# Shares of the scores' spread: (main effects, pairs, triples) and of binomial noise.
-_KERNELS = ((1.0, 0.1, 0.02), (1.0, 0.4, 0.1), (0.5, 0.8, 0.4))
+TUNED = 150  # observations used to choose the variances
+# Variances of main effects, pairs and triples, of the scores' own; shares of binomial noise.
+_KERNELS = ((0.5, 0.05, 0.01), (0.5, 0.2, 0.05), (0.25, 0.4, 0.2))
 _NOISES = (0.3, 1.0)
+_JITTER = 1e-4
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,20 @@ def _shared(a: FloatArray, b: FloatArray, weights: tuple[float, float, float]) -
     return found
 
 
+def _likelihood(
+    x: FloatArray,
+    y: FloatArray,
+    noise: FloatArray,
+    kernel: tuple[float, float, float],
+    factor: float,
+) -> float:
+    """Log marginal likelihood, up to a constant (Rasmussen and Williams 2006, equation 2.30)."""
+    covariance = 1.0 + _shared(x, x, kernel) + np.diag(factor * noise + _JITTER)
+    lower = np.linalg.cholesky(covariance)
+    solved = np.linalg.solve(lower, y)
+    return -0.5 * float(solved @ solved) - float(np.log(np.diag(lower)).sum())
+
+
 class Surrogate:
     """The fitted model. Two observations at least; raises `ValueError` with fewer."""
 
@@ -69,33 +84,28 @@ class Surrogate:
         typical = float(np.mean(known)) if known else 0.05 * self._spread**2
         noise = np.array([typical if o.variance is None else o.variance for o in chosen])
         noise = noise / self._spread**2
-        best = -math.inf
-        for kernel in _KERNELS:
-            # One layer of a set explains about a third of the spread of the scores.
-            scaled = (kernel[0] / 2, kernel[1] / 2, kernel[2] / 2)
-            shared = 1.0 + _shared(self._x, self._x, scaled)
-            for factor in _NOISES:
-                covariance = shared + np.diag(factor * noise + 1e-4)
-                lower = np.linalg.cholesky(covariance)
-                solved = np.linalg.solve(lower, self._y)
-                likelihood = -0.5 * float(solved @ solved) - float(np.log(np.diag(lower)).sum())
-                if likelihood > best:
-                    best = likelihood
-                    self._kernel, self._lower, self._solved = scaled, lower, solved
+        few = np.linspace(0, len(chosen) - 1, min(TUNED, len(chosen))).astype(int)
+        self._kernel, factor = max(
+            ((kernel, factor) for kernel in _KERNELS for factor in _NOISES),
+            key=lambda pair: _likelihood(self._x[few], self._y[few], noise[few], *pair),
+        )
+        shared = 1.0 + _shared(self._x, self._x, self._kernel)
+        covariance = shared + np.diag(factor * noise + _JITTER)
+        self._inverse = np.linalg.inv(np.linalg.cholesky(covariance))
+        self._weights = self._inverse.T @ (self._inverse @ self._y)
 
     def mean(self, sets: Sequence[LayerSet]) -> FloatArray:
         """Mean [m] of the scores of sets."""
         asked = indicators(sets, self._n_layers)
         cross = 1.0 + _shared(self._x, asked, self._kernel)
-        weights = np.linalg.solve(self._lower.T, self._solved)
-        return np.asarray(self._mean + self._spread * (cross.T @ weights))
+        return np.asarray(self._mean + self._spread * (cross.T @ self._weights))
 
     def predict(self, sets: Sequence[LayerSet]) -> tuple[FloatArray, FloatArray]:
         """Mean [m] of the scores of sets, and their covariance [m, m]."""
         asked = indicators(sets, self._n_layers)
         cross = 1.0 + _shared(self._x, asked, self._kernel)
-        half = np.linalg.solve(self._lower, cross)
-        mean = self._mean + self._spread * (half.T @ self._solved)
+        half = self._inverse @ cross
+        mean = self._mean + self._spread * (cross.T @ self._weights)
         own = 1.0 + _shared(asked, asked, self._kernel)
         return mean, self._spread**2 * (own - half.T @ half)
 
@@ -121,9 +131,8 @@ def _thin(observations: Sequence[Observation]) -> list[Observation]:
     """At most `MOST`: the better half of them the best, the others spread evenly over time."""
     if len(observations) <= MOST:
         return list(observations)
-    order = sorted(range(len(observations)), key=lambda i: -observations[i].score)
-    best = set(order[: MOST // 2])
-    rest = [i for i in range(len(observations)) if i not in best]
-    step = len(rest) / (MOST - len(best))
-    even = {rest[int(i * step)] for i in range(MOST - len(best))}
-    return [observations[i] for i in sorted(best | even)]
+    scores = np.array([o.score for o in observations])
+    best = np.argpartition(-scores, MOST // 2)[: MOST // 2]
+    rest = np.setdiff1d(np.arange(len(scores)), best)
+    even = rest[np.linspace(0, len(rest) - 1, MOST - len(best)).astype(int)]
+    return [observations[i] for i in np.sort(np.concatenate([best, even]))]

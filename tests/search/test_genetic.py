@@ -66,7 +66,7 @@ def test_the_first_generation_takes_10_known_40_scored_50_random() -> None:
     known = [LayerSet.of(i, i + 1) for i in range(10)]
     scores = [0.01] * 16
     scores[8:] = [0.9] * 8
-    search = GeneticSearch(space=SPACE, population_size=40, known_sets=known)
+    search = GeneticSearch(space=SPACE, population_size=40, known_sets=known, model=False)
     rng = np.random.default_rng(0)
     found = search.propose([], [], rng, 40, single_layer_scores=scores)
     sets = [layers for layers, generation in found]
