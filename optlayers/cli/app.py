@@ -65,6 +65,7 @@ COMMANDS = (
     "export",
     "export_best",
     "fetch",
+    "verify",
     "studies",
 )
 
