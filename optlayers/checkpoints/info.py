@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Any
 
 from optlayers import __version__
+from optlayers.checkpoints.licence import licence_of
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.layerset import LayerSet
-from optlayers.study import StudyDefinition
+from optlayers.study import ModelSpec, StudyDefinition
 
+FILE = "checkpoint_info.json"
 PACKAGES = ("torch", "transformers", "safetensors", "lm_eval", "optuna")
 
 
@@ -20,29 +23,51 @@ def checkpoint_info(
     donor: Checkpoint,
     layers: LayerSet,
     score: dict[str, Any] | None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
     """Layer set, score with interval (None: not evaluated), study, models with SHA-256, versions.
 
-    Reads the weight files whole, for their hashes.
+    dtype: what the weights were converted to (None: not at all). Reads the weight files whole, for
+    their hashes.
     """
     return {
         "layers": list(layers.indices),
         "n_layers": len(layers),
+        "depth": base.n_layers,
+        "dtype": dtype,
         "score": score,
         "study": {
             "name": definition.name,
             "tasks": [task.model_dump() for task in definition.tasks],
+            "questions": definition.questions.model_dump(),
             "fingerprint": definition.fingerprint(),
         },
-        "base": _model(definition.base.model, definition.base.revision, base),
-        "donor": _model(definition.donor.model, definition.donor.revision, donor),
+        "base": _model(definition, definition.base, base),
+        "donor": _model(definition, definition.donor, donor),
         "versions": {
             "optlayers": __version__,
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{name: _version(name) for name in PACKAGES},
         },
     }
 
 
-def _model(name: str, revision: str | None, checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"model": name, "revision": revision, "sha256": checkpoint.sha256}
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _model(definition: StudyDefinition, spec: ModelSpec, checkpoint: Checkpoint) -> dict[str, Any]:
+    where = definition.resolve(spec.model)
+    on_hub = not Path(where).is_dir()
+    return {
+        # A path would say more of the machine that this was made on than of the model.
+        "model": spec.model if on_hub else Path(where).name,
+        "on_hub": on_hub,
+        "revision": spec.revision,
+        "model_type": checkpoint.config.model_type,
+        "licence": licence_of(checkpoint.folder),
+        "sha256": checkpoint.sha256,
+    }

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
+from optlayers.checkpoints.tensorfile import Entry, read_header
 from optlayers.errors import ModelError
 from optlayers.models.families import config_from_dict, family_of
 
@@ -27,13 +32,18 @@ SINGLE = "model.safetensors"
 class Checkpoint:
     """A model on disk: its config, and its tensors by name.
 
-    `name` is what the user called it; `folder` is where it lies. Raises `ModelError` for a
-    folder without config or safetensors, for a broken file, and for a model that has no adapter.
+    `name` is what the user called it; `folder` is where it lies. `needed` says by name which
+    tensors will be asked for (default: all): a file that holds none of them may be missing. Raises
+    `ModelError` for a folder without config or safetensors, for a broken file, and for a model
+    that has no adapter.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(
+        self, name: str, folder: Path, needed: Callable[[str], bool] = lambda tensor: True
+    ) -> None:
         self.name = name
         self.folder = folder
+        self._needed = needed
         self.config_dict = self._read_json("config.json")
         try:
             self.config: PreTrainedConfig = config_from_dict(self.config_dict)
@@ -44,6 +54,7 @@ class Checkpoint:
             raise ModelError(f"model {name}: config.json: {why}") from None
         self._files = self._find_tensors()
         self._handles: dict[str, Any] = {}
+        self._headers: dict[str, dict[str, Entry]] = {}
 
     def _read_json(self, file: str) -> dict[str, Any]:
         path = self.folder / file
@@ -71,12 +82,13 @@ class Checkpoint:
                     f"model {self.name}: {INDEX} has no weight_map of tensors to files; "
                     "fetch it again"
                 )
+            index = {name: file for name, file in index.items() if self._needed(name)}
             for file in sorted(set(index.values())):
                 if not (self.folder / file).is_file():
                     raise ModelError(
                         f"model {self.name}: {file} is named in {INDEX} and missing; fetch it again"
                     )
-            return dict(index)
+            return index
         if not (self.folder / SINGLE).is_file():
             pickles = sorted(p.name for p in self.folder.glob("*.bin"))
             why = f" ({pickles[0]} is a pickle, which is never read)" if pickles else ""
@@ -125,6 +137,20 @@ class Checkpoint:
             ) from None
         return tensor
 
+    def entry(self, name: str) -> Entry:
+        """Where a tensor lies; nothing of it is read. Raises `ModelError` if missing."""
+        file = self._files.get(name)
+        if file is not None and file not in self._headers:
+            try:
+                self._headers[file] = read_header(self.folder / file)
+            except ModelError as error:
+                raise ModelError(f"model {self.name}: {error}") from None
+        if file is None or name not in self._headers[file]:
+            raise ModelError(
+                f"model {self.name}: tensor {name} is missing from the weights; fetch them again"
+            )
+        return self._headers[file][name]
+
     def tensors_below(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors of one module, by their names below `prefix`."""
         return {n: self.tensor(f"{prefix}.{n}") for n in self.tensors_named_below(prefix)}
@@ -136,14 +162,26 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of every weight file, by file name (reads them whole)."""
-        result = {}
-        for file in sorted(set(self._files.values())):
-            with (self.folder / file).open("rb") as stream:
-                result[file] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return result
+        """SHA-256 of every weight file, by file name.
+
+        Reads the files whole, several at a time; the Hugging Face cache has named those that it
+        fetched by their SHA-256, which is taken over.
+        """
+        files = sorted(set(self._files.values()))
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            return dict(
+                zip(files, pool.map(lambda f: _sha256(self.folder / f), files), strict=True)
+            )
 
     @property
     def n_layers(self) -> int:
         """Number of decoder layers."""
         return int(self.config.num_hidden_layers)
+
+
+def _sha256(path: Path) -> str:
+    real = path.resolve()
+    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
+        return real.name
+    with real.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,25 +1,28 @@
 """Writing a hybrid as a Hugging Face folder, tensor by tensor from the source files.
 
 The folder holds sharded safetensors, config, generation config, the tokenizer, a readable
-modeling file with what it needs (so that it loads where optlayers is not installed) and
-`checkpoint_info.json`. It appears by rename: a kill leaves nothing that looks finished.
+modeling file with what it needs (so that it loads where optlayers is not installed) and the
+documents that it is given. It appears by rename: a kill leaves nothing that looks finished.
 """
 
 from __future__ import annotations
 
+import functools
+import glob
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
+from optlayers.checkpoints.tensorfile import FLOATS, Entry, write_tensors
 from optlayers.errors import ExportError, InputError
 from optlayers.layerset import LayerSet
 from optlayers.models import hybrid as hybrid_module
@@ -29,7 +32,19 @@ from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
 SHARD_BYTES = 2_000_000_000
 SPARE_BYTES = 50_000_000
 MODELING = ("ssd.py", "llamba.py", "families.py", "hybrid.py")
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "*.jinja", "vocab.json", "merges.txt")
+TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+Documents = Mapping[str, str] | Callable[[], Mapping[str, str]]
+Shard = list[tuple[str, Entry]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,17 @@ class Piece:
     name: str
     source: Checkpoint
     source_name: str
+
+
+@dataclass
+class Shelf:
+    """Shards that earlier exports wrote, so that later ones link to them.
+
+    With a shelf, every layer is a file of its own. `linked` counts the bytes that were not written.
+    """
+
+    files: dict[tuple[Any, ...], Path] = field(default_factory=dict)
+    linked: int = 0
 
 
 def plan_pieces(base: Checkpoint, donor: Checkpoint, layers: LayerSet) -> list[Piece]:
@@ -59,90 +85,188 @@ def plan_pieces(base: Checkpoint, donor: Checkpoint, layers: LayerSet) -> list[P
     return pieces
 
 
+def plan_shards(pieces: list[Piece], dtype: str | None, by_layer: bool) -> list[Shard]:
+    """The tensors of each file: up to `SHARD_BYTES` together, or one layer and the ends apart."""
+    shards: dict[object, Shard] = {}
+    number, filled = 0, 0
+    for piece in pieces:
+        entry = piece.source.entry(piece.source_name)
+        size = entry.converted(dtype)[1]
+        parts = piece.name.split(".")
+        key: object = parts[2] if parts[1] == "layers" else "ends"
+        if not by_layer:
+            if filled and filled + size > SHARD_BYTES:
+                number, filled = number + 1, 0
+            key, filled = number, filled + size
+        shards.setdefault(key, []).append((piece.name, entry))
+    return list(shards.values())
+
+
 def export_hybrid(
     base: Checkpoint,
     donor: Checkpoint,
     layers: LayerSet,
     out: Path,
     tokenizer: Path,
-    info: dict[str, Any],
+    documents: Documents,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    dtype: str | None = None,
+    shelf: Shelf | None = None,
 ) -> Path:
     """Write the hybrid to the folder `out`, which must not exist; returns it.
 
-    `progress(done, total)` counts bytes. Raises `InputError` for a target that exists, and
-    `ExportError` for a disk that is full or not writable.
+    documents: text files that go along, by name; a function is called when the weights are
+    written. `progress(done, total)` counts bytes. dtype: one of `DTYPES`, to convert the weights
+    to (None: as they are in the sources). shelf: link to the files of earlier exports that have
+    the same tensors. Raises `InputError` for a target that exists or a dtype that is unknown,
+    and `ExportError` for a disk that is full or not writable.
     """
     layers.check(base.n_layers)
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: it exists already; choose another, or remove it")
+    target = DTYPES[dtype] if dtype else None
     pieces = plan_pieces(base, donor, layers)
-    sizes = [_size(piece) for piece in pieces]
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    shards = plan_shards(pieces, target, by_layer=shelf is not None)
+    partial = out.parent / f".{out.name}.partial-{socket.gethostname()}-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
-        need = sum(sizes) + SPARE_BYTES
-        if free < need:
-            raise ExportError(
-                f"--out {out}: {need / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
-                "free some space or choose another disk"
-            )
+        _sweep(out)
+        new = [s for s in shards if shelf is None or _key(s, target) not in shelf.files]
+        _check_space(out, sum(_size(shard, target) for shard in new) + SPARE_BYTES)
         partial.mkdir()
-        _write_weights(partial, pieces, sizes, progress)
-        _write_config(partial, base, donor, layers)
+        written = _write_weights(partial, shards, target, progress, shelf)
+        _write_config(partial, base, donor, layers, _dtype_of(pieces, target))
         _copy_tokenizer(tokenizer, partial)
         folder = Path(hybrid_module.__file__).parent
         for file in MODELING:
             shutil.copyfile(folder / file, partial / file)
-        _write_json(partial / "checkpoint_info.json", info)
+        for name, text in (documents() if callable(documents) else documents).items():
+            (partial / name).write_text(text, encoding="utf-8")
         if out.exists():
             out.rmdir()
         partial.rename(out)
-    except (OSError, SafetensorError) as error:
+        _onto_disk(out.parent)
+    except OSError as error:
         raise ExportError(
             f"--out {out}: could not be written ({error}); nothing was left behind"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    if shelf is not None:
+        shelf.files.update({key: out / file for key, file in written.items()})
     return out
 
 
-def _size(piece: Piece) -> int:
-    tensor = piece.source.tensor(piece.source_name)
-    return tensor.numel() * tensor.element_size()
+def _check_space(out: Path, need: int) -> None:
+    free = shutil.disk_usage(out.parent).free
+    if free < need:
+        raise ExportError(
+            f"--out {out}: {need / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
+            "free some space or choose another disk"
+        )
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed exports to the same folder left behind on this host."""
+    start = f".{out.name}.partial-{socket.gethostname()}-"
+    for left in out.parent.glob(f"{glob.escape(start)}*"):
+        pid = left.name.removeprefix(start)
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _onto_disk(folder: Path) -> None:
+    """Make a rename inside a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _size(shard: Shard, dtype: str | None) -> int:
+    return sum(entry.converted(dtype)[1] for _, entry in shard)
+
+
+def _key(shard: Shard, dtype: str | None) -> tuple[Any, ...]:
+    """What tells one shard from another: names, sources and dtype."""
+    return (dtype, tuple((name, entry.file, entry.start) for name, entry in shard))
 
 
 def _write_weights(
-    folder: Path, pieces: list[Piece], sizes: list[int], progress: Callable[[int, int], None]
-) -> None:
-    shards: list[list[Piece]] = [[]]
-    filled = 0
-    for piece, size in zip(pieces, sizes, strict=True):
-        if shards[-1] and filled + size > SHARD_BYTES:
-            shards.append([])
-            filled = 0
-        shards[-1].append(piece)
-        filled += size
-    total, done = sum(sizes), 0
-    size_of = {piece.name: size for piece, size in zip(pieces, sizes, strict=True)}
+    folder: Path,
+    shards: list[Shard],
+    dtype: str | None,
+    progress: Callable[[int, int], None],
+    shelf: Shelf | None,
+) -> dict[tuple[Any, ...], str]:
+    """Write or link every shard; what lies in which file, for the shelf."""
+    total, done = sum(_size(shard, dtype) for shard in shards), 0
     where: dict[str, str] = {}
+    written: dict[tuple[Any, ...], str] = {}
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
     for number, shard in enumerate(shards, start=1):
         file = SINGLE
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        # The tensors are memory-mapped: the pages of one shard pass through memory at a time.
-        tensors = {p.name: p.source.tensor(p.source_name).contiguous() for p in shard}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes files that only their owner reads
-        where.update(dict.fromkeys(tensors, file))
-        done += sum(size_of[p.name] for p in shard)
-        progress(done, total)
+        key = _key(shard, dtype)
+        if shelf is not None and key in shelf.files and _link(shelf.files[key], folder / file):
+            shelf.linked += _size(shard, dtype)
+            advance(_size(shard, dtype))
+        else:
+            write_tensors(folder / file, shard, dtype, advance)
+        written[key] = file
+        where.update({name: file for name, _ in shard})
     if len(shards) > 1:
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+    return written
 
 
-def _write_config(folder: Path, base: Checkpoint, donor: Checkpoint, layers: LayerSet) -> None:
+def _link(source: Path, target: Path) -> bool:
+    """Link to a file; False where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
+def _dtype_of(pieces: list[Piece], dtype: str | None) -> torch.dtype:
+    """The dtype to load the whole with: it holds what most weights of each parent are in.
+
+    Checkpoints keep a few small tensors wider than the rest, which is no reason to widen all.
+    """
+    bytes_of: dict[str, Counter[str]] = {}
+    for piece in pieces:
+        entry = piece.source.entry(piece.source_name)
+        kind, size = entry.converted(dtype)
+        if kind in FLOATS:
+            bytes_of.setdefault(str(piece.source.folder), Counter())[kind] += size
+    kinds = [FLOATS[count.most_common(1)[0][0]] for count in bytes_of.values()]
+    return functools.reduce(torch.promote_types, kinds)
+
+
+def _write_config(
+    folder: Path, base: Checkpoint, donor: Checkpoint, layers: LayerSet, dtype: torch.dtype
+) -> None:
     parents = []
     for checkpoint in (base, donor):
         data = {**checkpoint.config_dict, "model_type": checkpoint.config.model_type}
@@ -151,14 +275,15 @@ def _write_config(folder: Path, base: Checkpoint, donor: Checkpoint, layers: Lay
         parents.append(data)
     kept = ("bos_token_id", "eos_token_id", "pad_token_id")
     tokens = {key: getattr(donor.config, key, None) for key in kept}
+    known = {key: value for key, value in tokens.items() if value is not None}
     config = HybridConfig(
         base_config=parents[0],
         donor_config=parents[1],
         donor_layers=list(layers.indices),
         architectures=[HybridForCausalLM.__name__],
-        **{key: value for key, value in tokens.items() if value is not None},
+        **known,
     )
-    config.dtype = base.config.dtype or torch.float32
+    config.dtype = dtype
     data = config.to_diff_dict()
     data["auto_map"] = {
         "AutoConfig": "hybrid.HybridConfig",
@@ -169,7 +294,9 @@ def _write_config(folder: Path, base: Checkpoint, donor: Checkpoint, layers: Lay
     if generation.is_file():
         shutil.copyfile(generation, folder / "generation_config.json")
     else:
-        _write_json(folder / "generation_config.json", {k: v for k, v in tokens.items() if v})
+        _write_json(
+            folder / "generation_config.json", {k: v for k, v in tokens.items() if v is not None}
+        )
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

@@ -56,7 +56,18 @@ _ClickException: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
 
-COMMANDS = ("search", "worker", "status", "leaderboard", "eval", "export", "export_best", "studies")
+COMMANDS = (
+    "search",
+    "worker",
+    "status",
+    "leaderboard",
+    "eval",
+    "export",
+    "export_best",
+    "fetch",
+    "verify",
+    "studies",
+)
 
 
 @app.callback()

@@ -10,6 +10,20 @@ import typer
 from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, say
 from optlayers.storage import DEFAULT_URL
 
+ConvertOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", help="Convert to float32, bfloat16 or float16 (default: weights as they are)."
+    ),
+]
+PushOption = Annotated[
+    str | None,
+    typer.Option("--push", metavar="REPO", help="Upload to the Hugging Face hub, as OWNER/NAME."),
+]
+PrivateOption = Annotated[
+    bool, typer.Option("--private", help="With --push: a repository that is made is private.")
+]
+
 
 @app.command()
 def export(
@@ -20,65 +34,90 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder that is not yet.")],
     study: StudyOption = "demo",
     storage: StorageOption = DEFAULT_URL,
+    dtype: ConvertOption = None,
+    push: PushOption = None,
+    private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write one layer set as a checkpoint that transformers loads."""
+    from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
     from optlayers.layerset import LayerSet
     from optlayers.study import load_study
 
     definition = load_study(study)
-    rows = known_rows(definition, storage)
-    pair = open_both(definition)
+    repository = checked(push)
+    known = recorded(definition, storage)
+    # Only the files that hold these layers are fetched, where the models are not here yet.
+    pair = open_both(definition, LayerSet.parse(layers) if layers.strip() != "all" else None)
     chosen = LayerSet.parse(layers, pair[0].n_layers)
-    row = next((r for r in rows if tuple(r.layers) == chosen.indices), None)
-    write(definition, pair, chosen, row, out)
+    write(definition, pair, chosen, known.score(chosen.indices), out, dtype)
+    address = upload(out, repository, private)
     if json:
-        print_json({"layers": list(chosen.indices), "out": str(out)})
+        print_json({"layers": list(chosen.indices), "out": str(out), "pushed": address})
     else:
         print(out)
 
 
-def known_rows(definition: Any, storage: str) -> list[Any]:
-    """The leaderboard of the study, or nothing where the database does not have it."""
-    from sqlalchemy.engine import make_url
+def open_both(definition: Any, layers: Any = None) -> Any:
+    """Base and donor, checked; the weights are read only when written.
 
-    from optlayers.leaderboard import leaderboard
-    from optlayers.search import read_records
-    from optlayers.storage import open_study, stored_definition
-
-    if storage.startswith("sqlite"):
-        database = make_url(storage).database
-        if database and not Path(database).exists():
-            return []
-    if stored_definition(storage, definition.name) is None:
-        return []
-    opened = open_study(storage, definition, create=False)
-    return list(leaderboard(definition, read_records(opened.get_trials(deepcopy=False))))
-
-
-def open_both(definition: Any) -> Any:
-    """Base and donor, checked; the models are read only when written."""
+    layers: the donor's layers that will be read (None: all).
+    """
     from optlayers.evaluation.evaluator import open_pair
 
-    return open_pair(definition)
+    return open_pair(definition, layers)
 
 
-def write(definition: Any, pair: Any, layers: Any, row: Any, out: Path) -> None:
+def checked(push: str | None) -> str | None:
+    """The repository of `--push`, once it is known that an upload can be tried."""
+    if push is None:
+        return None
+    from optlayers.checkpoints.push import check_push
+
+    return check_push(push)
+
+
+def upload(folder: Path, repository: str | None, private: bool) -> str | None:
+    """Upload a folder where that is asked for; the address."""
+    if repository is None:
+        return None
+    from optlayers.checkpoints.push import push
+
+    say(f"uploading {folder.name} to {repository}")
+    address = push(folder, repository, private)
+    say(f"uploaded to {address}")
+    return address
+
+
+def write(
+    definition: Any,
+    pair: Any,
+    layers: Any,
+    score: dict[str, Any] | None,
+    out: Path,
+    dtype: str | None,
+    shelf: Any = None,
+) -> None:
     """One checkpoint folder."""
-    from optlayers.checkpoints.info import checkpoint_info
+    from concurrent.futures import ThreadPoolExecutor
+
+    from optlayers.checkpoints.card import documents
     from optlayers.checkpoints.writer import export_hybrid
+    from optlayers.cli.progress import ByteProgress
     from optlayers.evaluation.evaluator import tokenizer_folder
 
     base, donor = pair
-    score = None
-    if row is not None:
-        names = ("score", "ci_low", "ci_high", "questions", "fidelity", "trial")
-        score = {name: getattr(row, name) for name in names}
-    info = checkpoint_info(definition, base, donor, layers, score)
+    tokenizer = tokenizer_folder(definition)
+    texts = documents(definition, base, donor, layers, score, dtype)
+    with ByteProgress(out.name) as progress, ThreadPoolExecutor(max_workers=1) as beside:
+        # The hashes of the sources are made while their weights are copied.
+        hashing = beside.submit(lambda: (base.sha256, donor.sha256))
 
-    def progress(done: int, total: int) -> None:
-        if total > 1_000_000_000:
-            say(f"{out.name}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
+        def finish() -> dict[str, str]:
+            hashing.result()
+            return texts()
 
-    export_hybrid(base, donor, layers, out, tokenizer_folder(definition), info, progress)
+        export_hybrid(
+            base, donor, layers, out, tokenizer, finish, progress, dtype=dtype, shelf=shelf
+        )

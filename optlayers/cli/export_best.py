@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least, say
+from optlayers.cli.export import ConvertOption, PrivateOption, PushOption
 from optlayers.storage import DEFAULT_URL
 
 
@@ -17,10 +18,22 @@ def export_best(
     top: Annotated[int, typer.Option("--top", help="How many of the best.")] = 5,
     study: StudyOption = "demo",
     storage: StorageOption = DEFAULT_URL,
+    link: Annotated[
+        bool, typer.Option("--link", help="Write equal layers once, and link to them.")
+    ] = False,
+    dtype: ConvertOption = None,
+    push: PushOption = None,
+    private: PrivateOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Write the best layer sets of a study as checkpoints, one folder each."""
-    from optlayers.cli.export import known_rows, open_both, write
+    """Write the best layer sets of a study as checkpoints, one folder each.
+
+    With --link, a file of one folder may be a file of another: change none in place. With --push,
+    each goes to a repository of its own, REPO-01-layers-3-7 and so on.
+    """
+    from optlayers.checkpoints.writer import Shelf
+    from optlayers.cli.export import checked, open_both, upload, write
+    from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
     from optlayers.errors import InputError
     from optlayers.layerset import LayerSet
@@ -29,7 +42,9 @@ def export_best(
 
     at_least("--top", top, 1)
     definition = load_study(study)
-    rows = known_rows(definition, storage)[:top]
+    repository = checked(push)
+    known = recorded(definition, storage)
+    rows = known.rows[:top]
     if not rows:
         raise InputError(
             f"study {definition.name!r} has no evaluated layer set in {mask_password(storage)}; "
@@ -44,9 +59,14 @@ def export_best(
         if target.exists():
             raise InputError(f"--out {target}: it exists already; choose another, or remove it")
     pair = open_both(definition)
+    shelf = Shelf() if link else None
     for row, target in zip(rows, targets, strict=True):
-        write(definition, pair, LayerSet(tuple(row.layers)), row, target)
+        layers = LayerSet(tuple(row.layers))
+        write(definition, pair, layers, known.score(layers.indices), target, dtype, shelf)
+        upload(target, repository and f"{repository}-{target.name}", private)
         if not json:
             print(target)
+    if shelf is not None:
+        say(f"{shelf.linked / 1e9:.2f} GB were linked instead of written")
     if json:
         print_json([{**r.to_dict(), "out": str(t)} for r, t in zip(rows, targets, strict=True)])

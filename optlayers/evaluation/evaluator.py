@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from optlayers.checkpoints.fetch import model_folder, open_model
+from optlayers.checkpoints.fetch import decoder_layers, model_folder, nothing, open_model
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.engine import Engine
@@ -59,7 +59,7 @@ def tokenizer_folder(definition: StudyDefinition) -> Path:
     """The folder of the study's tokenizer: its own, or else the donor's."""
     where = definition.tokenizer or definition.donor.model
     revision = None if definition.tokenizer else definition.donor.revision
-    return model_folder(definition.resolve(where), revision)
+    return model_folder(definition.resolve(where), revision, nothing)
 
 
 def load_tokenizer(definition: StudyDefinition) -> object:
@@ -77,14 +77,21 @@ def load_tokenizer(definition: StudyDefinition) -> object:
         ) from None
 
 
-def open_pair(definition: StudyDefinition) -> tuple[Checkpoint, Checkpoint]:
+def open_pair(
+    definition: StudyDefinition, layers: LayerSet | None = None
+) -> tuple[Checkpoint, Checkpoint]:
     """Base and donor of a study, checked against each other and the study; no weights read.
 
+    layers: which of the donor's will be read (None: all); files without them are not fetched.
     Raises `ModelError` for models that do not fit, `InputError` for a study that does not fit
     the models.
     """
     base = open_model(definition.resolve(definition.base.model), definition.base.revision)
-    donor = open_model(definition.resolve(definition.donor.model), definition.donor.revision)
+    donor = open_model(
+        definition.resolve(definition.donor.model),
+        definition.donor.revision,
+        decoder_layers(layers),
+    )
     n_layers = check_pair(base, donor)
     if definition.layers.max > n_layers:
         raise InputError(

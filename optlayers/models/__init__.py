@@ -13,5 +13,8 @@ AutoConfig.register("llamba", LlambaConfig, exist_ok=True)
 AutoConfig.register("optlayers_hybrid", HybridConfig, exist_ok=True)
 AutoModelForCausalLM.register(LlambaConfig, LlambaForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(HybridConfig, HybridForCausalLM, exist_ok=True)
+# So that `save_pretrained` writes the modeling files along, as an export has them.
+HybridConfig.register_for_auto_class()
+HybridForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
 __all__ = ["HybridConfig", "HybridForCausalLM", "LlambaConfig", "LlambaForCausalLM"]

@@ -18,7 +18,13 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .families import LayerInputs, Rotary, config_from_dict, embedding_rows, family_of
-from .llamba import RecurrentCache, RecurrentGenerationMixin, causal_lm_output, padding_mask
+from .llamba import (
+    RecurrentCache,
+    RecurrentGenerationMixin,
+    causal_lm_output,
+    last_output,
+    padding_mask,
+)
 
 
 class HybridConfig(PreTrainedConfig):
@@ -70,6 +76,8 @@ class HybridPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    # A recurrent state cannot be taken back, which assisted generation would have to.
+    _is_stateful = True
 
 
 class HybridModel(HybridPreTrainedModel):
@@ -109,9 +117,13 @@ class HybridModel(HybridPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states [B, T, E] of input_ids [B, T]."""
+        """Hidden states [B, T, E] of input_ids [B, T].
+
+        output_hidden_states: return the input of every layer too, and what the last norm gives.
+        """
         h = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = RecurrentCache(self.config)
@@ -142,13 +154,12 @@ class HybridModel(HybridPreTrainedModel):
             )
             for side in (0, 1)
         ]
+        states: list[torch.Tensor] | None = [] if output_hidden_states else None
         for layer, side in zip(self.layers, self.origin, strict=True):
+            if states is not None:
+                states.append(h)
             h = self.families[side].call(layer, h, inputs[side])
-        if isinstance(past_key_values, RecurrentCache):
-            past_key_values.advance(h.shape[1])
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(h), past_key_values=past_key_values
-        )
+        return last_output(self.norm(h), past_key_values, states)
 
 
 class HybridForCausalLM(HybridPreTrainedModel, RecurrentGenerationMixin):
@@ -173,10 +184,17 @@ class HybridForCausalLM(HybridPreTrainedModel, RecurrentGenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, vocabulary]; with labels [B, T], the loss of the next token too."""
         out = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_hidden_states,
         )
         return causal_lm_output(self, out, labels, logits_to_keep, **kwargs)

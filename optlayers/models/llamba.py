@@ -150,6 +150,31 @@ class LlambaMLP(nn.Module):
         return out
 
 
+def short_conv(xbc: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Causal depthwise convolution as shifted products.
+
+    xbc [B, T + 3, channels], of which the first 3 are what the others look back on;
+    weight [channels, 4], bias [channels]; returns [B, T, channels].
+    """
+    length = xbc.shape[1] - (CONV_WIDTH - 1)
+    out = torch.addcmul(bias, xbc[:, :length], weight[:, 0])
+    for k in range(1, CONV_WIDTH):
+        out = torch.addcmul(out, xbc[:, k : k + length], weight[:, k])
+    return out
+
+
+class ShortConv(nn.Conv1d):
+    """`short_conv` as a module, so that tools that load weights when a module runs see it run."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, CONV_WIDTH, groups=channels)
+
+    def forward(self, xbc: torch.Tensor) -> torch.Tensor:
+        """Shapes as in `short_conv`."""
+        assert self.bias is not None  # made with one; for the type checker
+        return short_conv(xbc, self.weight[:, 0], self.bias)
+
+
 class DiscreteMamba2(nn.Module):
     """The mixer: projection, short convolution, SSD, gate, projection."""
 
@@ -170,9 +195,7 @@ class DiscreteMamba2(nn.Module):
         in_size = self.conv_channels + self.inner + self.heads
         self.in_proj = nn.Linear(config.d_model, in_size, bias=ssm["bias"])
         self.z_bias = nn.Parameter(torch.zeros(self.inner))
-        self.conv1d = nn.Conv1d(
-            self.conv_channels, self.conv_channels, CONV_WIDTH, groups=self.conv_channels
-        )
+        self.conv1d = ShortConv(self.conv_channels)
         activation = ssm["activation"]
         self.activation = nn.Identity() if activation == "identity" else ACT2FN[activation]
         self.D = nn.Parameter(torch.ones(self.heads))
@@ -196,7 +219,7 @@ class DiscreteMamba2(nn.Module):
             padding_mask = padding_mask[:, -length:, None].to(u.dtype)
             xbc = xbc * padding_mask
         xbc, state = self._with_past(xbc, past_key_values)
-        xbc = self.activation(self._convolve(xbc))
+        xbc = self.activation(self.conv1d(xbc))
         x, B, C = xbc.split([self.inner, *[self.groups * self.state_size] * 2], dim=-1)
         if padding_mask is not None:
             x = x * padding_mask
@@ -231,14 +254,9 @@ class DiscreteMamba2(nn.Module):
         return full.transpose(1, 2), state
 
     def _convolve(self, xbc: torch.Tensor) -> torch.Tensor:
-        """Causal depthwise convolution as shifted products; xbc [B, T + 3, channels]."""
-        length = xbc.shape[1] - (CONV_WIDTH - 1)
-        weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
-        assert bias is not None  # made with one above; for the type checker
-        out = torch.addcmul(bias, xbc[:, :length], weight[:, 0])
-        for k in range(1, CONV_WIDTH):
-            out = torch.addcmul(out, xbc[:, k : k + length], weight[:, k])
-        return out
+        """The convolution for those that run parts of the mixer by themselves."""
+        assert self.conv1d.bias is not None  # made with one; for the type checker
+        return short_conv(xbc, self.conv1d.weight[:, 0], self.conv1d.bias)
 
 
 class LlambaBlock(GradientCheckpointingLayer):
@@ -273,6 +291,9 @@ class LlambaPreTrainedModel(PreTrainedModel):
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlambaBlock"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    # A recurrent state cannot be taken back, which assisted generation would have to.
+    _is_stateful = True
 
 
 class LlambaModel(LlambaPreTrainedModel):
@@ -292,20 +313,37 @@ class LlambaModel(LlambaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states [B, T, d_model] of input_ids [B, T]."""
+        """Hidden states [B, T, d_model] of input_ids [B, T].
+
+        output_hidden_states: return the input of every layer too, and what the last norm gives.
+        """
         h = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = RecurrentCache(self.config)
         mask = padding_mask(attention_mask, h)
+        states: list[torch.Tensor] | None = [] if output_hidden_states else None
         for layer in self.layers:
+            if states is not None:
+                states.append(h)
             # By keyword, so that activation checkpointing can take the cache away.
             h = layer(h, mask, past_key_values=past_key_values)
-        if isinstance(past_key_values, RecurrentCache):
-            past_key_values.advance(h.shape[1])
-        h = self.final_layernorm(h)
-        return BaseModelOutputWithPast(last_hidden_state=h, past_key_values=past_key_values)
+        return last_output(self.final_layernorm(h), past_key_values, states)
+
+
+def last_output(
+    h: torch.Tensor, past_key_values: Cache | None, states: list[torch.Tensor] | None
+) -> BaseModelOutputWithPast:
+    """What a model without a head returns; notes in the cache that h [B, T, E] went through."""
+    if isinstance(past_key_values, RecurrentCache):
+        past_key_values.advance(h.shape[1])
+    return BaseModelOutputWithPast(
+        last_hidden_state=h,
+        past_key_values=past_key_values,
+        hidden_states=None if states is None else (*states, h),
+    )
 
 
 def padding_mask(attention_mask: Any, h: torch.Tensor) -> torch.Tensor | None:
@@ -349,10 +387,18 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, vocabulary]; with labels [B, T], the loss of the next token too."""
-        out = self.backbone(input_ids, attention_mask, past_key_values, inputs_embeds, use_cache)
+        out = self.backbone(
+            input_ids,
+            attention_mask,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_hidden_states,
+        )
         return causal_lm_output(self, out, labels, logits_to_keep, **kwargs)
 
 
@@ -372,4 +418,9 @@ def causal_lm_output(
         loss = model.loss_function(
             logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs
         )
-    return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=out.past_key_values)
+    return CausalLMOutputWithPast(
+        loss=loss,
+        logits=logits,
+        past_key_values=out.past_key_values,
+        hidden_states=out.hidden_states,
+    )

@@ -57,7 +57,13 @@ def pair(tiny_pair: Path) -> tuple[Checkpoint, Checkpoint]:
 
 
 def write(pair: tuple[Checkpoint, Checkpoint], out: Path, layers: LayerSet = LAYERS) -> Path:
-    return export_hybrid(*pair, layers, out, pair[1].folder, {"layers": list(layers.indices)})
+    return export_hybrid(
+        *pair,
+        layers,
+        out,
+        pair[1].folder,
+        {"checkpoint_info.json": json.dumps({"layers": list(layers.indices)})},
+    )
 
 
 @pytest.fixture(scope="module")

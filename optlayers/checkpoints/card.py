@@ -1,0 +1,180 @@
+"""The model card of an exported checkpoint, and the other documents that go along."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from optlayers.checkpoints.info import FILE, checkpoint_info
+from optlayers.checkpoints.licence import licence_texts
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.layerset import LayerSet
+from optlayers.study import StudyDefinition
+
+CARD = """\
+---
+{front}---
+
+# {title}
+
+A hybrid language model: {base}, in which {which} of its {depth} decoder layers {come} from {donor},
+index for index. Embedding, final norm and head are those of {base}; nothing was trained. Made with
+optlayers {version}.
+
+| | |
+|---|---|
+| base | {base} ({base_type}{base_revision}) |
+| donor | {donor} ({donor_type}{donor_revision}) |
+| layers from the donor | {layers} |
+| weights | {dtype} |
+
+## Score
+
+{score}
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+```
+
+`trust_remote_code` runs `hybrid.py`, `families.py`, `llamba.py` and `ssd.py` of this folder; with
+`import optlayers.models` before, it is not needed. It needs torch and transformers 5.17 or newer.
+The tokenizer and its chat template are the donor's.
+
+## Licences
+
+Both parts keep theirs, and both hold for the whole.
+
+| part | licence |
+|---|---|
+| base, {base} | {base_licence} |
+| donor, {donor} | {donor_licence} |
+
+{licence_files}`checkpoint_info.json` holds the same for machines, with the SHA-256 of
+every source file.
+"""
+
+
+def documents(
+    definition: StudyDefinition,
+    base: Checkpoint,
+    donor: Checkpoint,
+    layers: LayerSet,
+    score: dict[str, Any] | None,
+    dtype: str | None = None,
+) -> Callable[[], dict[str, str]]:
+    """What makes the documents of a checkpoint, text by file name, when it is called.
+
+    These are `README.md`, `checkpoint_info.json` and the licence files of both parts.
+    """
+
+    def make() -> dict[str, str]:
+        info = checkpoint_info(definition, base, donor, layers, score, dtype)
+        licences = {**licence_texts(base.folder, "base"), **licence_texts(donor.folder, "donor")}
+        return {
+            FILE: json.dumps(info, indent=2) + "\n",
+            "README.md": model_card(info, sorted(licences)),
+            **licences,
+        }
+
+    return make
+
+
+def model_card(info: dict[str, Any], licence_files: list[str]) -> str:
+    """The model card, markdown with a YAML head as the Hugging Face hub reads it."""
+    base, donor, layers = info["base"], info["donor"], info["layers"]
+    parents = [part["model"] for part in (base, donor) if part["on_hub"]]
+    front: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["hybrid", "merge", "optlayers"],
+        # Two licences hold at once, which the hub has no word for.
+        "license": "other",
+        "license_name": "see-both-parts",
+    }
+    if parents:
+        front |= {"base_model": parents, "base_model_relation": "merge"}
+    shown = ", ".join(map(str, layers)) or "none"
+    files = ", ".join(f"`{name}`" for name in licence_files)
+    return CARD.format(
+        front=yaml.safe_dump(front, sort_keys=False),
+        title=f"{_name(base)} with layers {shown} of {_name(donor)}",
+        base=base["model"],
+        donor=donor["model"],
+        which=len(layers) or "none",
+        come="comes" if len(layers) == 1 else "come",
+        depth=info["depth"],
+        version=info["versions"]["optlayers"],
+        base_type=base["model_type"],
+        donor_type=donor["model_type"],
+        base_revision=_revision(base),
+        donor_revision=_revision(donor),
+        layers=shown,
+        dtype=f"converted to {info['dtype']}"
+        if info["dtype"]
+        else "as in the sources, bit for bit",
+        score=_score(info),
+        base_licence=_licence(base),
+        donor_licence=_licence(donor),
+        licence_files=f"Their texts lie beside this file: {files}. " if files else "",
+    )
+
+
+def _name(part: dict[str, Any]) -> str:
+    return str(part["model"]).rpartition("/")[2]
+
+
+def _revision(part: dict[str, Any]) -> str:
+    return f", revision {part['revision']}" if part["revision"] else ""
+
+
+def _licence(part: dict[str, Any]) -> str:
+    return part["licence"] or "its folder names none; see where the model comes from"
+
+
+def _score(info: dict[str, Any]) -> str:
+    score = info["score"]
+    tasks = " and ".join(
+        f"{task['name']} ({task['metric']}, {_shots(task)}, weight {task['weight']:g})"
+        for task in info["study"]["tasks"]
+    )
+    if score is None:
+        return f"This layer set was not evaluated. The study {info['study']['name']} is on {tasks}."
+    lines = [
+        "| questions | score | 95 % interval |",
+        "|---|---|---|",
+        _line(f"{score['questions']} of the search ({score['fidelity']} fidelity)", score),
+    ]
+    held = score.get("held_out")
+    if held:
+        lines.append(_line(f"{held['questions']} held out, which no decision has seen", held))
+    text = (
+        f"Measured in the study {info['study']['name']} with the prompts, choices and metrics of "
+        f"lm-eval {info['versions']['lm_eval'] or ''} on {tasks}"
+        f"{', on ' + score['device'] if score.get('device') else ''}. The questions are a fixed, "
+        "shuffled sample of every subject, and each subject has the weight that lm-eval gives it. "
+        "The interval is for the choice of the questions."
+    )
+    if score.get("evaluated_sets", 0) > 1:
+        text += (
+            f" {score['evaluated_sets']} layer sets were evaluated on questions of the search, "
+            "and the best of many flatters: the questions chose it."
+        )
+    return "\n".join([*lines, "", text])
+
+
+def _shots(task: dict[str, Any]) -> str:
+    shots = task["num_fewshot"]
+    return "the task's own number of examples" if shots is None else f"{shots}-shot"
+
+
+def _line(what: str, score: dict[str, Any]) -> str:
+    low, high = 100 * score["ci_low"], 100 * score["ci_high"]
+    return f"| {what} | {100 * score['score']:.2f} % | {low:.1f} to {high:.1f} |"

@@ -1,0 +1,69 @@
+"""Fetching from ModelScope (modelscope.cn), for where Hugging Face cannot be reached.
+
+What is fetched lies in a folder of its own, under the model's name on Hugging Face, so that study
+files stay as they are. Needs the extra `modelscope`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optlayers.checkpoints.fetch import (
+    ELSEWHERE,
+    SMALL,
+    WHOLE,
+    Needed,
+    check_space,
+    local_folder,
+    store,
+    told,
+    weight_files,
+)
+from optlayers.errors import InputError, ModelError
+
+# Models that have another name there.
+NAMES = {
+    "meta-llama/Llama-3.1-8B-Instruct": "LLM-Research/Meta-Llama-3.1-8B-Instruct",
+    "meta-llama/Llama-3.2-3B-Instruct": "LLM-Research/Llama-3.2-3B-Instruct",
+    "meta-llama/Llama-3.2-1B-Instruct": "LLM-Research/Llama-3.2-1B-Instruct",
+}
+
+
+def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
+    """Fetch the needed files of a model; an interrupted fetch goes on. The folder.
+
+    Raises `InputError` where the client is not installed, `ModelError` where it fails.
+    """
+    folder = local_folder(where)
+    if folder is not None:
+        return folder
+    try:
+        from modelscope import snapshot_download
+    except ImportError:
+        raise InputError(
+            "--source modelscope: the client is not installed; install optlayers[modelscope]"
+        ) from None
+    folder = store() / where.replace("/", "--")
+    name = NAMES.get(where, where)
+
+    def fetch(files: list[str]) -> None:
+        snapshot_download(
+            name,
+            revision=revision,
+            local_dir=str(folder),
+            allow_patterns=files,
+            ignore_patterns=ELSEWHERE,
+        )
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with told(where, revision):
+            check_space(where, 1, folder)
+            fetch(SMALL)
+            if not (folder / "config.json").is_file():
+                raise ModelError(f"model {where}: ModelScope has no {name}; use another source")
+            fetch(weight_files(folder, needed))
+        (folder / WHOLE).touch()
+    except OSError as error:
+        raise ModelError(f"model {where}: {folder} cannot be written ({error})") from None
+    return folder

@@ -1,0 +1,142 @@
+"""Safetensors files, read and written a piece at a time.
+
+The library's own `save_file` wants all tensors of a file in memory; a checkpoint of many gigabytes
+is copied here through one small buffer. Format (huggingface.co/docs/safetensors): 8 bytes, little
+endian, the length of the header; the header, JSON of name to dtype, shape and data_offsets, padded
+with spaces; then the data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from optlayers.errors import ModelError
+
+BUFFER_BYTES = 16_000_000
+# A header longer than this is no header; the library has the same limit.
+MAX_HEADER_BYTES = 100_000_000
+
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 8),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies: file, dtype in the words of the format, shape, first byte, bytes."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    def converted(self, dtype: str | None) -> tuple[str, int]:
+        """Dtype and bytes after a conversion to a dtype of `FLOATS` (None: as it is).
+
+        What holds no floating-point numbers stays as it is.
+        """
+        if dtype is None or self.dtype not in FLOATS:
+            return self.dtype, self.size
+        return dtype, math.prod(self.shape) * BITS[dtype] // 8
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Tensor name to its place in the file; raises `ModelError` for a file that is not whole."""
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if 0 < length <= MAX_HEADER_BYTES else None
+            total = os.fstat(stream.fileno()).st_size
+        return _entries(path, header, 8 + length, total)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path}: is not a whole safetensors file ({error}); fetch it again"
+        ) from None
+
+
+def _entries(path: Path, header: Any, start: int, total: int) -> dict[str, Entry]:
+    found = {}
+    for name, place in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = place["data_offsets"]
+        shape, dtype = tuple(place["shape"]), place["dtype"]
+        if not 0 <= first <= last <= total - start:
+            raise ValueError(f"tensor {name} ends at byte {start + last} of {total}")
+        if (last - first) * 8 != math.prod(shape) * BITS[dtype]:
+            raise ValueError(f"tensor {name} has {last - first} bytes for {dtype} {list(shape)}")
+        found[name] = Entry(path, dtype, shape, start + first, last - first)
+    return found
+
+
+def write_tensors(
+    path: Path,
+    tensors: Sequence[tuple[str, Entry]],
+    dtype: str | None = None,
+    advance: Callable[[int], None] = lambda written: None,
+) -> None:
+    """Write a safetensors file from pieces of others, through one buffer, and onto the disk.
+
+    dtype: one of `FLOATS`, to convert to. `advance(n)` is told of every n bytes written. Raises
+    `OSError` where the disk refuses, `ModelError` for a source that ends too early.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, entry in tensors:
+        kind, size = entry.converted(dtype)
+        header[name] = {
+            "dtype": kind,
+            "shape": list(entry.shape),
+            "data_offsets": [end, end + size],
+        }
+        end += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as target:
+        target.write(len(text).to_bytes(8, "little") + text)
+        for _, entry in tensors:
+            _copy(entry, target, dtype, advance)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _copy(
+    entry: Entry, target: BinaryIO, dtype: str | None, advance: Callable[[int], None]
+) -> None:
+    kind, _ = entry.converted(dtype)
+    # A whole number of values of any width fits into the buffer.
+    buffer = bytearray(min(entry.size, BUFFER_BYTES - BUFFER_BYTES % 8))
+    with entry.file.open("rb", buffering=0) as source:
+        source.seek(entry.start)
+        left = entry.size
+        while left:
+            part = memoryview(buffer)[: min(left, len(buffer))]
+            _fill(source, part, entry)
+            left -= len(part)
+            if kind != entry.dtype:
+                values = torch.frombuffer(part, dtype=FLOATS[entry.dtype]).to(FLOATS[kind])
+                part = values.view(torch.uint8).numpy().data
+            target.write(part)
+            advance(len(part))
+
+
+def _fill(source: Any, part: memoryview, entry: Entry) -> None:
+    filled = 0
+    while filled < len(part):
+        count = source.readinto(part[filled:])
+        if not count:
+            raise ModelError(f"{entry.file}: ends in the middle of a tensor; fetch it again")
+        filled += count

@@ -1,0 +1,72 @@
+"""What the database says of layer sets: the rows, and the score that goes with a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optlayers.search import Record
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The leaderboard of a study (empty where the database does not have it), and what is below."""
+
+    rows: list[Any] = field(default_factory=list)
+    records: dict[tuple[int, ...], Record] = field(default_factory=dict)
+    devices: dict[int, str] = field(default_factory=dict)
+    study: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, layers: tuple[int, ...]) -> dict[str, Any] | None:
+        """The score of a layer set with its interval and answers, or None: not evaluated."""
+        from optlayers.holdout import KEY
+        from optlayers.layerset import LayerSet
+
+        row = next((r for r in self.rows if tuple(r.layers) == layers), None)
+        if row is None:
+            return None
+        names = ("score", "ci_low", "ci_high", "questions", "fidelity", "trial")
+        held = self.study.get(f"{KEY}{LayerSet(layers)}")
+        kept = ("score", "ci_low", "ci_high", "questions")
+        return {
+            **{name: getattr(row, name) for name in names},
+            "answers": self.records[layers].packed_answers,
+            "device": self.devices.get(row.trial, ""),
+            "evaluated_sets": len(self.rows),
+            "held_out": {name: held[name] for name in kept} if held else None,
+        }
+
+
+def recorded(definition: Any, storage: str) -> Recorded:
+    """What a database holds of a study; nothing where it does not have it.
+
+    Raises `StorageError` for a database that cannot be opened or holds another study.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from optlayers.leaderboard import leaderboard
+    from optlayers.search import best_by_layers, keys, read_records
+    from optlayers.storage import open_study, storage_errors, stored_definition
+
+    if storage.startswith("sqlite"):
+        try:
+            database = make_url(storage).database
+        except ArgumentError:
+            database = None
+        if database and not Path(database).exists():
+            return Recorded()
+    if stored_definition(storage, definition.name) is None:
+        return Recorded()
+    opened = open_study(storage, definition, create=False)
+    with storage_errors(storage):
+        trials = opened.get_trials(deepcopy=False)
+        attrs = opened.user_attrs
+    records = read_records(trials)
+    return Recorded(
+        rows=list(leaderboard(definition, records)),
+        records={layers.indices: r for layers, r in best_by_layers(records).items()},
+        devices={t.number: str(t.user_attrs.get(keys.DEVICE, "")) for t in trials},
+        study=attrs,
+    )
