@@ -45,6 +45,10 @@ class RunError(OptlayersError):
     """A failure while running (exit code 1)."""
 
 
+class StorageAwayError(RunError):
+    """A database that did not answer for longer than a worker waits."""
+
+
 class ExportError(RunError):
     """A checkpoint that could not be written."""
 

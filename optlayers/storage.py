@@ -1,20 +1,22 @@
 """Storage: a database URL becomes an Optuna storage, and a study in it.
 
-SQLite gets write-ahead logging, so that readers and writers do not wait for each other; every
-database gets heartbeats. A study is tied to its definition: one of another definition is refused.
+SQLite gets write-ahead logging, so that readers and writers do not wait for each other; PostgreSQL,
+MySQL and MariaDB get time limits, so that a host that vanished is noticed; `grpc://host:port` is
+Optuna's proxy in front of one of these. All get patience: they wait while the database is away. A
+study is tied to its definition: one of another definition is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import random
-import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +24,27 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages import BaseStorage
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from optlayers.errors import StorageError
+from optlayers.patience import Patience, PatientProxy, PatientStorage, mask_password, one_line
+from optlayers.rows import QuickStorage
 from optlayers.study import StudyDefinition
 
 DEFAULT_URL = "sqlite:///optuna.db"
-HEARTBEAT_SECONDS = 10
-GRACE_SECONDS = 60
+GRPC = "grpc"
+DEFAULT_GRPC_PORT = 13000
 BUSY_SECONDS = 60
+CONNECT_SECONDS = 10
+# Longer than any statement of ours: a connection that is silent for so long leads nowhere.
+SILENCE_SECONDS = 120
 CREATE_TRIES = 20
 
 DEFINITION = "definition"
 FINGERPRINT = "fingerprint"
-
-
-def mask_password(url: str) -> str:
-    """The URL with its password as `***`, fit to be shown."""
-    # To the last @, so that a password which holds one does not show its end.
-    masked = re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", url)
-    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", masked)
 
 
 def quiet_optuna() -> None:
@@ -72,21 +71,26 @@ def storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        cause = error.__cause__ or error
-        text = mask_password(str(getattr(cause, "orig", cause)).strip().splitlines()[0])
         raise StorageError(
-            f"storage {shown}: {text}; check that the database is up and the URL is right"
+            f"storage {shown}: {one_line(error)}; check that the database is up and "
+            "the URL is right"
         ) from None
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(
+    url: str, say: Callable[[str], None] = lambda text: None, wait: bool = False
+) -> BaseStorage:
     """The Optuna storage of a database URL, such as `sqlite:///optuna.db`.
 
-    Raises `StorageError` for a URL that is none, a missing driver, a database that cannot be
-    reached, or one of another schema.
+    Its calls wait for up to `PATIENCE_SECONDS` while the database is away; `say` is told so. With
+    `wait` opening it waits too. Raises `StorageError` for a URL that is none, a missing driver, a
+    database that cannot be reached, or one of another schema.
     """
     quiet_optuna()
     shown = mask_password(url)
+    patience = Patience(shown, say=say)
+    if url.startswith(f"{GRPC}:"):
+        return _open_proxy(url, patience, wait)
     try:
         backend = make_url(url).get_backend_name()
         make_url(url).get_dialect()
@@ -98,46 +102,91 @@ def open_storage(url: str) -> BaseStorage:
             "postgresql+psycopg://user@host/database"
         ) from None
     except ImportError as error:
-        raise StorageError(
-            f"storage {shown}: its driver is missing ({error}); install optlayers[postgres] "
-            "or optlayers[mysql]"
-        ) from None
-    options: dict[str, Any] = {}
-    if backend == "sqlite":
-        options["connect_args"] = {"timeout": BUSY_SECONDS}
-    else:
-        options["pool_pre_ping"] = True
+        raise _no_driver(shown, error) from None
     with storage_errors(url):
         try:
             if backend == "sqlite":
                 _prepare_sqlite(url)
-            storage = _open_tables(url, options)
+            options = _engine_options(url)
+            opening = functools.partial(_open_tables, url, options)
+            storage = patience.call(opening) if wait else opening()
         except (ModuleNotFoundError, ImportError) as error:
-            raise StorageError(
-                f"storage {shown}: its driver is missing ({error}); install optlayers[postgres] "
-                "or optlayers[mysql]"
-            ) from None
+            raise _no_driver(shown, error) from None
         except RuntimeError as error:
             raise StorageError(f"storage {shown}: {str(error).splitlines()[0]}") from None
         if backend == "sqlite":
             event.listen(storage.engine, "connect", _pragmas)
             storage.engine.dispose()  # the connections so far know no pragmas
-    return _CachedStorage(storage)
+    return PatientStorage(storage, patience)
 
 
-def _open_tables(url: str, options: dict[str, Any]) -> RDBStorage:
+def _no_driver(shown: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"storage {shown}: its driver is missing ({error}); install optlayers[postgres], "
+        "optlayers[mysql] or optlayers[grpc]"
+    )
+
+
+def _open_proxy(url: str, patience: Patience, wait: bool) -> BaseStorage:
+    """Optuna's gRPC proxy, as `optlayers storage serve` offers it."""
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        parts = None
+    if parts is None or parts.host is None or parts.database or parts.username:
+        raise StorageError(
+            f"storage {patience.shown}: not the URL of a proxy; write "
+            f"grpc://host:{DEFAULT_GRPC_PORT}, without user or database"
+        )
+    port = parts.port or DEFAULT_GRPC_PORT
+    try:
+        proxy = PatientProxy(parts.host, port, patience)
+        proxy.wait_server_ready(timeout=patience.seconds if wait else CONNECT_SECONDS)
+    except ImportError as error:
+        raise _no_driver(patience.shown, error) from None
+    except ConnectionError:
+        raise StorageError(
+            f"storage {patience.shown}: nothing answers there; start `optlayers storage serve`, or "
+            "mend host and port"
+        ) from None
+    return proxy
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    """Options of SQLAlchemy's engine for that database."""
+    parts = make_url(url)
+    backend, driver = parts.get_backend_name(), parts.get_driver_name()
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if driver in ("psycopg", "psycopg2"):
+        options["connect_args"] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": SILENCE_SECONDS // 4,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 1000 * SILENCE_SECONDS,
+        }
+    elif driver in ("pymysql", "mysqldb"):
+        options["connect_args"] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": SILENCE_SECONDS,
+            "write_timeout": SILENCE_SECONDS,
+        }
+    if backend in ("mysql", "mariadb"):
+        # As PostgreSQL does it; the default locks gaps between rows, and so ends in deadlocks.
+        options["isolation_level"] = "READ COMMITTED"
+    return options
+
+
+def _open_tables(url: str, options: dict[str, Any]) -> QuickStorage:
     """Optuna's storage of that URL, whose tables several processes may be making at once.
 
     Whoever comes second fails where the first is just making a table; it looks again.
     """
     for attempt in range(1, CREATE_TRIES + 1):
         try:
-            return RDBStorage(
-                url,
-                engine_kwargs=options,
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-            )
+            return QuickStorage(url, engine_kwargs=options)
         except (StorageInternalError, SQLAlchemyError) as error:
             text = f"{error} {error.__cause__}".lower()
             racing = any(
@@ -191,16 +240,19 @@ def open_study(
     sampler: BaseSampler | None = None,
     pruner: BasePruner | None = None,
     create: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+    wait: bool = False,
 ) -> optuna.Study:
     """The study of that definition in the database.
 
     Raises `StorageError` where it is missing (and `create` is false), or was made from another
-    definition; a change of the budget alone (explore, validate, refine) is taken over.
+    definition; a change of the budget alone (explore, validate, refine) is taken over. `say` and
+    `wait` as for `open_storage`.
     """
     if not create and _is_missing_file(url):
         # Opening it would leave an empty database behind.
         raise _not_there(url, definition.name)
-    storage = open_storage(url)
+    storage = open_storage(url, say, wait)
     with storage_errors(url):
         for attempt in range(2):
             try:

@@ -7,10 +7,12 @@ of workers may run, and any may die at any time.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,15 +21,18 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers import holdout
-from optlayers.claims import Claim, Claims, is_gone
+from optlayers.claims import Claim, Claims, Told
 from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet
+from optlayers.liveness import is_gone
+from optlayers.patience import limit_patience
 from optlayers.search import (
     Goal,
     Phase,
     Plan,
     Proposal,
+    RacingPruner,
     Record,
     RecordReader,
     StratifiedScore,
@@ -38,6 +43,8 @@ from optlayers.search import (
 )
 from optlayers.study import StudyDefinition
 
+_CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+
 Answers = NDArray[np.bool_] | EvaluationError
 
 COHORT = 16
@@ -45,6 +52,11 @@ POLL_SECONDS = 0.25
 REAP_SECONDS = 5.0
 EVERYTHING = 1_000_000
 RECENT = 60
+# How long a worker that was told to leave tries to reach the database.
+LEAVE_SECONDS = 3.0
+# An evaluation hangs when it lasts so many times longer than the slowest so far, and at least so
+# long; the first one, of which nothing is known, when it lasts hours.
+HANG_FACTOR, HANG_LEAST, HANG_FIRST = 20.0, 600.0, 4 * 3600.0
 
 
 class Evaluator(Protocol):
@@ -66,12 +78,23 @@ class Stopped(BaseException):
     """Raised by a signal handler: return the claims to the queue and leave."""
 
 
+class TimeUp(Stopped):
+    """Raised by a timer: as `Stopped`, but as planned."""
+
+
+def _end(reason: str) -> None:
+    """End a process whose main thread hangs."""
+    os._exit(1)
+
+
 @dataclass
 class Worker:
     """One worker of one study.
 
     `index` tells the workers of one machine apart and seeds what they propose; `cohort` is the
-    number of layer sets evaluated together; `max_seconds` ends it early (between cohorts).
+    number of layer sets evaluated together; `max_seconds` ends it early (before a cohort that
+    would take longer). `hang_seconds` is the longest that an evaluation may take (None: by the
+    pace so far); then its claims go back to the queue, and `abort` is called with the reason.
     """
 
     definition: StudyDefinition
@@ -81,14 +104,19 @@ class Worker:
     index: int = 0
     cohort: int = COHORT
     max_seconds: float | None = None
+    hang_seconds: float | None = None
     say: Callable[[str], None] = lambda text: None
+    abort: Callable[[str], None] = _end
     _reader: RecordReader = field(default_factory=RecordReader)
     _phase: Phase = Phase.probe
+    _slowest: float = 0.0  # seconds of a cohort
+    _pace: float = 0.0  # seconds of one question of one set, at the slowest
 
     def __post_init__(self) -> None:
         order = self.evaluator.order
         self._publish()
         self.claims = Claims(self.study, self.evaluator.n_layers, self.device)
+        self.claims.heart.hung = self._hung
         self.scorer = StratifiedScore(strata=order.subject, weights=order.weights)
         self.sampler = sampler_for(
             self.definition,
@@ -128,12 +156,14 @@ class Worker:
         Raises `RunError` where the study cannot go on; on `Stopped`, claims go back first.
         """
         started = time.monotonic()
-        self.claims.start()
+        self.claims.heart.start()
         try:
-            while self.max_seconds is None or time.monotonic() - started < self.max_seconds:
+            while self._has_time(started):
                 held = self._claim()
                 if held:
+                    began = time.monotonic()
                     self._evaluate(held)
+                    self._slowest = max(self._slowest, time.monotonic() - began)
                 elif self._phase == Phase.done:
                     check_alive(self.study.get_trials(deepcopy=False), least=1)
                     self.say("checking on held-out questions")
@@ -144,11 +174,38 @@ class Worker:
                 else:
                     time.sleep(POLL_SECONDS)
             return False
+        except TimeUp:
+            self._leave(keys.REASON_INTERRUPTED, 0)
+            return False
+        except Exception as error:
+            # The layer sets themselves may be why: they come back a limited number of times.
+            self._leave(f"{keys.REASON_LOST}: {type(error).__name__}: {error}", 1)
+            raise
         except BaseException:
-            self.claims.give_back()
+            self._leave(f"{keys.REASON_INTERRUPTED}: the worker was stopped", 0)
             raise
         finally:
-            self.claims.stop()
+            self.claims.heart.stop()
+
+    def _has_time(self, started: float) -> bool:
+        """Whether there is time for one cohort more, as long as the slowest so far."""
+        if self.max_seconds is None:
+            return True
+        return time.monotonic() - started + self._slowest < self.max_seconds
+
+    def _leave(self, reason: str, retries: int) -> None:
+        """Return the claims, if the database is there; if not, others will find them."""
+        limit_patience(self.claims.storage, LEAVE_SECONDS)
+        with contextlib.suppress(Exception):
+            self.claims.give_back(reason, retries)
+
+    def _hung(self, seconds: float) -> None:
+        """An evaluation lasts too long: give up what it holds, and end. Not in the main thread."""
+        reason = f"the evaluation did not end within {seconds:.0f} s"
+        self.say(f"{reason}; the worker ends")
+        with contextlib.suppress(Exception):
+            self.claims.give_back(f"{keys.REASON_LOST}: {reason}", 1)
+        self.abort(reason)
 
     def _records(self) -> list[Record]:
         return self._reader.read(self.study.get_trials(deepcopy=False))
@@ -225,7 +282,7 @@ class Worker:
                 steps.setdefault((len(claim.answers), self._next(claim)), []).append(claim)
             active = []
             for (start, stop), group in sorted(steps.items()):
-                results = self.evaluator.evaluate([c.layers for c in group], start, stop)
+                results = self._answers([c.layers for c in group], start, stop)
                 whole = []
                 for claim, answers in zip(group, results, strict=True):
                     if isinstance(answers, EvaluationError):
@@ -235,6 +292,19 @@ class Worker:
                         whole.append(claim)
                 active += self._arrive(whole)
 
+    def _answers(self, sets: list[LayerSet], start: int, stop: int) -> Sequence[Answers]:
+        """The evaluator's answers; the heart watches how long it takes."""
+        work = len(sets) * (stop - start)
+        least = HANG_LEAST if self._pace else HANG_FIRST
+        limit = self.hang_seconds or max(least, HANG_FACTOR * self._pace * work)
+        began = time.monotonic()
+        self.claims.heart.expect(limit)
+        try:
+            return self.evaluator.evaluate(sets, start, stop)
+        finally:
+            self.claims.heart.expect(None)
+            self._pace = max(self._pace, (time.monotonic() - began) / max(1, work))
+
     def _next(self, claim: Claim) -> int:
         """Number of questions at the claim's next stop."""
         ahead = [rung for rung in self._rungs if rung > len(claim.answers)]
@@ -243,26 +313,48 @@ class Worker:
         return ahead[0]
 
     def _arrive(self, claims: list[Claim]) -> list[Claim]:
-        """Report the scores so far, tell the trials that are over, and return the others.
+        """Store the scores so far, tell the trials that are over, and return the others.
 
-        All report before any is judged, so that a cohort races against itself too.
+        All that race are stored before any is judged, so that a cohort races against itself too.
         """
         n_full = self._rungs[-1]
-        intervals = [self.scorer.interval(claim.answers) for claim in claims]
-        for claim, interval in zip(claims, intervals, strict=True):
-            racing = claim.goal == Goal.race and len(claim.answers) < n_full
-            self.claims.report(claim, interval, racing)
-        going = []
-        for claim, interval in zip(claims, intervals, strict=True):
-            full = len(claim.answers) == n_full
-            over = full or claim.goal == Goal.fast
-            if not over and claim.goal == Goal.race:
-                over = claim.trial.should_prune()
-            if over:
-                self.claims.finish(claim, interval, full)
-            else:
-                going.append(claim)
-        return going
+        told = [Told(claim, self.scorer.interval(claim.answers)) for claim in claims]
+        over = [t for t in told if len(t.claim.answers) == n_full or t.claim.goal == Goal.fast]
+        going = [t for t in told if t not in over]
+        self.claims.tell(
+            [replace(t, over=True, full=len(t.claim.answers) == n_full) for t in over] + going
+        )
+        beaten = self._beaten([t.claim for t in going if t.claim.goal == Goal.race])
+        self.claims.tell([replace(t, over=True) for t in going if t.claim.number in beaten])
+        return [t.claim for t in going if t.claim.number not in beaten]
+
+    def _beaten(self, claims: list[Claim]) -> set[int]:
+        """The numbers of those that the pruner ends."""
+        pruner = self.study.pruner
+        if not claims:
+            return set()
+        if not isinstance(pruner, RacingPruner):
+            return {claim.number for claim in claims if claim.trial.should_prune()}
+        # One look at the study for all of them.
+        records = {record.number: record for record in self._records()}
+        order = self.evaluator.order
+        return {
+            claim.number
+            for claim in claims
+            if claim.number in records
+            and pruner.judge(
+                records[claim.number],
+                [
+                    r
+                    for r in records.values()
+                    if r.number != claim.number and r.state in _CONTENDERS
+                ],
+                n_fast=order.n_fast,
+                n_full=order.n_full,
+                strata=order.subject,
+                weights=order.weights,
+            )
+        }
 
 
 def check_alive(trials: Sequence[FrozenTrial], least: int = 10) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import MariaDB, MissingServerError, Postgres, Server
 
 # Tests never reach for the network: a name that is not a folder fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -144,3 +146,40 @@ def tiny_study(tiny_pair: Path) -> Path:
         STUDY.format(file=path.name, pair=tiny_pair, tasks=DEMO_TASKS), encoding="utf-8"
     )
     return path
+
+
+def _served(kind: type[Server]) -> Iterator[Server]:
+    try:
+        server = kind()
+    except MissingServerError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A running PostgreSQL; skipped, with what to install, where it is missing (fails in CI)."""
+    yield from _served(Postgres)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Server]:
+    """A running MariaDB; skipped, with what to install, where it is missing (fails in CI)."""
+    yield from _served(MariaDB)
+
+
+@pytest.fixture
+def postgresql_url(postgres: Server) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def mysql_url(mariadb: Server) -> Iterator[str]:
+    """The URL of an empty MariaDB database."""
+    with mariadb.database() as url:
+        yield url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import sqlite3
 from pathlib import Path
@@ -11,20 +12,23 @@ import optuna
 import pytest
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import TrialState
-from replay import STUDY, definition, url_in
+from replay import N_LAYERS, STUDY, definition, url_in
 from sqlalchemy import text
 
 from optlayers.errors import StorageError
+from optlayers.layerset import LayerSet
+from optlayers.patience import mask_password
+from optlayers.rows import QuickStorage
+from optlayers.search import search_space
 from optlayers.storage import (
     FINGERPRINT,
-    mask_password,
     open_storage,
     open_study,
     storage_errors,
     stored_definition,
 )
 from optlayers.study import StudyDefinition, parse_study
-from optlayers.transactions import swap_state
+from optlayers.transactions import Change, NewTrial, backend_of, insert_running, swap_states
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -150,7 +154,6 @@ def test_every_connection_writes_ahead_and_waits_for_others(tmp_path: Path) -> N
                 for name in ("journal_mode", "busy_timeout", "synchronous")
             }
             assert found == {"journal_mode": "wal", "busy_timeout": 60_000, "synchronous": 1}
-    assert storage.get_heartbeat_interval() == 10
 
 
 # ------------------------------------------------------------------ whose study it is
@@ -280,11 +283,25 @@ def test_processes_that_create_the_study_at_once_all_get_it(tmp_path: Path) -> N
 # ------------------------------------------------------------------ swapping states
 
 
-@pytest.fixture(params=["sqlite", "memory"])
-def study(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
-    if request.param == "memory":
+def opened(kind: str, request: pytest.FixtureRequest, folder: Path) -> optuna.Study:
+    if kind == "memory":
         return optuna.create_study(direction="maximize")
-    return open_study(url_in(tmp_path), definition())
+    url = url_in(folder) if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
+    return open_study(url, definition())
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
+def relational(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
+    return opened(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql", "memory"])
+def study(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
+    return opened(request.param, request, tmp_path)
+
+
+def swap(study: optuna.Study, *changes: Change) -> list[bool]:
+    return swap_states(study._storage, study._study_id, changes, search_space(N_LAYERS))
 
 
 def test_a_swap_writes_everything_over_what_was_there(study: optuna.Study) -> None:
@@ -292,10 +309,13 @@ def test_a_swap_writes_everything_over_what_was_there(study: optuna.Study) -> No
     trial.set_user_attr("questions", 10)
     trial.report(0.25, 10)
     running, complete = TrialState.RUNNING, TrialState.COMPLETE
-    storage, number = study._storage, trial._trial_id
-    assert swap_state(storage, number, running, running, {"questions": 20}, steps={20: 0.5})
+    number = trial._trial_id
+    for score in (0.1, 0.5):
+        assert swap(
+            study, Change(number, running, running, {"questions": 20}, steps={20: score})
+        ) == [True]
     assert study.trials[0].state == running
-    assert swap_state(storage, number, running, complete, {"questions": 40}, value=0.75)
+    assert swap(study, Change(number, running, complete, {"questions": 40}, value=0.75)) == [True]
     [found] = study.trials
     assert found.state == complete
     assert found.value == 0.75
@@ -306,12 +326,69 @@ def test_a_swap_writes_everything_over_what_was_there(study: optuna.Study) -> No
     assert 0 <= (found.datetime_complete - found.datetime_start).total_seconds() < 60
 
 
-def test_a_swap_from_another_state_writes_nothing(study: optuna.Study) -> None:
-    trial = study.ask()
-    study.tell(trial, 0.5)
-    storage, number = study._storage, trial._trial_id
-    for old in (TrialState.RUNNING, TrialState.WAITING):
-        assert not swap_state(storage, number, old, TrialState.FAIL, {"reason": "late"})
-    [found] = study.trials
-    assert found.state == TrialState.COMPLETE
-    assert found.user_attrs == {}
+def test_a_swap_from_another_state_writes_nothing_and_queues_nothing(study: optuna.Study) -> None:
+    trials = [study.ask() for _ in range(2)]
+    study.tell(trials[0], 0.5)
+    fail, again = TrialState.FAIL, NewTrial(LayerSet.of(1).to_params(N_LAYERS), {"layers": "1"})
+    changes = [
+        Change(trial._trial_id, TrialState.RUNNING, fail, {"reason": "late"}, again=again)
+        for trial in trials
+    ]
+    assert swap(study, *changes) == [False, True]
+    assert swap(study, Change(trials[1]._trial_id, TrialState.WAITING, fail)) == [False]
+    states = [(t.number, t.state, t.user_attrs) for t in study.get_trials()]
+    assert states == [
+        (0, TrialState.COMPLETE, {}),
+        (1, TrialState.FAIL, {"reason": "late"}),
+        (2, TrialState.WAITING, {"layers": "1"}),
+    ]
+
+
+def test_trials_made_at_once_have_numbers_in_order_and_all_their_parts(
+    study: optuna.Study,
+) -> None:
+    study.ask()
+    wanted = [
+        NewTrial(LayerSet.of(i).to_params(N_LAYERS), {"layers": str(i), "size": 1})
+        for i in (0, 1, 1, 2)
+    ]
+
+    def clash(mine: Any, other: Any) -> bool:
+        return bool(mine["layers"] == other.get("layers"))
+
+    made = insert_running(study._storage, study._study_id, wanted, search_space(N_LAYERS), clash)
+    assert [m and m[1] for m in made] == [1, 2, None, 3]
+    for trial, layers in zip(study.get_trials()[1:], (0, 1, 2), strict=True):
+        assert trial.state == TrialState.RUNNING
+        assert trial.params == LayerSet.of(layers).to_params(N_LAYERS)
+        assert trial.user_attrs == {"layers": str(layers), "size": 1}
+
+
+def test_trials_are_read_as_optuna_reads_them(relational: optuna.Study) -> None:
+    study, backend = relational, backend_of(relational._storage)
+    assert isinstance(backend, QuickStorage)
+    for end in (0.5, float("inf"), None):
+        trial = study.ask(search_space(N_LAYERS))
+        trial.suggest_float("rate", 1e-5, 1.0, log=True)
+        trial.set_user_attr("words", ["ä", None, 1.5])
+        study._storage.set_trial_system_attr(trial._trial_id, "key", {"a": 1})
+        trial.report(float("nan"), 1)
+        trial.report(0.25, 2)
+        state = TrialState.COMPLETE if end is not None else TrialState.FAIL
+        study.tell(trial, end, state=state)
+    study.enqueue_trial(LayerSet.of(3).to_params(N_LAYERS))
+    study.ask()
+    mine = backend._get_trials(study._study_id, None, set(), -1)
+    theirs = optuna.storages.RDBStorage._get_trials(backend, study._study_id, None, set(), -1)
+    assert repr(mine) == repr(theirs)
+    some = {mine[0]._trial_id, mine[2]._trial_id}
+    later, failed = mine[3]._trial_id, (TrialState.FAIL, TrialState.WAITING)
+    for states in (None, failed):
+        found = [
+            [t.number for t in read(study._study_id, states, some, later)]
+            for read in (
+                backend._get_trials,
+                functools.partial(optuna.storages.RDBStorage._get_trials, backend),
+            )
+        ]
+        assert found[0] == found[1]

@@ -112,8 +112,8 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     from optlayers import holdout
     from optlayers.cli.tables import console, held_out_table, print_json, rows_table
     from optlayers.leaderboard import best_of_size, leaderboard
+    from optlayers.patience import mask_password
     from optlayers.search import keys, read_records
-    from optlayers.storage import mask_password
 
     records = read_records(opened.get_trials(deepcopy=False))
     rows = leaderboard(definition, records)

@@ -35,3 +35,5 @@ REASON_LOST: Final = "lost worker"
 REASON_DUPLICATE: Final = "duplicate"
 REASON_INTERRUPTED: Final = "interrupted"
 HARMLESS_REASONS: Final = (REASON_LOST, REASON_DUPLICATE, REASON_INTERRUPTED)
+# The layer set was tried as often as it may be: it is given up at once.
+REASON_SPENT: Final = "no result"

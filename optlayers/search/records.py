@@ -127,5 +127,6 @@ def given_up(records: Iterable[Record]) -> set[LayerSet]:
             continue
         lost = record.worker and not record.reason
         if not lost and not record.reason.startswith(keys.HARMLESS_REASONS):
-            failures[record.layers] += 1
+            spent = record.reason.startswith(keys.REASON_SPENT)
+            failures[record.layers] += MAX_FAILURES if spent else 1
     return {layers for layers, count in failures.items() if count >= MAX_FAILURES}
