@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -33,7 +32,8 @@ BATCH, PROMPT, NEW = 8, 64, 50
 
 STRANGER = """
 import sys; sys.modules["optlayers"] = None
-import importlib.util, json, resource, time, torch
+import importlib.util, json, time, torch
+from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, device, dtype, new, out = json.loads(sys.argv[1])
 gpu = device.startswith("cuda")
@@ -62,8 +62,9 @@ first, whole = generate(1), generate(new)
 with torch.inference_mode():
     logits = model(tokens).logits.cpu()
 torch.save(logits, out)
-peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(
-    resource.RUSAGE_SELF).ru_maxrss * 1024
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = torch.cuda.max_memory_allocated() if gpu else next(
+    int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
 print("\\nFOUND " + json.dumps({"load": load, "first": first, "whole": whole, "peak": peak,
                                "module": type(model).__module__}))
 """
@@ -79,6 +80,12 @@ def copy_rate(source: Path, target: Path) -> float:
     took = time.perf_counter() - start
     target.unlink()
     return source.stat().st_size / took
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes (what getrusage says is its parent's)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
 
 
 def largest_file(folder: Path) -> Path:
@@ -100,7 +107,7 @@ def export(work: Path, layers: str) -> dict[str, float]:
     )
     definition = parse_study(text, "bench", work)
     chosen = LayerSet.parse(layers, base.n_layers)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_memory()
     total = 0
 
     def progress(done: int, whole: int) -> None:
@@ -111,7 +118,7 @@ def export(work: Path, layers: str) -> dict[str, float]:
     texts = documents(definition, base, donor, chosen, None)
     export_hybrid(base, donor, chosen, work / "hybrid", work / "donor", texts, progress)
     took = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     return {"seconds": took, "bytes": total, "peak": peak, "before": before}
 
 

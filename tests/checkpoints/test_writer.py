@@ -284,7 +284,7 @@ def test_a_disk_that_refuses_a_write_leaves_nothing(
     assert list((tmp_path / "disk").iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["_write_config", "_copy_tokenizer", "_write_json"])
+@pytest.mark.parametrize("moment", ["_write_config", "_copy_tokenizer", "_write_weights"])
 def test_a_kill_half_way_leaves_nothing_that_looks_finished(
     pair: tuple[Checkpoint, Checkpoint],
     tmp_path: Path,
