@@ -119,6 +119,9 @@ def _copy(
     kind, _ = entry.converted(dtype)
     # A whole number of values of any width fits into the buffer.
     buffer = bytearray(min(entry.size, BUFFER_BYTES - BUFFER_BYTES % 8))
+    # One output for all blocks: the C library hands freed blocks of this size back late.
+    count = len(buffer) * 8 // BITS[entry.dtype] if kind != entry.dtype else 0
+    values = torch.empty(count, dtype=FLOATS.get(kind))
     with entry.file.open("rb", buffering=0) as source:
         source.seek(entry.start)
         left = entry.size
@@ -127,8 +130,9 @@ def _copy(
             _fill(source, part, entry)
             left -= len(part)
             if kind != entry.dtype:
-                values = torch.frombuffer(part, dtype=FLOATS[entry.dtype]).to(FLOATS[kind])
-                part = values.view(torch.uint8).numpy().data
+                block = torch.frombuffer(part, dtype=FLOATS[entry.dtype])
+                made = values[: block.numel()].copy_(block)
+                part = made.view(torch.uint8).numpy().data
             target.write(part)
             advance(len(part))
 
