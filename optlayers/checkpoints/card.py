@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ optlayers {version}.
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 ```
 
 `trust_remote_code` runs `hybrid.py`, `families.py`, `llamba.py` and `ssd.py` of this folder; with
@@ -72,10 +73,14 @@ def documents(
 ) -> Callable[[], dict[str, str]]:
     """What makes the documents of a checkpoint, text by file name, when it is called.
 
-    These are `README.md`, `checkpoint_info.json` and the licence files of both parts.
+    These are `README.md`, `checkpoint_info.json` and the licence files of both parts. The sources
+    are hashed from now on, beside what else is done.
     """
+    hashing = threading.Thread(target=lambda: (base.sha256, donor.sha256), daemon=True)
+    hashing.start()
 
     def make() -> dict[str, str]:
+        hashing.join()
         info = checkpoint_info(definition, base, donor, layers, score, dtype)
         licences = {**licence_texts(base.folder, "base"), **licence_texts(donor.folder, "donor")}
         return {

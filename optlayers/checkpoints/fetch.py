@@ -113,6 +113,17 @@ def model_folder(where: str, revision: str | None = None, needed: Needed = every
         return Path(_snapshot(where, revision, [*SMALL, *files])) if files else found
 
 
+def known_folder(where: str, revision: str | None = None) -> Path | None:
+    """The folder of a model as far as it is on this machine, or None; asks no network."""
+    folder = local_folder(where) or fetched_folder(where)
+    if folder is not None:
+        return folder
+    try:
+        return Path(snapshot_download(where, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        return None
+
+
 def weight_files(folder: Path, needed: Needed) -> list[str]:
     """The weight files of a model that hold needed tensors, by its index where it has one."""
     if needed is nothing:

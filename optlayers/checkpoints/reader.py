@@ -168,7 +168,9 @@ class Checkpoint:
         fetched by their SHA-256, which is taken over.
         """
         files = sorted(set(self._files.values()))
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        # Half of the cores: others copy weights meanwhile.
+        workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+        with ThreadPoolExecutor(max_workers=workers) as pool:
             return dict(
                 zip(files, pool.map(lambda f: _sha256(self.folder / f), files), strict=True)
             )

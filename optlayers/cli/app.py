@@ -66,6 +66,7 @@ COMMANDS = (
     "export_best",
     "fetch",
     "verify",
+    "doctor",
     "studies",
 )
 

@@ -100,8 +100,6 @@ def write(
     shelf: Any = None,
 ) -> None:
     """One checkpoint folder."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from optlayers.checkpoints.card import documents
     from optlayers.checkpoints.writer import export_hybrid
     from optlayers.cli.progress import ByteProgress
@@ -110,14 +108,7 @@ def write(
     base, donor = pair
     tokenizer = tokenizer_folder(definition)
     texts = documents(definition, base, donor, layers, score, dtype)
-    with ByteProgress(out.name) as progress, ThreadPoolExecutor(max_workers=1) as beside:
-        # The hashes of the sources are made while their weights are copied.
-        hashing = beside.submit(lambda: (base.sha256, donor.sha256))
-
-        def finish() -> dict[str, str]:
-            hashing.result()
-            return texts()
-
+    with ByteProgress(out.name) as progress:
         export_hybrid(
-            base, donor, layers, out, tokenizer, finish, progress, dtype=dtype, shelf=shelf
+            base, donor, layers, out, tokenizer, texts, progress, dtype=dtype, shelf=shelf
         )

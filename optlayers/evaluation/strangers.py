@@ -31,7 +31,7 @@ folder, device, dtype, prompt, count = json.loads(sys.argv[1])
 model = AutoModelForCausalLM.from_pretrained(
     folder, trust_remote_code=True, dtype=getattr(torch, dtype)
 ).to(device).eval()
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 inputs = tokenizer(prompt, return_tensors="pt").to(device)
 made = model.generate(
     input_ids=inputs.input_ids,
@@ -123,6 +123,7 @@ class Stranger:
             [sys.executable, "-c", BLOCK + code, *arguments],
             cwd=work,
             env=environment,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=None if loud else subprocess.PIPE,
             text=True,

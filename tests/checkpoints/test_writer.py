@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,7 +285,7 @@ def test_a_disk_that_refuses_a_write_leaves_nothing(
     assert list((tmp_path / "disk").iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["_write_config", "_copy_tokenizer", "_write_json"])
+@pytest.mark.parametrize("moment", ["_write_config", "_copy_tokenizer", "_write_weights"])
 def test_a_kill_half_way_leaves_nothing_that_looks_finished(
     pair: tuple[Checkpoint, Checkpoint],
     tmp_path: Path,
@@ -299,6 +300,35 @@ def test_a_kill_half_way_leaves_nothing_that_looks_finished(
     left = [path.name for path in tmp_path.iterdir()]
     assert all(name.startswith(".out.partial-") for name in left)
     assert torch.equal(model_logits(write(pair, out)), stack_logits(pair, LAYERS))
+
+
+def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finished(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    begun = tmp_path / "begun"
+
+    def slow(done: int, total: int) -> None:
+        if done > total / 2:
+            begun.touch()
+            time.sleep(60)
+
+    def run() -> None:
+        export_hybrid(*pair, LAYERS, out, pair[1].folder, {}, slow)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not begun.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert not out.exists()
+    begun.unlink()
+    write(pair, out)
+    # The next export to the same folder sweeps up what the dead one left.
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_what_is_interrupted_is_swept_up(

@@ -1,0 +1,269 @@
+"""`optlayers doctor`: whether this machine can run a study, a verdict a row."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from optlayers.cli.app import DeviceOption, JsonOption, StorageOption, StudyOption, app
+from optlayers.storage import DEFAULT_URL
+
+OK, WARN, FAIL = "ok", "look", "mend"
+# Beside the weights: activations, the logits of a batch, the allocator's slack.
+SPARE_BYTES = 4_000_000_000
+FREE_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what was looked at, the verdict, what was found and, where needed, the mend."""
+
+    what: str
+    verdict: str
+    found: str
+
+
+@app.command()
+def doctor(
+    study: StudyOption = "demo",
+    storage: StorageOption = DEFAULT_URL,
+    device: DeviceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check this machine for a study: software, GPU, memory, disk, database, models, kernels.
+
+    Exit code 1 where something must be mended. Nothing is fetched, and no study is made.
+    """
+    from optlayers.cli.tables import console, print_json
+    from optlayers.evaluation.evaluator import pick_device
+    from optlayers.study import load_study
+
+    definition = load_study(study)
+    where = pick_device(device)
+    found = [
+        _python(),
+        _torch(),
+        _gpu(where),
+        *_models(definition, where),
+        _disk(),
+        _database(definition, storage),
+        _token(definition),
+        _kernels(where),
+    ]
+    if json:
+        print_json([asdict(row) for row in found])
+    else:
+        console().print(_table(found, definition.name))
+    if any(row.verdict == FAIL for row in found):
+        raise typer.Exit(1)
+
+
+def _table(found: list[Finding], name: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"this machine for study {name}", title_justify="left")
+    for column in ("", "verdict"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("found")
+    for row in found:
+        table.add_row(row.what, row.verdict, row.found)
+    return table
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding("Python", OK, found)
+
+
+def _torch() -> Finding:
+    import importlib.metadata as metadata
+
+    names = ("torch", "transformers", "lm_eval", "optuna")
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    text = ", ".join(found)
+    if missing:
+        return Finding("torch", FAIL, f"{text}; missing: {', '.join(missing)}; install optlayers")
+    return Finding("torch", OK, text)
+
+
+def _gpu(device: Any) -> Finding:
+    import torch
+
+    if device.type == "cpu":
+        seen = _nvidia_smi()
+        if seen and not torch.cuda.is_available():
+            return Finding(
+                "GPU",
+                FAIL,
+                f"{seen}, and torch {torch.__version__} does not see it; install torch for its "
+                "driver",
+            )
+        return Finding("GPU", WARN, "the CPU will do the work; that is enough for the demo")
+    properties = torch.cuda.get_device_properties(device)
+    count = torch.cuda.device_count()
+    text = (
+        f"{count} x {properties.name}, {properties.total_memory / 1e9:.0f} GB, "
+        f"CUDA {torch.version.cuda}, driver {_nvidia_smi() or 'unknown'}"
+    )
+    if not torch.cuda.is_bf16_supported():
+        return Finding("GPU", WARN, f"{text}; no bfloat16, so use --dtype float16")
+    return Finding("GPU", OK, text)
+
+
+def _nvidia_smi() -> str:
+    """The driver's version, or nothing where there is none."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    done = subprocess.run(
+        [tool, "--query-gpu=driver_version", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout else ""
+
+
+def _models(definition: Any, device: Any) -> list[Finding]:
+    """Whether the models are here, and whether memory holds both."""
+    from optlayers.checkpoints.fetch import decoder_layers, everything, known_folder
+    from optlayers.checkpoints.reader import Checkpoint
+    from optlayers.errors import OptlayersError
+
+    found, weights = [], 0
+    width = 4 if device.type == "cpu" else 2
+    for part, spec, needed in (
+        ("base", definition.base, everything),
+        ("donor", definition.donor, decoder_layers()),
+    ):
+        try:
+            folder = known_folder(definition.resolve(spec.model), spec.revision)
+            if folder is None:
+                why = f"{spec.model} is not here; run `optlayers fetch --study {definition.name}`"
+                found.append(Finding(part, WARN, why))
+                continue
+            checkpoint = Checkpoint(spec.model, folder, needed)
+            entries = [checkpoint.entry(name) for name in checkpoint.names() if needed(name)]
+        except OptlayersError as error:
+            found.append(Finding(part, FAIL, str(error)))
+            continue
+        values = sum(_count(entry.shape) for entry in entries)
+        weights += values * width
+        text = f"{spec.model}: {checkpoint.n_layers} layers, {values / 1e6:,.1f} million weights"
+        found.append(Finding(part, OK, text))
+    if all(row.verdict == OK for row in found):
+        return [*found, _memory(weights, device)]
+    unknown = f"{_total(device) / 1e9:.0f} GB; the need is known once the models are here"
+    return [*found, Finding("memory", WARN, unknown)]
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for n in shape:
+        count *= n
+    return count
+
+
+def _total(device: Any) -> int:
+    """Bytes of memory of a device."""
+    if device.type == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def _memory(weights: int, device: Any) -> Finding:
+    total, need = _total(device), weights + (SPARE_BYTES if device.type == "cuda" else 0)
+    text = f"{total / 1e9:.0f} GB, of which the layers of both models take {weights / 1e9:.2f} GB"
+    if need <= total:
+        return Finding("memory", OK, text)
+    if device.type == "cuda" and need / 2 <= total:
+        # Donor layers can wait outside of the GPU.
+        return Finding("memory", WARN, f"{text}; layers will be streamed, which takes longer")
+    return Finding("memory", FAIL, f"{text}; use a larger device, or one worker a machine")
+
+
+def _disk() -> Finding:
+    from optlayers.checkpoints.fetch import cache_folder
+
+    rows, verdict = [], OK
+    for name, folder in (("here", Path.cwd()), ("Hugging Face cache", cache_folder())):
+        at = folder
+        while not at.exists():
+            at = at.parent
+        free = shutil.disk_usage(at).free
+        rows.append(f"{free / 1e9:.0f} GB free {name}")
+        if free < FREE_BYTES:
+            verdict = WARN
+    text = ", ".join(rows)
+    return Finding("disk", verdict, text if verdict == OK else f"{text}; free some space")
+
+
+def _database(definition: Any, storage: str) -> Finding:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from optlayers.errors import OptlayersError
+    from optlayers.patience import mask_password
+    from optlayers.storage import stored_definition
+
+    shown = mask_password(storage)
+    try:
+        url = make_url(storage)
+        if url.get_backend_name() == "sqlite":
+            path = Path(url.database or ":memory:")
+            if not path.exists():
+                folder = path.absolute().parent
+                if folder.is_dir() and os.access(folder, os.W_OK):
+                    return Finding("database", OK, f"{shown}, which the search will make")
+                return Finding("database", FAIL, f"{shown}: {folder} cannot be written; mend it")
+        known = stored_definition(storage, definition.name)
+    except ArgumentError:
+        return Finding("database", FAIL, f"{shown}: no database URL; mend --storage")
+    except OptlayersError as error:
+        return Finding("database", FAIL, str(error))
+    holds = f"holds study {definition.name}" if known else f"has no study {definition.name} yet"
+    return Finding("database", OK, f"{shown} answers, and {holds}")
+
+
+def _token(definition: Any) -> Finding:
+    from huggingface_hub import get_token
+
+    from optlayers.checkpoints.fetch import known_folder
+
+    specs = (definition.base, definition.donor)
+    missing = [
+        s.model for s in specs if known_folder(definition.resolve(s.model), s.revision) is None
+    ]
+    if get_token():
+        return Finding("token", OK, "a Hugging Face token is set")
+    if missing:
+        why = f"none, and {', '.join(missing)} may be gated; set HF_TOKEN or run `hf auth login`"
+        return Finding("token", WARN, why)
+    return Finding("token", OK, "none, and none is needed: the models are here")
+
+
+def _kernels(device: Any) -> Finding:
+    if device.type != "cuda":
+        return Finding("kernels", OK, "plain PyTorch, as on every CPU")
+    try:
+        import triton
+
+        import optlayers.models.kernels  # noqa: F401
+    except ImportError as error:
+        why = f"Triton is missing ({error}); layers run unfused, which is slower; install triton"
+        return Finding("kernels", WARN, why)
+    return Finding("kernels", OK, f"fused, Triton {triton.__version__}")

@@ -1,0 +1,280 @@
+"""A checkpoint at size: export, reload where optlayers is not, generate, and equal logits.
+
+    python scripts/bench_checkpoint.py --shape llamba-8b --dir /scratch --out benchmarks
+
+Base and donor have random weights in the published formats and shard sizes (8B: 16 GB each), so
+nothing is downloaded; three times that must be free in --dir, and is free again afterwards. The
+export's rate stands beside that of a plain copy of the same disk, each onto the disk (fsync).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from random_pair import SHAPES, make_pair  # noqa: E402
+
+BATCH, PROMPT, NEW = 8, 64, 50
+
+STRANGER = """
+import sys; sys.modules["optlayers"] = None
+import importlib.util, json, time, torch
+from pathlib import Path
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, device, dtype, new, out = json.loads(sys.argv[1])
+gpu = device.startswith("cuda")
+def wait():
+    if gpu: torch.cuda.synchronize()
+where = {"device_map": device} if importlib.util.find_spec("accelerate") else {}
+start = time.perf_counter()
+model = AutoModelForCausalLM.from_pretrained(
+    folder, trust_remote_code=True, dtype=getattr(torch, dtype), **where).to(device).eval()
+AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+wait()
+load = time.perf_counter() - start
+tokens = torch.load(out + ".tokens", weights_only=True).to(device)
+mask = torch.ones_like(tokens)
+for row in range(len(tokens)):  # prompts of several lengths, padded on the left
+    mask[row, : 3 * row] = 0
+def generate(count):
+    start = time.perf_counter()
+    made = model.generate(input_ids=tokens, attention_mask=mask, max_new_tokens=count,
+                          min_new_tokens=count, do_sample=False)
+    wait()
+    assert made.shape[1] == tokens.shape[1] + count
+    return time.perf_counter() - start
+generate(2)
+first, whole = generate(1), generate(new)
+with torch.inference_mode():
+    logits = model(tokens).logits.cpu()
+torch.save(logits, out)
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = torch.cuda.max_memory_allocated() if gpu else next(
+    int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
+print("\\nFOUND " + json.dumps({"load": load, "first": first, "whole": whole, "peak": peak,
+                               "module": type(model).__module__}))
+"""
+
+
+def copy_rate(source: Path, target: Path) -> float:
+    """Bytes a second of a plain copy of a file, onto the disk."""
+    start = time.perf_counter()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 16_000_000)
+        writer.flush()
+        os.fsync(writer.fileno())
+    took = time.perf_counter() - start
+    target.unlink()
+    return source.stat().st_size / took
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes (what getrusage says is its parent's)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
+
+
+def largest_file(folder: Path) -> Path:
+    return max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+
+
+def export(work: Path, layers: str) -> dict[str, float]:
+    """Export as the command does; seconds, bytes and the most memory that was not file cache."""
+    from optlayers.checkpoints.card import documents
+    from optlayers.checkpoints.reader import Checkpoint
+    from optlayers.checkpoints.writer import export_hybrid
+    from optlayers.layerset import LayerSet
+    from optlayers.study import parse_study
+
+    base, donor = (Checkpoint(name, work / name) for name in ("base", "donor"))
+    text = (
+        "name: bench\nbase: {model: base}\ndonor: {model: donor}\nlayers: {min: 1, max: 4}\n"
+        "tasks: [{name: none}]\n"
+    )
+    definition = parse_study(text, "bench", work)
+    chosen = LayerSet.parse(layers, base.n_layers)
+    before = peak_memory()
+    total = 0
+
+    def progress(done: int, whole: int) -> None:
+        nonlocal total
+        total = whole
+
+    start = time.perf_counter()
+    texts = documents(definition, base, donor, chosen, None)
+    export_hybrid(base, donor, chosen, work / "hybrid", work / "donor", texts, progress)
+    took = time.perf_counter() - start
+    peak = peak_memory()
+    return {"seconds": took, "bytes": total, "peak": peak, "before": before}
+
+
+def stack_logits(
+    work: Path, layers: str, tokens: torch.Tensor, device: str, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B, T, V] of the search's stack, plain and packed, on the CPU."""
+    from optlayers.checkpoints.reader import Checkpoint
+    from optlayers.layerset import LayerSet
+    from optlayers.models.packed import PackedBatch
+    from optlayers.models.stack import LayerStack
+
+    base, donor = (Checkpoint(name, work / name) for name in ("base", "donor"))
+    stack = LayerStack.load(base, donor, torch.device(device), dtype)
+    chosen = LayerSet.parse(layers, stack.n_layers)
+    with torch.inference_mode():
+        h, inputs = stack.begin(tokens.to(device))
+        for layer in range(stack.n_layers):
+            h = stack.run(layer, layer in chosen, h, inputs)
+        plain = stack.logits(h).cpu()
+        parts = [(row.tolist(), 0, -1) for row in tokens]
+        batch = PackedBatch.of(parts, torch.device(device))
+        h = stack.begin_packed(batch)
+        for layer in range(stack.n_layers):
+            h = stack.run_packed(layer, layer in chosen, h, batch)
+        packed = stack.logits(h).reshape(plain.shape).cpu()
+    return plain, packed
+
+
+def stranger(work: Path, device: str, dtype: str, tokens: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    """What a process without optlayers measures on the folder, and its logits."""
+    out = str(work / "logits.pt")
+    torch.save(tokens, out + ".tokens")
+    question = json.dumps([str(work / "hybrid"), device, dtype, NEW, out])
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"HF_MODULES_CACHE": str(work / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, question],
+        cwd=work,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    line = next(x for x in done.stdout.splitlines() if x.startswith("FOUND "))
+    return json.loads(line.removeprefix("FOUND ")), torch.load(out, weights_only=True)
+
+
+def child(work: Path, layers: str) -> dict[str, float]:
+    """`export` in a process of its own, so that its memory is its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--export-in", str(work), "--layers", layers],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> str:
+    """How far two sets of logits [B, T, V] are apart, and how often they choose one token."""
+    same = float((a.argmax(-1) == b.argmax(-1)).float().mean())
+    if torch.equal(a, b):
+        return "equal to the last bit"
+    off = float((a.float() - b.float()).norm() / b.float().norm())
+    return f"relative distance {off:.1e}, the same best token at {100 * same:.1f} % of positions"
+
+
+def run(args: argparse.Namespace, work: Path) -> list[tuple[str, str]]:
+    """Everything, and the table."""
+    gpu = args.device.startswith("cuda")
+    dtype = args.dtype or ("bfloat16" if gpu else "float32")
+    table: list[tuple[str, str]] = []
+
+    def note(name: str, value: str) -> None:
+        table.append((name, value))
+        print(f"{name}: {value}", flush=True)
+
+    on = torch.cuda.get_device_name() if gpu else platform.processor() or "CPU"
+    import transformers
+
+    note("machine", f"{on}, torch {torch.__version__}, transformers {transformers.__version__}")
+    start = time.perf_counter()
+    total = make_pair(work, args.shape, args.device, dtype)
+    note(
+        "base and donor, random",
+        f"{total / 1e9:.2f} GB, made in {time.perf_counter() - start:.0f} s",
+    )
+    rate = copy_rate(largest_file(work / "base"), work / "copy")
+    note("plain copy of one file", f"{rate / 1e6:.0f} MB/s")
+    found = child(work, args.layers)
+    mine = found["bytes"] / found["seconds"]
+    note(
+        f"export, layers {args.layers}",
+        f"{found['bytes'] / 1e9:.2f} GB in {found['seconds']:.1f} s, "
+        f"{mine / 1e6:.0f} MB/s with the SHA-256 of all sources, "
+        f"{mine / rate:.2f} of the plain copy",
+    )
+    note(
+        "memory of the export",
+        f"{found['peak'] / 1e6:.0f} MB at the peak, of which "
+        f"{found['before'] / 1e6:.0f} MB before it began (Python and its libraries)",
+    )
+    if args.export_only:
+        return table
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randint(4, SHAPES[args.shape][5], (BATCH, PROMPT), generator=generator)
+    seen, logits = stranger(work, args.device, dtype, tokens)
+    each = (seen["whole"] - seen["first"]) / (NEW - 1)
+    assert seen["module"].startswith("transformers_modules."), seen["module"]
+    note("load without optlayers", f"{seen['load']:.1f} s")
+    note(
+        f"generate {NEW} tokens, batch {BATCH}, prompts of {PROMPT}",
+        f"{seen['whole']:.2f} s, {BATCH * NEW / seen['whole']:.0f} tokens/s; first token "
+        f"{seen['first']:.3f} s, then {each * 1e3:.1f} ms each",
+    )
+    note(
+        "peak memory of loading and generating" + (" on the GPU" if gpu else ""),
+        f"{seen['peak'] / 1e9:.2f} GB",
+    )
+    plain, packed = stack_logits(work, args.layers, tokens, args.device, getattr(torch, dtype))
+    note("logits against the search's layers, padded", distance(plain, logits))
+    note(
+        "logits against the search's layers, packed" + (" and fused" if gpu else ""),
+        distance(packed, logits),
+    )
+    assert bool(logits.isfinite().all())
+    return table
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", default="demo", choices=sorted(SHAPES))
+    parser.add_argument("--dir", type=Path, help="where the models go (default: /tmp or the like)")
+    parser.add_argument("--export-only", action="store_true", help="neither load nor generate")
+    parser.add_argument("--layers", default="2,5,11")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    parser.add_argument("--export-in", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.export_in:
+        print(json.dumps(export(args.export_in, args.layers)))
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=args.dir) as work:
+        table = run(args, Path(work))
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = f"checkpoint-{args.shape}-{'gpu' if args.device.startswith('cuda') else 'cpu'}"
+    head = f"# {stem}\n\nMade by `scripts/bench_checkpoint.py --shape {args.shape}`.\n\n"
+    head += "| what | |\n|---|---|\n"
+    lines = [f"| {name} | {value} |" for name, value in table]
+    (args.out / f"{stem}.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    (args.out / f"{stem}.json").write_text(json.dumps(dict(table), indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""What goes along with the weights: model card, info, licences; conversion, links, leftovers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from optlayers.checkpoints.card import documents
+from optlayers.checkpoints.licence import licence_of
+from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
+from optlayers.checkpoints.tensorfile import read_header, write_tensors
+from optlayers.checkpoints.writer import Shelf, export_hybrid
+from optlayers.errors import InputError, ModelError
+from optlayers.layerset import LayerSet
+from optlayers.study import load_study
+
+LAYERS = LayerSet.of(1, 4)
+SCORE: dict[str, Any] = {
+    "score": 0.5,
+    "ci_low": 0.41,
+    "ci_high": 0.59,
+    "questions": 32,
+    "fidelity": "full",
+    "trial": 7,
+    "answers": "",
+    "device": "cpu",
+    "evaluated_sets": 216,
+    "held_out": {"score": 0.4, "ci_low": 0.3, "ci_high": 0.5, "questions": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_pair: Path) -> tuple[Checkpoint, Checkpoint]:
+    return Checkpoint("base", tiny_pair / "base"), Checkpoint("donor", tiny_pair / "donor")
+
+
+def texts(pair: tuple[Checkpoint, Checkpoint], study: Path, score: Any) -> dict[str, str]:
+    return documents(load_study(str(study)), *pair, LAYERS, score)()
+
+
+def test_the_card_says_what_it_is_and_how_it_was_measured(
+    pair: tuple[Checkpoint, Checkpoint], tiny_study: Path
+) -> None:
+    card = texts(pair, tiny_study, SCORE)["README.md"]
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "transformers"
+    assert "base_model" not in front, "folders are no models of the hub"
+    assert "| layers from the donor | 1, 4 |" in card
+    assert "2 of its 6 decoder layers come from donor" in card
+    assert "| 32 of the search (full fidelity) | 50.00 % | 41.0 to 59.0 |" in card
+    assert "| 16 held out, which no decision has seen | 40.00 % | 30.0 to 50.0 |" in card
+    assert "216 layer sets were evaluated" in card
+    assert "on demo (acc" in card
+    assert str(tiny_study.parent) not in card
+    unscored = texts(pair, tiny_study, None)["README.md"]
+    assert "This layer set was not evaluated" in unscored
+
+
+def test_no_path_of_the_machine_goes_along(
+    pair: tuple[Checkpoint, Checkpoint], tiny_study: Path
+) -> None:
+    for name, text in texts(pair, tiny_study, SCORE).items():
+        assert str(tiny_study.parent) not in text, name
+
+
+def test_licences_are_those_that_the_parts_name(
+    tiny_pair: Path, tiny_study: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_pair / "base", tmp_path / "base"))
+    (base / "README.md").write_text("---\nlicense: other\nlicense_name: llamba-1\n---\n# Base\n")
+    (base / "LICENSE").write_text("Do good.")
+    assert licence_of(base) == "llamba-1"
+    pair = Checkpoint("base", base), Checkpoint("donor", tiny_pair / "donor")
+    made = texts(pair, tiny_study, None)
+    assert made["base-LICENSE"] == "Do good."
+    assert "| llamba-1 |" in made["README.md"]
+    assert "its folder names none" in made["README.md"]
+    assert json.loads(made["checkpoint_info.json"])["base"]["licence"] == "llamba-1"
+    for text in ("no front", "---\n: [\n---\n", "---\n- a\n---\n", "---\nlanguage: en\n---\n"):
+        (base / "README.md").write_text(text)
+        assert licence_of(base) is None
+
+
+def test_the_chat_template_goes_along(
+    pair: tuple[Checkpoint, Checkpoint], tiny_pair: Path, tmp_path: Path
+) -> None:
+    donor = Path(shutil.copytree(tiny_pair / "donor", tmp_path / "donor"))
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    (donor / "chat_template.jinja").write_text(template)
+    out = export_hybrid(*pair, LAYERS, tmp_path / "out", donor, {})
+    tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert said == "<user>Hi"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_converted_on_request(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, dtype: str
+) -> None:
+    plain = export_hybrid(*pair, LAYERS, tmp_path / "plain", pair[1].folder, {})
+    out = export_hybrid(*pair, LAYERS, tmp_path / "out", pair[1].folder, {}, dtype=dtype)
+    wide, narrow = load_file(plain / SINGLE), load_file(out / SINGLE)
+    for name, tensor in wide.items():
+        assert torch.equal(narrow[name], tensor.to(getattr(torch, dtype))), name
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.dtype == getattr(torch, dtype)
+
+
+def test_an_unknown_dtype_is_refused(pair: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--dtype 'int4': choose one of float32, bfloat16"):
+        export_hybrid(*pair, LAYERS, tmp_path / "out", pair[1].folder, {}, dtype="int4")
+
+
+def test_a_conversion_goes_through_a_small_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optlayers.checkpoints import tensorfile
+
+    monkeypatch.setattr(tensorfile, "BUFFER_BYTES", 100)
+    whole = {
+        "odd": torch.randn(33, 7),
+        "none": torch.zeros(0, 4),
+        "one": torch.tensor(3.5),
+        "double": torch.randn(19, dtype=torch.float64),
+        "index": torch.arange(41),
+    }
+    save_file(whole, tmp_path / "from.safetensors")
+    entries = list(read_header(tmp_path / "from.safetensors").items())
+    steps: list[int] = []
+    write_tensors(tmp_path / "same.safetensors", entries, None, steps.append)
+    assert sum(steps) == sum(t.nbytes for t in whole.values())
+    for name, tensor in load_file(tmp_path / "same.safetensors").items():
+        assert torch.equal(tensor, whole[name]), name
+    write_tensors(tmp_path / "half.safetensors", entries, "BF16")
+    for name, tensor in load_file(tmp_path / "half.safetensors").items():
+        expected = whole[name] if name == "index" else whole[name].to(torch.bfloat16)
+        assert torch.equal(tensor, expected), name
+
+
+@pytest.mark.parametrize("cut", [4, 60, -3])
+def test_a_header_that_does_not_fit_its_file_is_one_line(tmp_path: Path, cut: int) -> None:
+    save_file({"a": torch.randn(8, 8)}, tmp_path / "a.safetensors")
+    data = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "a.safetensors").write_bytes(data[:cut])
+    with pytest.raises(ModelError, match="not a whole safetensors file") as caught:
+        read_header(tmp_path / "a.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_linked_exports_share_what_is_equal_and_load(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    shelf = Shelf()
+    sets = [LayerSet.of(1, 4), LayerSet.of(1, 5), LayerSet.of(2)]
+    outs = [
+        export_hybrid(*pair, layers, tmp_path / str(layers), pair[1].folder, {}, shelf=shelf)
+        for layers in sets
+    ]
+    alone = [
+        export_hybrid(*pair, layers, tmp_path / f"alone{layers}", pair[1].folder, {})
+        for layers in sets
+    ]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    for linked, plain in zip(outs, alone, strict=True):
+        with torch.inference_mode():
+            mine = AutoModelForCausalLM.from_pretrained(linked)(ids).logits
+            assert torch.equal(mine, AutoModelForCausalLM.from_pretrained(plain)(ids).logits)
+    files = {p.stat().st_ino: p.stat().st_size for o in outs for p in o.glob("*.safetensors")}
+    # One file for the ends, one for each layer of the base (0 to 5) and of the donor (1, 2, 4, 5),
+    # less the layer that every set takes from the donor: none.
+    assert len(files) == 1 + 6 + 4
+    whole = sum(p.stat().st_size for o in outs for p in o.glob("*.safetensors"))
+    assert sum(files.values()) < 0.65 * whole
+    assert shelf.linked > 0.35 * whole
+    index = json.loads((outs[0] / INDEX).read_text())
+    assert set(index["weight_map"].values()) == {p.name for p in outs[0].glob("*.safetensors")}
+
+
+def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_stay(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    start = f".out.partial-{socket.gethostname()}-"
+    left = [tmp_path / f"{start}{pid}" for pid in (dead.stdout.strip(), os.getppid())]
+    left.append(tmp_path / f".out.partial-elsewhere-{dead.stdout.strip()}")
+    for folder in left:
+        folder.mkdir()
+    export_hybrid(*pair, LAYERS, tmp_path / "out", pair[1].folder, {})
+    assert [folder.exists() for folder in left] == [False, True, True]
+
+
+BIG = """
+import sys
+from pathlib import Path
+from optlayers.checkpoints.tensorfile import read_header, write_tensors
+source, target, dtype = sys.argv[1:]
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+before = peak()
+entries = list(read_header(Path(source)).items())
+write_tensors(Path(target), entries, dtype or None)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["", "F32"])
+def test_memory_does_not_grow_with_the_tensors(tmp_path: Path, dtype: str) -> None:
+    tensors = {str(i): torch.zeros(60_000_000, dtype=torch.bfloat16) for i in range(4)}
+    save_file(tensors, tmp_path / "big.safetensors")
+    arguments = [tmp_path / "big.safetensors", tmp_path / "out.safetensors", dtype]
+    done = subprocess.run(
+        [sys.executable, "-c", BIG, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    # 480 MB went through, in tensors of 120 MB.
+    assert int(done.stdout) * 1024 < 300_000_000

@@ -1,0 +1,129 @@
+"""Checkpoints on a GPU: bf16 and float32, cache, generation, and the search engine's logits.
+
+Run by hand on a machine with a GPU: `python -m pytest -m gpu tests/gpu`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.writer import export_hybrid
+from optlayers.layerset import LayerSet
+from optlayers.models.packed import PackedBatch
+from optlayers.models.stack import LayerStack
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = LayerSet.of(2, 5, 11)
+HOW: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.fail("no NVIDIA GPU here; run `python -m pytest -m gpu tests/gpu` on one")
+    return torch.device("cuda:0")
+
+
+@pytest.fixture(scope="module")
+def pair(cuda: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from random_pair import make_pair
+
+    folder: Path = tmp_path_factory.mktemp("pair")
+    make_pair(folder, "demo", "cuda", "float32")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(pair: Path) -> Path:
+    base, donor = (Checkpoint(name, pair / name) for name in ("base", "donor"))
+    return export_hybrid(base, donor, LAYERS, pair / "hybrid", donor.folder, {})
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    found: torch.dtype = request.param
+    return found
+
+
+def load(folder: Path, dtype: torch.dtype) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to("cuda").eval()
+
+
+def tokens(batch: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(4, 2048, (batch, length), generator=generator).cuda()
+
+
+def far(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+NEAR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+def test_the_checkpoint_and_the_stack_give_the_same_logits(
+    pair: Path, exported: Path, dtype: torch.dtype, cuda: torch.device
+) -> None:
+    base, donor = (Checkpoint(name, pair / name) for name in ("base", "donor"))
+    stack = LayerStack.load(base, donor, cuda, dtype)
+    ids = tokens(4, 150)
+    with torch.inference_mode():
+        wanted = load(exported, dtype)(ids).logits
+        h, inputs = stack.begin(ids)
+        for layer in range(stack.n_layers):
+            h = stack.run(layer, layer in LAYERS, h, inputs)
+        assert far(stack.logits(h), wanted) < NEAR[dtype] / 10
+        batch = PackedBatch.of([(row.tolist(), 0, -1) for row in ids], cuda)
+        h = stack.begin_packed(batch)
+        for layer in range(stack.n_layers):
+            h = stack.run_packed(layer, layer in LAYERS, h, batch)
+        assert far(stack.logits(h).reshape(wanted.shape), wanted) < NEAR[dtype]
+
+
+def test_token_by_token_is_near_the_whole(exported: Path, dtype: torch.dtype) -> None:
+    model = load(exported, dtype)
+    ids = tokens(2, 40)
+    cache, steps = None, []
+    with torch.inference_mode():
+        whole = model(ids).logits
+        for t in range(ids.shape[1]):
+            out = model(ids[:, t : t + 1], past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            steps.append(out.logits)
+    assert far(torch.cat(steps, 1), whole) < NEAR[dtype]
+
+
+def test_a_padded_batch_generates_what_each_prompt_alone_does(exported: Path) -> None:
+    model = load(exported, torch.float32)
+    ids = tokens(2, 30)
+    mask = torch.ones_like(ids)
+    mask[1, :11] = 0
+    both = model.generate(input_ids=ids, attention_mask=mask, **HOW)
+    alone = model.generate(input_ids=ids[1:, 11:], **HOW)
+    assert torch.equal(both[1, 30:], alone[0, 19:])
+    beams = model.generate(input_ids=ids, attention_mask=mask, num_beams=3, **HOW)
+    assert beams.shape == both.shape
+
+
+def test_training_steps_lower_the_loss(exported: Path) -> None:
+    model = load(exported, torch.bfloat16).train()
+    model.gradient_checkpointing_enable()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    ids, losses = tokens(4, 60), []
+    for _ in range(5):
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
