@@ -67,6 +67,12 @@ def _start_of(pid: int) -> int:
         return 0
 
 
+def process_of(worker: str) -> int:
+    """The process number of a worker of this host; 0 for others."""
+    host, _, rest = worker.rpartition(":")[0].rpartition(":")
+    return int(rest) if host == _host() and rest.isdecimal() else 0
+
+
 def is_gone(worker: str) -> bool:
     """Whether that process of this host has ended; False for other hosts and where unknown."""
     try:

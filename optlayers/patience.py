@@ -196,3 +196,10 @@ def limit_patience(storage: BaseStorage, seconds: float) -> None:
     patience: Patience | None = getattr(storage, "patience", None)
     if patience is not None:
         patience.seconds = seconds
+
+
+def tell_waits(storage: BaseStorage, say: Callable[[str], None]) -> None:
+    """From here on, `say` is told where calls of that storage wait."""
+    patience: Patience | None = getattr(storage, "patience", None)
+    if patience is not None:
+        patience.say = say

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ def definition(seed: int = 0) -> StudyDefinition:
     return parse_study(f"{STUDY}seed: {seed}\n", "replayed.yaml", Path())
 
 
+@functools.cache
 def landscape() -> Landscape:
     """Ten layers, of which three matter together, on eight subjects of twenty questions."""
     subjects = [Subject(f"s{i}", 20, 1 / 8) for i in range(8)]
@@ -59,6 +62,17 @@ def study_in(folder: Path, seed: int = 0) -> optuna.Study:
     return open_study(url_in(folder), definition(seed), pruner=RacingPruner(top_k=2))
 
 
-def worker_in(folder: Path, seed: int = 0, index: int = 0, seconds: float = 0.0) -> Worker:
+def worker_at(
+    url: str,
+    seed: int = 0,
+    index: int = 0,
+    seconds: float = 0.0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Worker:
     evaluator = ReplayEvaluator(landscape(), seconds)
-    return Worker(definition(seed), study_in(folder, seed), evaluator, index=index, cohort=6)
+    study = open_study(url, definition(seed), pruner=RacingPruner(top_k=2), say=say)
+    return Worker(definition(seed), study, evaluator, index=index, cohort=6)
+
+
+def worker_in(folder: Path, seed: int = 0, index: int = 0, seconds: float = 0.0) -> Worker:
+    return worker_at(url_in(folder), seed, index, seconds)

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import soundness
 from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
 from replay import BEST, definition, landscape, study_in, worker_in
@@ -20,7 +21,7 @@ from replay import BEST, definition, landscape, study_in, worker_in
 from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.landscape import ReplayEvaluator
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.leaderboard import leaderboard, status
+from optlayers.leaderboard import leaderboard
 from optlayers.search import read_records
 from optlayers.worker import Worker, check_alive
 
@@ -46,21 +47,7 @@ def work(folder: Path, index: int, seconds: float) -> None:
 
 
 def assert_sound(folder: Path) -> None:
-    """Done, nothing stuck, no question of a set told twice, every answer as recorded."""
-    study = study_in(folder)
-    state = status(definition(), study)
-    assert state.phase == "done"
-    assert state.trials["running"] == state.trials["waiting"] == 0
-    truth = landscape()
-    paid: dict[LayerSet, int] = defaultdict(int)
-    for record in read_records(study.get_trials(deepcopy=False)):
-        paid[record.layers] += record.evaluated
-        assert len(record.layers) <= 3
-        if record.is_evaluated:
-            assert record.answers is not None
-            recorded = truth.answers[truth.index[record.layers], : record.questions]
-            np.testing.assert_array_equal(record.answers, recorded)
-    assert max(paid.values()) <= truth.order.n_full
+    soundness.assert_sound(study_in(folder))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -51,6 +51,13 @@ DtypeOption = Annotated[
     typer.Option("--dtype", help="float32, bfloat16 or float16 (default: by device)."),
 ]
 
+MaxMinutesOption = Annotated[
+    float | None,
+    typer.Option("--max-minutes", help="Leave in time, after at most so many minutes."),
+]
+# For tests and benchmarks; see optlayers/evaluation/replay.py.
+ReplayOption = Annotated[str | None, typer.Option("--replay", hidden=True)]
+
 # Newer versions of typer carry a click of their own: its errors are found through typer.
 _ClickException: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -59,6 +66,8 @@ _ClickException: Any = next(
 COMMANDS = (
     "search",
     "worker",
+    "storage",
+    "dashboard",
     "status",
     "leaderboard",
     "eval",

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from optlayers.errors import InputError, RunError
 
-MAX_RESTARTS = 3
+MAX_RESTARTS = 5
+LONGEST_DELAY = 60.0
 STOP_SECONDS = 20.0
 
 
@@ -22,6 +24,7 @@ class Slot:
 
     command: list[str]
     device: str
+    threads: int = 1
     process: subprocess.Popen[str] | None = None
     restarts: int = 0
     begin_at: float = 0.0
@@ -42,13 +45,17 @@ class Pool:
     """Worker processes of one study on this machine.
 
     A worker that ends by the user's fault ends the pool (`InputError`); one that crashes is
-    started again after a growing delay, at most `MAX_RESTARTS` times (`RunError`).
+    started again after a growing delay, at most `MAX_RESTARTS` times before it has told a result
+    (`RunError`). None is started, and all leave, after `max_seconds`.
     """
 
-    def __init__(self, commands: list[tuple[list[str], str]], env: dict[str, str]) -> None:
+    def __init__(
+        self, slots: list[Slot], env: dict[str, str], max_seconds: float | None = None
+    ) -> None:
         self.env = {**os.environ, **env}
-        self.slots = [Slot(command, device) for command, device in commands]
+        self.slots = slots
         self.notes: deque[str] = deque()
+        self._end = None if max_seconds is None else time.monotonic() + max_seconds
 
     def start(self) -> None:
         """Start all workers."""
@@ -57,9 +64,16 @@ class Pool:
 
     def _start(self, slot: Slot) -> None:
         slot.lines.clear()
+        command = [sys.executable, "-m", "optlayers", *slot.command]
+        if self._end is not None:
+            left = self._end - time.monotonic()
+            if left <= 0:
+                slot.finished = True
+                return
+            command += ["--max-minutes", f"{left / 60:.4f}"]
         slot.process = subprocess.Popen(
-            [sys.executable, "-m", "optlayers", *slot.command],
-            env=self.env,
+            command,
+            env={**self.env, "OMP_NUM_THREADS": str(slot.threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -77,8 +91,12 @@ class Pool:
             if line.strip():
                 slot.lines.append(line.strip())
 
-    def watch(self) -> bool:
-        """Look after the workers; False once all have finished."""
+    def watch(self, told: Container[int] = ()) -> bool:
+        """Look after the workers; False once all have finished.
+
+        `told` holds the process numbers of workers that have told a result: their crashes are
+        counted from none again.
+        """
         now = time.monotonic()
         for number, slot in enumerate(self.slots):
             if slot.finished:
@@ -87,6 +105,8 @@ class Pool:
                 if now >= slot.begin_at:
                     self._start(slot)
                 continue
+            if slot.restarts and slot.process.pid in told:
+                slot.restarts = 0
             code = slot.process.poll()
             if code is None:
                 continue
@@ -99,10 +119,13 @@ class Pool:
                 lines = [x.removeprefix("optlayers: ") for x in slot.lines if "optlayers: " in x]
                 raise InputError("\n".join(lines) or last)
             elif slot.restarts == MAX_RESTARTS:
-                raise RunError(f"worker {number} failed {MAX_RESTARTS + 1} times; the last: {last}")
+                raise RunError(
+                    f"worker {number} failed {MAX_RESTARTS + 1} times without a result; the last: "
+                    f"{_how(code)}: {last}"
+                )
             else:
                 slot.restarts += 1
-                delay = 2.0**slot.restarts
+                delay = min(2.0 ** (slot.restarts - 1), LONGEST_DELAY)
                 slot.begin_at = now + delay
                 self.notes.append(
                     f"worker {number} ended ({_how(code)}: {last}); again in {delay:.0f} s"

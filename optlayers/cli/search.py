@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from optlayers.cli.app import (
-    DeviceOption,
     DtypeOption,
     JsonOption,
+    MaxMinutesOption,
+    ReplayOption,
     StorageOption,
     StudyOption,
     app,
     at_least,
     say,
 )
+from optlayers.cli.pool import Pool, Slot
 from optlayers.storage import DEFAULT_URL
 
 POLL_SECONDS = 0.5
+LEAVE_SECONDS = 3.0
 
 
 @app.command()
@@ -32,55 +34,65 @@ def search(
         int | None,
         typer.Option("--workers", help="Local workers (default: one a GPU, or one a core)."),
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option("--devices", "--device", help="cpu, or GPUs: 0,1 (default: all there are)."),
+    ] = None,
+    per_device: Annotated[
+        int | None, typer.Option("--per-device", help="Workers on each GPU (default: one).")
+    ] = None,
     storage: StorageOption = DEFAULT_URL,
-    device: DeviceOption = None,
     dtype: DtypeOption = None,
+    max_minutes: MaxMinutesOption = None,
+    replay: ReplayOption = None,
     json: JsonOption = False,
 ) -> None:
     """Search the best layer sets of a study; run the same command again to go on."""
+    from optlayers.cli.placement import cores, parse_devices, places, visible_gpus
     from optlayers.leaderboard import status
     from optlayers.storage import open_study, storage_errors
     from optlayers.study import load_study
 
-    if workers is not None:
-        at_least("--workers", workers, 1)
+    for name, value in (("--workers", workers), ("--per-device", per_device)):
+        if value is not None:
+            at_least(name, value, 1)
+    if max_minutes is not None:
+        at_least("--max-minutes", max_minutes, 0)
     definition = load_study(study)
-    opened = open_study(storage, definition)
+    gpus = [] if devices == "cpu" else visible_gpus()
+    placed = places(parse_devices(devices, gpus), workers, per_device, cores())
+    opened = open_study(storage, definition, say=say)
     with storage_errors(storage):
         if status(definition, opened).phase == "done":
             say(f"study {definition.name!r} is finished")
         else:
-            _run(definition, opened, study, storage, workers, device, dtype)
+            slots = []
+            for number, place in enumerate(placed):
+                command = ["worker", "--study", study, "--index", str(number), "--attached"]
+                command += ["--threads", str(place.threads), "--device", place.device]
+                command += ["--dtype", dtype] if dtype else []
+                command += ["--replay", replay] if replay else []
+                slots.append(Slot(command, place.device, place.threads))
+            # By the environment, so that a password is in no process list.
+            _run(
+                Pool(slots, {"OPTLAYERS_STORAGE": storage}, _seconds(max_minutes)),
+                definition,
+                opened,
+            )
+            if status(definition, opened).phase != "done":
+                say("time is up; run the same command again to go on")
         _summary(definition, opened, study, storage, json)
 
 
-def _run(
-    definition: Any,
-    opened: Any,
-    study: str,
-    storage: str,
-    workers: int | None,
-    device: str | None,
-    dtype: str | None,
-) -> None:
-    from optlayers.cli.live import LiveView
-    from optlayers.cli.pool import Pool
-    from optlayers.leaderboard import status
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60 * minutes
 
-    devices = [device] if device else _devices()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    on_cpu = devices[0].startswith("cpu")
-    count = workers or (min(cores or 1, 8) if on_cpu else len(devices))
-    threads = max(1, (cores or 1) // count)
-    commands = []
-    for number in range(count):
-        where = devices[number % len(devices)]
-        command = ["worker", "--study", study, "--index", str(number), "--attached"]
-        command += ["--threads", str(threads), "--device", where]
-        command += ["--dtype", dtype] if dtype else []
-        commands.append((command, where))
-    # By the environment, so that a password is in no process list.
-    pool = Pool(commands, {"OPTLAYERS_STORAGE": storage, "OMP_NUM_THREADS": str(threads)})
+
+def _run(pool: Pool, definition: Any, opened: Any) -> None:
+    """Keep the workers running and show how they do, until all have finished."""
+    from optlayers.cli.live import LiveView
+    from optlayers.leaderboard import status
+    from optlayers.patience import tell_waits
 
     def stop(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
@@ -89,22 +101,38 @@ def _run(
     try:
         pool.start()
         with LiveView() as view:
-            while pool.watch():
+            tell_waits(opened._storage, view.note)
+            while pool.watch(_told(opened)):
                 while pool.notes:
                     view.note(pool.notes.popleft())
                 view.show(status(definition, opened), [(s.device, s.state) for s in pool.slots])
                 time.sleep(POLL_SECONDS)
     finally:
+        tell_waits(opened._storage, say)
         pool.stop()
+        _return_lost(opened)
 
 
-def _devices() -> list[str]:
-    """The visible GPUs, or the CPU. torch is asked only where there may be a GPU."""
-    if not Path("/dev/nvidiactl").exists() and not Path("/proc/driver/nvidia").exists():
-        return ["cpu"]
-    import torch
+def _return_lost(opened: Any) -> None:
+    """Queue what workers of this machine held that were killed; a later search would too."""
+    from optlayers.claims import Claims
+    from optlayers.patience import limit_patience
+    from optlayers.search import keys
 
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    limit_patience(opened._storage, LEAVE_SECONDS)
+    with contextlib.suppress(Exception):
+        n_layers = opened.user_attrs[keys.N_LAYERS]
+        Claims(opened, n_layers, "").reap(opened.get_trials(deepcopy=False))
+
+
+def _told(opened: Any) -> set[int]:
+    """The process numbers of this machine's workers that have told a result."""
+    from optlayers.liveness import process_of
+    from optlayers.search import keys
+
+    trials = opened.get_trials(deepcopy=False)
+    workers = {t.user_attrs.get(keys.WORKER, "") for t in trials if keys.SCORE in t.user_attrs}
+    return {process_of(worker) for worker in workers} - {0}
 
 
 def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool) -> None:
@@ -131,4 +159,5 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     out.print("Next:", markup=False)
     out.print(f"  optlayers export-best{option} --top 5 --out exports", markup=False)
     out.print(f"  optlayers leaderboard{option} --top 50", markup=False)
-    out.print(f"  optuna-dashboard {mask_password(storage)}", markup=False)
+    where = f" --storage {mask_password(storage)}" if storage != DEFAULT_URL else ""
+    out.print(f"  optlayers dashboard{where}", markup=False)

@@ -5,11 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from optlayers.cli.app import DeviceOption, DtypeOption, StorageOption, StudyOption, app, at_least
+from optlayers.cli.app import (
+    DeviceOption,
+    DtypeOption,
+    MaxMinutesOption,
+    ReplayOption,
+    StorageOption,
+    StudyOption,
+    app,
+    at_least,
+)
 from optlayers.cli.app import say as say_line
 from optlayers.storage import DEFAULT_URL
 
@@ -28,9 +41,15 @@ def worker(
     cohort: Annotated[
         int | None, typer.Option("--cohort", help="Layer sets evaluated together.")
     ] = None,
-    max_minutes: Annotated[
-        float | None, typer.Option("--max-minutes", help="Leave after so many minutes.")
+    max_minutes: MaxMinutesOption = None,
+    hang_minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--hang-minutes",
+            help="An evaluation that takes longer hangs (default: 20 times the slowest so far).",
+        ),
     ] = None,
+    replay: ReplayOption = None,
     attached: Annotated[bool, typer.Option("--attached", hidden=True)] = False,
 ) -> None:
     """Work on a study until it is done; any number of workers may."""
@@ -41,30 +60,39 @@ def worker(
         at_least("--index", index, 0)
     if max_minutes is not None:
         at_least("--max-minutes", max_minutes, 0)
-    _stop_on_signals()
+    if hang_minutes is not None:
+        at_least("--hang-minutes", hang_minutes, 0.01)
+    _stop_on_signals(max_minutes)
     if attached:
         threading.Thread(target=_leave_with_parent, daemon=True).start()
-    from optlayers.worker import Stopped
+    from optlayers.worker import Stopped, TimeUp
 
+    end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+    options = _Options(storage, device, dtype, index, threads, cohort, hang_minutes, replay, end)
     try:
-        done = _work(study, storage, device, dtype, index, threads, cohort, max_minutes)
+        done = _work(study, options, attached)
+    except TimeUp:
+        done = False
     except Stopped:
         say_line("stopped; the layer sets it had taken are back in the queue")
         raise typer.Exit(130) from None
     say_line("the study is done" if done else "time is up; the study goes on with other workers")
 
 
-def _stop_on_signals() -> None:
-    from optlayers.worker import Stopped
+def _stop_on_signals(max_minutes: float | None) -> None:
+    from optlayers.worker import Stopped, TimeUp
 
     def stop(number: int, _frame: Any) -> None:
         # A second signal must not break into the return of the claims.
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
             signal.signal(name, signal.SIG_IGN)
-        raise Stopped(number)
+        raise TimeUp if number == signal.SIGALRM else Stopped(number)
 
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(name, stop)
+    if max_minutes is not None:
+        # In the middle of a cohort too: a batch system's limit waits for none.
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, 60 * max_minutes))
 
 
 def _leave_with_parent() -> None:
@@ -75,16 +103,21 @@ def _leave_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _work(
-    study: str,
-    storage: str,
-    device: str | None,
-    dtype: str | None,
-    index: int | None,
-    threads: int | None,
-    cohort: int | None,
-    max_minutes: float | None,
-) -> bool:
+@dataclass(frozen=True)
+class _Options:
+    storage: str
+    device: str | None
+    dtype: str | None
+    index: int | None
+    threads: int | None
+    cohort: int | None
+    hang_minutes: float | None
+    replay: str | None
+    end: float | None
+
+
+def _work(study: str, options: _Options, wait: bool) -> bool:
+    from optlayers.liveness import process_name
     from optlayers.search import RacingPruner
     from optlayers.storage import open_study, storage_errors
     from optlayers.study import load_study
@@ -92,26 +125,39 @@ def _work(
     definition = load_study(study)
     # The database is asked before the slow part, so that its faults show at once.
     pruner = RacingPruner(top_k=1, alpha=0.1)
-    opened = open_study(storage, definition, pruner=pruner)
+    opened = open_study(options.storage, definition, pruner=pruner, say=say_line, wait=wait)
+    evaluator, device = _evaluator(definition, options)
 
-    import torch
-
-    from optlayers.evaluation.evaluator import ModelEvaluator, pick_device, pick_dtype
     from optlayers.worker import COHORT, Worker
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    where = pick_device(device)
-    evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say_line)
+    index = zlib.crc32(process_name().encode()) if options.index is None else options.index
     say_line("working")
-    with storage_errors(storage):
+    with storage_errors(options.storage):
         return Worker(
             definition,
             opened,
             evaluator,
-            device=str(where),
-            index=os.getpid() if index is None else index,
-            cohort=cohort or COHORT,
-            max_seconds=None if max_minutes is None else 60 * max_minutes,
+            device=device,
+            index=index,
+            cohort=options.cohort or COHORT,
+            max_seconds=None if options.end is None else options.end - time.monotonic(),
+            hang_seconds=None if options.hang_minutes is None else 60 * options.hang_minutes,
             say=say_line,
         ).run()
+
+
+def _evaluator(definition: Any, options: _Options) -> tuple[Any, str]:
+    """What answers the questions, and the device that it runs on."""
+    if options.replay is not None:
+        from optlayers.evaluation.replay import Replay
+
+        return Replay.load(Path(options.replay)), "replay"
+    import torch
+
+    from optlayers.evaluation.evaluator import ModelEvaluator, pick_device, pick_dtype
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    where = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, where)
+    return ModelEvaluator(definition, where, dtype, say_line), str(where)

@@ -1,0 +1,146 @@
+"""Workers as the command line starts them: placed, restarted, stopped, out of time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from replayed import children, search, start, write_replay
+from servers import PASSWORD
+
+from optlayers.search import keys
+from optlayers.storage import open_storage
+
+
+def trials(url: str) -> list[optuna.trial.FrozenTrial]:
+    try:
+        study = optuna.load_study(study_name="demo", storage=open_storage(url))
+    except KeyError:
+        return []
+    return study.get_trials(deepcopy=False)
+
+
+def wait_for_trials(url: str, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while sum(t.state.is_finished() for t in trials(url)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_killed_worker_is_started_again_and_ctrl_c_returns_all_claims(tmp_path: Path) -> None:
+    write_replay(tmp_path, seconds=3e-3)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    searching = search(tmp_path, "--workers", "2")
+    wait_for_trials(url, 4)
+    first = children(searching.pid)
+    assert len(first) == 2
+    os.kill(first[0], signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while len(set(children(searching.pid)) - {first[0]}) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert "worker" in (tmp_path / "err").read_text()
+    assert "signal 9" in (tmp_path / "err").read_text()
+    workers = children(searching.pid)
+    began = time.monotonic()
+    searching.send_signal(signal.SIGINT)
+    assert searching.wait(timeout=20) == 130
+    assert time.monotonic() - began < 10
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    found = trials(url)
+    assert TrialState.RUNNING not in {t.state for t in found}
+    assert any(t.state == TrialState.WAITING for t in found)
+    for trial in found:
+        if keys.SCORE in trial.user_attrs:
+            host, pid, _ = trial.user_attrs[keys.WORKER].rsplit(":", 2)
+            assert host
+            assert int(pid) in {*first, *workers}
+            assert trial.user_attrs[keys.DEVICE] == "replay"
+
+
+def test_max_minutes_ends_workers_in_the_middle_of_a_cohort(tmp_path: Path) -> None:
+    write_replay(tmp_path, seconds=0.1)  # a cohort lasts a minute
+    searching = search(tmp_path, "--workers", "1", "--max-minutes", "0.1")
+    began = time.monotonic()
+    assert searching.wait(timeout=60) == 0
+    assert time.monotonic() - began < 25
+    assert "time is up; run the same command again" in (tmp_path / "err").read_text()
+    states = {t.state for t in trials(f"sqlite:///{tmp_path / 'optuna.db'}")}
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+
+
+@pytest.mark.parametrize("fault", ["raise", "exit"])
+def test_a_set_that_ends_its_workers_is_given_up_and_the_search_is_finished(
+    tmp_path: Path, fault: str
+) -> None:
+    write_replay(tmp_path, faults={"10": fault})  # among the first that are asked
+    searching = search(tmp_path, "--workers", "2")
+    out, _ = searching.communicate(timeout=120)
+    err = (tmp_path / "err").read_text()
+    assert searching.returncode == 0, err
+    assert "again in" in err
+    rows = json.loads(out)
+    assert rows[0]["layers"] == [0, 10, 11, 15]
+    assert [10] not in [row["layers"] for row in rows]
+    failed = [
+        t
+        for t in trials(f"sqlite:///{tmp_path / 'optuna.db'}")
+        if t.state == TrialState.FAIL and t.user_attrs[keys.LAYERS] == "10"
+    ]
+    reasons = [t.user_attrs[keys.REASON] for t in failed]
+    assert len([r for r in reasons if "4 tries" in r]) == 1
+    if fault == "raise":
+        assert "the evaluation of 10 broke down" in reasons[-1]
+
+
+def test_a_worker_that_hangs_ends_itself_and_others_take_over(tmp_path: Path) -> None:
+    write_replay(tmp_path, faults={"10": "hang"})
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    replay = str(tmp_path / "replay.yaml")
+    worker = ("worker", "--replay", replay, "--hang-minutes", "0.02")
+    for turn in range(4):
+        hanging = start(tmp_path, *worker, url=url)
+        assert hanging.wait(timeout=60) == 1, turn
+    assert "did not end within 1 s; the worker ends" in (tmp_path / "err").read_text()
+    assert start(tmp_path, *worker, url=url).wait(timeout=60) == 0
+    found = trials(url)
+    assert not any(t.state in (TrialState.RUNNING, TrialState.WAITING) for t in found)
+    hung = [t for t in found if t.user_attrs[keys.LAYERS] == "10"]
+    assert {t.state for t in hung} == {TrialState.FAIL}
+    assert "did not end within" in hung[-1].user_attrs[keys.REASON]
+
+
+def test_a_password_is_in_no_process_list_and_in_nothing_that_is_shown(
+    tmp_path: Path, postgresql_url: str
+) -> None:
+    write_replay(tmp_path)
+    searching = search(tmp_path, "--workers", "2", url=postgresql_url)
+    deadline = time.monotonic() + 60
+    seen: set[int] = set()
+    while len(seen) < 2:
+        assert time.monotonic() < deadline
+        seen |= set(children(searching.pid))
+    for pid in [searching.pid, *seen]:
+        assert PASSWORD not in Path(f"/proc/{pid}/cmdline").read_text()
+    out, _ = searching.communicate(timeout=120)
+    assert searching.returncode == 0
+    assert json.loads(out)[0]["layers"] == [0, 10, 11, 15]
+    shown = (tmp_path / "err").read_text()
+    wrong = postgresql_url.replace(PASSWORD, f"{PASSWORD}x")
+    for arguments in (["status"], ["--debug", "status"]):
+        for url in (postgresql_url, wrong):
+            done = start(tmp_path, *arguments, url=url)
+            shown += done.communicate(timeout=60)[0]
+            assert done.returncode == (2 if url == wrong else 0)
+    shown += (tmp_path / "err").read_text()
+    assert "password authentication failed" in shown
+    assert PASSWORD not in shown
+    attrs = [t.user_attrs for t in trials(postgresql_url)]
+    assert PASSWORD not in repr(attrs)
