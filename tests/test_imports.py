@@ -16,7 +16,7 @@ PACKAGE = Path(optlayers.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "transformers", "lm_eval", "datasets")
 # The files that travel with an exported checkpoint.
-STANDALONE = ("ssd.py", "llamba.py", "families.py", "hybrid.py")
+STANDALONE = ("ssd.py", "generation.py", "llamba.py", "families.py", "hybrid.py")
 
 
 @functools.cache

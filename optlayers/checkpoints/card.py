@@ -45,7 +45,7 @@ model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 ```
 
-`trust_remote_code` runs `hybrid.py`, `families.py`, `llamba.py` and `ssd.py` of this folder; with
+`trust_remote_code` runs the Python files of this folder, first `hybrid.py`; with
 `import optlayers.models` before, it is not needed. It needs torch and transformers 5.17 or newer.
 The tokenizer and its chat template are the donor's.
 

@@ -31,7 +31,7 @@ from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
 
 SHARD_BYTES = 2_000_000_000
 SPARE_BYTES = 50_000_000
-MODELING = ("ssd.py", "llamba.py", "families.py", "hybrid.py")
+MODELING = ("ssd.py", "generation.py", "llamba.py", "families.py", "hybrid.py")
 TOKENIZER = (
     "tokenizer*",
     "special_tokens_map.json",

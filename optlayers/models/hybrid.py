@@ -2,8 +2,8 @@
 
 Embedding, final norm and head are the base's. The model is an ordinary transformers model, so
 an exported one loads with `AutoModelForCausalLM.from_pretrained`. This file needs torch,
-transformers and its neighbours `families.py`, `llamba.py`, `ssd.py` alone, and travels with
-them in an exported checkpoint. Shapes: B batch, T tokens, E hidden size.
+transformers and its neighbours `families.py`, `generation.py`, `llamba.py`, `ssd.py` alone, and
+travels with them in an exported checkpoint. Shapes: B batch, T tokens, E hidden size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .families import LayerInputs, Rotary, config_from_dict, embedding_rows, family_of
-from .llamba import (
+from .generation import (
     RecurrentCache,
     RecurrentGenerationMixin,
     causal_lm_output,

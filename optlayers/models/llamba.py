@@ -3,8 +3,8 @@
 The parameter names and the config are those of the published checkpoints
 (`cartesia-ai/Llamba-8B`, `goombalab/Llamba-8B-untied-unaligned`), so these load unchanged.
 Shapes: B batch, T tokens, d inner channels = expand x d_model, H value heads of width P,
-G query-key heads, N state. This file needs torch, transformers and `ssd.py` alone, so that
-it travels with an exported checkpoint.
+G query-key heads, N state. This file needs torch, transformers, `generation.py` and `ssd.py` alone,
+so that it travels with an exported checkpoint.
 
 Source: Bick et al., "Llamba: Scaling Distilled Recurrent Models for Efficient Language
 Processing" (2025).
@@ -17,13 +17,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from .generation import (
+    RecurrentCache,
+    RecurrentGenerationMixin,
+    causal_lm_output,
+    last_output,
+    padding_mask,
+)
 from .ssd import ssd
 
 BLOCK_EPS = 1e-5  # the published code fixes the epsilon inside a block; norm_epsilon is the last's
@@ -94,44 +101,6 @@ class LlambaConfig(PreTrainedConfig):
         """Rows of the embedding: the vocabulary rounded up to the padding multiple."""
         multiple = max(1, int(self.pad_vocab_size_multiple))
         return -(-int(self.vocab_size) // multiple) * multiple
-
-
-class RecurrentCache(DynamicCache):
-    """transformers' dynamic cache, which also knows the length of an all-recurrent past.
-
-    Recurrent layers keep no keys to count, so a model without any attention layer notes the
-    number of tokens that it has seen with `advance`.
-    """
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__(config=config)
-        self._countable = any(kind != "linear_attention" for kind in config.layer_types)
-        self._seen = 0
-
-    def advance(self, tokens: int) -> None:
-        """Note that the model has taken in that many more tokens."""
-        self._seen += tokens
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens in the cache."""
-        if self._countable:
-            return int(super().get_seq_length(layer_idx))
-        return self._seen
-
-
-class RecurrentGenerationMixin(GenerationMixin):
-    """`generate` with a `RecurrentCache` where transformers would make a plain dynamic one."""
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> bool:
-        given = model_kwargs.get("past_key_values")
-        prepared = super()._prepare_cache_for_generation(
-            generation_config, model_kwargs, *args, **kwargs
-        )
-        if given is None and model_kwargs.get("past_key_values") is not None:
-            model_kwargs["past_key_values"] = RecurrentCache(self.config)
-        return bool(prepared)
 
 
 class LlambaMLP(nn.Module):
@@ -333,32 +302,6 @@ class LlambaModel(LlambaPreTrainedModel):
         return last_output(self.final_layernorm(h), past_key_values, states)
 
 
-def last_output(
-    h: torch.Tensor, past_key_values: Cache | None, states: list[torch.Tensor] | None
-) -> BaseModelOutputWithPast:
-    """What a model without a head returns; notes in the cache that h [B, T, E] went through."""
-    if isinstance(past_key_values, RecurrentCache):
-        past_key_values.advance(h.shape[1])
-    return BaseModelOutputWithPast(
-        last_hidden_state=h,
-        past_key_values=past_key_values,
-        hidden_states=None if states is None else (*states, h),
-    )
-
-
-def padding_mask(attention_mask: Any, h: torch.Tensor) -> torch.Tensor | None:
-    """The 2-D mask [B, T_total] where it says anything: None in decoding or with no padding.
-
-    `generate` may hand over one mask for each kind of layer, as a dict.
-    """
-    if isinstance(attention_mask, dict):
-        attention_mask = attention_mask.get("linear_attention")
-    if attention_mask is None or attention_mask.dim() != 2 or h.shape[1] == 1:
-        return None
-    mask: torch.Tensor = attention_mask
-    return mask
-
-
 class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
     """Llamba with its head; loads the published checkpoints."""
 
@@ -400,27 +343,3 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
             output_hidden_states,
         )
         return causal_lm_output(self, out, labels, logits_to_keep, **kwargs)
-
-
-def causal_lm_output(
-    model: Any,
-    out: BaseModelOutputWithPast,
-    labels: torch.Tensor | None,
-    logits_to_keep: int | torch.Tensor,
-    **kwargs: Any,
-) -> CausalLMOutputWithPast:
-    """Logits of the kept positions, and the loss where there are labels."""
-    h = out.last_hidden_state
-    keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    logits = model.lm_head(h[:, keep])
-    loss = None
-    if labels is not None:
-        loss = model.loss_function(
-            logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs
-        )
-    return CausalLMOutputWithPast(
-        loss=loss,
-        logits=logits,
-        past_key_values=out.past_key_values,
-        hidden_states=out.hidden_states,
-    )

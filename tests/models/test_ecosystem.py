@@ -153,7 +153,7 @@ def test_saving_where_optlayers_is_writes_the_modeling_files_too(
 ) -> None:
     loud(AutoModelForCausalLM.from_pretrained(folder), 5).save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").iterdir()}
-    assert {"hybrid.py", "families.py", "llamba.py", "ssd.py"} <= names
+    assert {"hybrid.py", "families.py", "generation.py", "llamba.py", "ssd.py"} <= names
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["auto_map"]["AutoModelForCausalLM"] == "hybrid.HybridForCausalLM"
 
