@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -76,7 +77,13 @@ def documents(
     These are `README.md`, `checkpoint_info.json` and the licence files of both parts. The sources
     are hashed from now on, beside what else is done.
     """
-    hashing = threading.Thread(target=lambda: (base.sha256, donor.sha256), daemon=True)
+
+    def hash_sources() -> None:
+        # What goes wrong here goes wrong again where the result is asked for.
+        with contextlib.suppress(Exception):
+            _ = base.sha256, donor.sha256
+
+    hashing = threading.Thread(target=hash_sources, daemon=True)
     hashing.start()
 
     def make() -> dict[str, str]:
