@@ -131,10 +131,11 @@ class Patience:
                         f"storage {self.shown}: {why}; it was away for {waited:.0f} s: mend it, "
                         "then run the same command again to go on"
                     ) from None
-                if waited >= SAY_AFTER_SECONDS and not said:
+                pause = min(delay * (0.5 + random.random()), self.seconds - waited + 0.01)
+                if waited + pause >= SAY_AFTER_SECONDS and not said:
                     said = True
                     self.say(f"waiting for storage {self.shown}: {why}")
-                time.sleep(min(delay * (0.5 + random.random()), self.seconds - waited + 0.01))
+                time.sleep(pause)
                 delay = min(2 * delay, LONGEST_DELAY)
             else:
                 if said:

@@ -42,7 +42,9 @@ def test_workers_wait_for_a_server_that_restarts(
             while finished(url) < 10:
                 time.sleep(0.05)
             server.stop(how)
-            time.sleep(2.5)
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline and not said:
+                time.sleep(0.05)
             assert not any(future.done() for future in done)
             server.start()
             assert [future.result(timeout=60) for future in done] == [True, True]
