@@ -131,6 +131,7 @@ class Worker:
         order = self.evaluator.order
         facts: dict[str, Any] = {
             keys.N_LAYERS: self.evaluator.n_layers,
+            keys.SAMPLER: self.definition.explore.sampler,
             keys.N_FAST: order.n_fast,
             keys.N_FULL: order.n_full,
             keys.QUESTION_STRATA: order.subject.tolist(),
@@ -141,6 +142,11 @@ class Worker:
         for key, value in facts.items():
             if key not in known:
                 self.study.set_user_attr(key, value)
+            elif key == keys.SAMPLER and known[key] != value:
+                raise StorageError(
+                    f"study {self.definition.name!r} was begun with sampler {known[key]!r}, not "
+                    f"{value!r}; give --sampler {known[key]}, or another database or study name"
+                )
             elif known[key] != value:
                 raise StorageError(
                     f"study {self.definition.name!r}: {key} was another when the study began "

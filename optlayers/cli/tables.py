@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from optlayers.evidence import Difference, Evidence
 from optlayers.holdout import HeldOut
 from optlayers.leaderboard import Row, Status
 
@@ -26,23 +27,51 @@ def console() -> Console:
     return Console(file=sys.stdout, highlight=False)
 
 
-def rows_table(rows: Sequence[Row], title: str) -> Table:
-    """A leaderboard as a table; scores in per cent."""
+def rows_table(rows: Sequence[Row], title: str, proof: Sequence[Evidence] = ()) -> Table:
+    """A leaderboard as a table; scores in per cent, differences in points.
+
+    With `proof` (for these rows, in order; more are left out) it shows what speaks for each place:
+    `=` marks what ties with the best.
+    """
+    more: dict[str, Callable[[Evidence], str]] = {
+        "held out": lambda e: _held_out(e.held_out),
+        "to next": lambda e: _points(e.to_next),
+        "to base": lambda e: _points(e.to_base),
+        "to donor": lambda e: _points(e.to_donor),
+    }
+    rest = list(proof[: len(rows)])
+    more = {name: show for name, show in more.items() if any(show(e) for e in rest)}
     table = Table(title=title, title_justify="left")
-    for name in ("rank", "score", "95 % interval", "questions", "", "trial"):
+    for name in ("rank", "score", "95 % interval", *more, "questions", "", "trial"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("layers", no_wrap=True)
-    for row in rows:
+    for place, row in enumerate(rows):
+        tie = bool(rest) and rest[place].ties_with_best
         table.add_row(
-            str(row.rank),
+            f"{'=' if tie else ''}{row.rank}",
             f"{100 * row.score:.1f} %",
             f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}",
+            *(show(rest[place]) for show in more.values()),
             str(row.questions),
             row.fidelity,
             str(row.trial),
             ",".join(map(str, row.layers)) or "none",
         )
     return table
+
+
+def _points(found: Difference | None) -> str:
+    """A difference in points, and its p-value."""
+    if found is None:
+        return ""
+    p = "p < .001" if found.p_value < 0.001 else f"p {found.p_value:.3f}".replace("0.", ".")
+    return f"{100 * found.difference:+.1f} ({p})"
+
+
+def _held_out(found: HeldOut | None) -> str:
+    if found is None:
+        return ""
+    return f"{100 * found.score:.1f} ({100 * found.ci_low:.1f} to {100 * found.ci_high:.1f})"
 
 
 def held_out_table(found: Sequence[HeldOut]) -> Table:

@@ -57,9 +57,13 @@ def test_a_replay_gives_the_recorded_slice_of_each_set(landscape: Landscape) -> 
     found = evaluator.evaluate(asked, 2, 7)
     for layers, answers in zip(asked, found, strict=True):
         np.testing.assert_array_equal(answers, landscape.answers[SETS.index(layers), 2:7])
-    found[0][:] = ~found[0]
-    np.testing.assert_array_equal(evaluator.evaluate(asked, 2, 7)[0], ~found[0])
-    assert [len(answers) for answers in evaluator.held_out(asked)] == [0, 0]
+    first = found[0]
+    assert isinstance(first, np.ndarray)
+    first[:] = ~first
+    np.testing.assert_array_equal(evaluator.evaluate(asked, 2, 7)[0], ~first)
+    assert [np.size(answers) for answers in evaluator.held_out(asked)] == [0, 0]
+    [missing] = evaluator.evaluate([LayerSet.of(0, 1, 2, 3)], 0, 1)
+    assert str(missing) == "layer set 0,1,2,3 is not in the landscape"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04", "npz"])

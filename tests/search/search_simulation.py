@@ -13,8 +13,8 @@ from search_landscape import N_FAST, N_FULL, N_LAYERS, Landscape
 
 from optlayers.layerset import LayerSet
 from optlayers.search import (
+    Explorer,
     Goal,
-    PatternGASampler,
     Phase,
     Plan,
     RacingPruner,
@@ -65,10 +65,10 @@ class Worker:
     queue: list[optuna.Trial] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     reader: RecordReader = field(default_factory=RecordReader)
-    _sampler: PatternGASampler | None = None
+    _sampler: Explorer | None = None
 
     @property
-    def sampler(self) -> PatternGASampler:
+    def sampler(self) -> Explorer:
         if self._sampler is None:
             self._sampler = sampler_for(self.definition, N_LAYERS, self.seed)
         return self._sampler
