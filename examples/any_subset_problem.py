@@ -49,9 +49,8 @@ def main(trials: int = 150) -> optuna.Study:
             study.tell(trial, float(answers.mean()))
     best = LayerSet.from_params(study.best_trial.params)
     stopped = sum(t.state == optuna.trial.TrialState.PRUNED for t in study.trials)
-    print(
-        f"best sensors: {best}, right {study.best_value:.1%}; {stopped} of {trials} stopped early"
-    )
+    print(f"best sensors: {best}, right {study.best_value:.1%}")
+    print(f"{stopped} of {trials} stopped early")
     return study
 
 

@@ -125,6 +125,7 @@ LEVELS = [
     {"models", "checkpoints", "search"},
     {"evaluation", "storage"},
     {"claims", "holdout", "leaderboard"},
+    {"evidence"},
     {"report", "worker"},
     {"cli"},
     {"__main__"},

@@ -41,5 +41,5 @@ def leaderboard(
         print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(shown, proof, strict=True)])
     else:
         out = console()
-        out.print(rows_table(shown, f"{definition.name}: {len(rows)} layer sets", proof))
+        out.print(rows_table(shown, f"{definition.name}: {len(rows)} layer sets", proof, out.width))
         out.print(str(looked(records)), markup=False)

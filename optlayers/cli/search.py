@@ -158,7 +158,7 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
         return
     out = console()
     title = f"{definition.name}: the best of {len(rows)} layer sets"
-    out.print(rows_table(rows[:10], title, proof))
+    out.print(rows_table(rows[:10], title, proof, out.width))
     out.print(str(looked(records)), markup=False)
     out.print(rows_table(best_of_size(rows), "the best of each size"))
     held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))

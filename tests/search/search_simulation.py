@@ -26,6 +26,7 @@ from optlayers.search import (
     plan,
     rungs,
     sampler_for,
+    search_space,
 )
 from optlayers.study import StudyDefinition
 
@@ -86,7 +87,7 @@ class Worker:
             template = optuna.trial.create_trial(
                 state=TrialState.RUNNING,
                 params=proposal.layers.to_params(N_LAYERS),
-                distributions=self.sampler.search_space(),
+                distributions=search_space(N_LAYERS),
                 user_attrs={**proposal.user_attrs(), keys.WORKER: self.name},
             )
             number = study._storage.create_new_trial(study._study_id, template_trial=template)
