@@ -47,7 +47,10 @@ _CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 Answers = NDArray[np.bool_] | EvaluationError
 
-COHORT = 16
+# Small enough that each cohort learns from the last (`scripts/bench_search.py`), large enough to
+# share prefixes of layers; where all sets are known beforehand there is nothing to learn.
+COHORT = 8
+LISTED = 4
 POLL_SECONDS = 0.25
 REAP_SECONDS = 5.0
 EVERYTHING = 1_000_000
@@ -92,7 +95,8 @@ class Worker:
     """One worker of one study.
 
     `index` tells the workers of one machine apart and seeds what they propose; `cohort` is the
-    number of layer sets evaluated together; `max_seconds` ends it early (before a cohort that
+    number of layer sets evaluated together (up to `LISTED` times as many where they are neighbours
+    or single layers); `max_seconds` ends it early (before a cohort that
     would take longer). `hang_seconds` is the longest that an evaluation may take (None: by the
     pace so far); then its claims go back to the queue, and `abort` is called with the reason.
     """
@@ -258,7 +262,7 @@ class Worker:
         place = workers.index(self.claims.worker) if len(workers) > 1 else self.index % 2
         share = max(1, math.ceil(len(everything) / max(2, len(workers))))
         start = share * place
-        return (everything[start:] + everything[:start])[: min(share, self.cohort)]
+        return (everything[start:] + everything[:start])[: min(share, LISTED * self.cohort)]
 
     def _inherit(self, claims: list[Claim]) -> list[Claim]:
         """Give each claim the answers that earlier trials of its layer set have stored."""

@@ -37,6 +37,8 @@ from optlayers.search.proposal import Goal, Phase  # noqa: E402
 from optlayers.search.record import Record  # noqa: E402
 from optlayers.search.space import LayerSpace  # noqa: E402
 from optlayers.study import StudyDefinition  # noqa: E402
+from optlayers.worker import COHORT as OURS  # noqa: E402
+from optlayers.worker import LISTED  # noqa: E402
 
 COHORT = 16
 
@@ -231,7 +233,7 @@ def predecessor(oracle: Oracle, rng: np.random.Generator) -> None:
 
 
 def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
-    """This package: its plan, sampler and racing pruner, one worker with cohorts of 16."""
+    """This package: its plan, sampler and racing pruner, one worker with its own cohorts."""
     known = oracle.known
     definition = StudyDefinition.model_validate(
         {
@@ -249,7 +251,9 @@ def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
     steps = rungs(known.n_fast, known.n_full)
     records: list[Record] = []
     while True:
-        found = plan(definition, known.n_layers, records, sampler, COHORT)
+        found = plan(definition, known.n_layers, records, sampler, OURS)
+        if found.phase is not Phase.explore:
+            found = plan(definition, known.n_layers, records, sampler, LISTED * OURS)
         if found.phase is Phase.done:
             return
         racing: list[Record] = []
