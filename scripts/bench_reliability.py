@@ -196,7 +196,7 @@ def search(run: Run, url: str, server: Server | None, folder: Path) -> tuple[Wor
                 back_at = time.monotonic()
             elif back_at and not figures.back and count_finished(study) > finished:
                 figures.back = time.monotonic() - back_at
-            if now > began + 3 * run.seconds + run.outage + END_SECONDS:
+            if now > began + 3 * run.seconds + run.outage + 6 * run.workers + END_SECONDS:
                 run.faults.append(
                     f"{len(workers.alive)} workers did not end in {now - began:.0f} s"
                 )

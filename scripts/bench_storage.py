@@ -2,11 +2,11 @@
 
     python scripts/bench_storage.py --out benchmarks
 
-One worker runs a study of 32 layers with MMLU's 14,042 questions in 57 subjects on an evaluator that
-answers at once; all time in calls of the storage is counted, reading what is new included. Then the
-study is filled with 10,000 finished trials, and what a worker does between two cohorts is timed: read
-what changed, and propose 16 sets. SQLite on this disk; PostgreSQL and MariaDB started here, with their
-own settings (each commit reaches the disk).
+One worker runs a study of 32 layers with MMLU's 14,042 questions in 57 subjects on an evaluator
+that answers at once; all time in calls of the storage is counted, reading what is new included.
+Then the study is filled with 10,000 finished trials, and what a worker does between two cohorts is
+timed: read what changed, and propose 16 sets. SQLite on this disk; PostgreSQL and MariaDB started
+here, with their own settings (each commit reaches the disk).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Clock:
                 if not clock.depth:
                     clock.seconds += time.perf_counter() - began
 
-        Patience.call = timed  # type: ignore[method-assign,assignment]
+        Patience.call = timed  # type: ignore[method-assign]
         try:
             yield
         finally:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
 from replay import BEST, definition, landscape, study_in, worker_in
 
+from optlayers.claims import check_alive
 from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.landscape import ReplayEvaluator
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.leaderboard import leaderboard
 from optlayers.search import read_records
-from optlayers.worker import Worker, check_alive
+from optlayers.worker import Worker
 
 SPAWN = multiprocessing.get_context("spawn")
 

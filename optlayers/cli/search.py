@@ -97,7 +97,9 @@ def _run(pool: Pool, definition: Any, opened: Any) -> None:
     def stop(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    # Ctrl-C too: a shell starts what it runs in the background with that signal ignored.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
     try:
         pool.start()
         with LiveView() as view:
