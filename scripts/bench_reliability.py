@@ -138,6 +138,10 @@ class Workers:
         self.killed.add(number)
         self.start(number in self.away)
 
+    def at_work(self) -> list[int]:
+        """The workers that are past their start."""
+        return [n for n in sorted(self.alive) if (self.folder / "asked" / str(n)).exists()]
+
     def said(self, number: int) -> str:
         """What a worker has written on standard error."""
         return (self.folder / f"err-{number}").read_text(errors="replace")
@@ -185,9 +189,11 @@ def search(run: Run, url: str, server: Server | None, folder: Path) -> tuple[Wor
                 if code:
                     run.faults.append(f"worker {number} ended with {code}: {workers.said(number)}")
             if run.kill_every and next_kill <= now < began + run.seconds and workers.alive:
-                next_kill = now + run.kill_every * rng.uniform(0.5, 1.5)
-                workers.kill(rng.choice(sorted(workers.alive)))
-                figures.kills += 1
+                at_work = workers.at_work()
+                if at_work:
+                    next_kill = now + run.kill_every * rng.uniform(0.5, 1.5)
+                    workers.kill(rng.choice(at_work))
+                    figures.kills += 1
             if run.outage and server is not None and not back_at and now >= outage_at:
                 finished = count_finished(study)
                 server.stop(signal.SIGKILL)

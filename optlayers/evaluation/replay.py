@@ -76,12 +76,13 @@ class Replay(ReplayEvaluator):
                         time.sleep(60)
                 case "exit":
                     os.abort()
-        answers = super().evaluate(layer_sets, start, stop)
         if self.log is not None:
+            # Before they are answered, so that what a kill interrupts is in the log.
             self.calls += 1
             lines = "".join(f"{self.calls} {start} {stop} {layers}\n" for layers in layer_sets)
             with self.log.open("a", encoding="utf-8") as log:
                 log.write(lines)
+        answers = super().evaluate(layer_sets, start, stop)
         return [
             EvaluationError("NaN in the logits") if self.faults.get(layers) == "nan" else found
             for layers, found in zip(layer_sets, answers, strict=True)
