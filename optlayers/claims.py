@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from optlayers.errors import RunError
 from optlayers.layerset import LayerSet
 from optlayers.liveness import Heart, is_gone, process_name
 from optlayers.search import Goal, Proposal, encode_answers, keys, search_space
@@ -74,6 +75,8 @@ class Claims:
         self.worker = process_name()
         self.device = device
         self.heart = Heart(self.storage, study._study_id)
+        # The study as it was read after the last claims: with them, and all that was told before.
+        self.seen: list[FrozenTrial] = []
         self._space = search_space(n_layers)
 
     # ------------------------------------------------------------------ taking
@@ -83,7 +86,8 @@ class Claims:
         made = self._create(proposals)
         mine = {str(claim.layers) for claim in made}
         first: dict[tuple[str, str], int] = {}
-        for trial in self.study.get_trials(deepcopy=False) if mine else ():
+        self.seen = self.study.get_trials(deepcopy=False) if mine else []
+        for trial in self.seen:
             layers = trial.user_attrs.get(keys.LAYERS)
             if layers in mine and trial.state != TrialState.FAIL:
                 key = (layers, _work_of(trial.state, trial.user_attrs.get(keys.GOAL)))
@@ -284,3 +288,17 @@ def _same_work(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _same_claim(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether the other trial is the very one that this claim was to make."""
     return _same_work(mine, other) and mine[keys.WORKER] == other.get(keys.WORKER)
+
+
+def stand(trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
+    """What changes whenever a trial is made, goes a rung further or ends."""
+    active = [trial for trial in trials if not trial.state.is_finished()]
+    return len(trials), len(active), sum(len(trial.intermediate_values) for trial in active)
+
+
+def check_alive(trials: Sequence[FrozenTrial], least: int = 10) -> None:
+    """Raise `RunError` where every trial, of at least so many, has failed: nothing is left."""
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    if len(failed) >= least and len(failed) == len(trials):
+        reason = failed[-1].user_attrs.get(keys.REASON, "no reason was stored")
+        raise RunError(f"all {len(failed)} trials have failed; the last one: {reason}")

@@ -39,11 +39,11 @@ BEAT = "optlayers:beat"
 
 def process_name() -> str:
     """`host:pid:start`, which tells this process from any other, also after its death."""
-    return f"{_host()}:{os.getpid()}:{_start_of(os.getpid())}"
+    return f"{host_name()}:{os.getpid()}:{_start_of(os.getpid())}"
 
 
 @functools.cache
-def _host() -> str:
+def host_name() -> str:
     """Name of this machine; on Linux with its boot and its space of process numbers.
 
     Containers and cloned machines may share a name, and a process number means nothing across.
@@ -70,7 +70,7 @@ def _start_of(pid: int) -> int:
 def process_of(worker: str) -> int:
     """The process number of a worker of this host; 0 for others."""
     host, _, rest = worker.rpartition(":")[0].rpartition(":")
-    return int(rest) if host == _host() and rest.isdecimal() else 0
+    return int(rest) if host == host_name() and rest.isdecimal() else 0
 
 
 def is_gone(worker: str) -> bool:
@@ -80,7 +80,7 @@ def is_gone(worker: str) -> bool:
         number, started = int(pid), int(start)
     except ValueError:
         return False
-    if host != _host():
+    if host != host_name():
         return False
     try:
         os.kill(number, 0)

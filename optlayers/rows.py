@@ -26,15 +26,28 @@ from optuna.storages._rdb.models import (
 )
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, or_, select
+
+from optlayers.search import keys
 
 # Below what any database takes as parameters of one statement.
 _CHUNK = 500
 
 
 class QuickStorage(RDBStorage):
-    """An `RDBStorage` that reads trials with six statements and no objects in between."""
+    """An `RDBStorage` that reads trials with few statements and no objects in between.
+
+    A trial that has the attribute `layers` was made with all its parameters: while it runs, they
+    are read once, however often the trial is.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._whole: dict[int, dict[str, Any]] = {}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._whole = {}
 
     def _get_trials(
         self,
@@ -43,26 +56,33 @@ class QuickStorage(RDBStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
-        later = TrialModel.trial_id > trial_id_greater_than
         known = sorted(i for i in included_trial_ids if i <= trial_id_greater_than)
+        # Tables and a connection, not the classes and the session: half the time of a statement.
         table = TrialModel.__table__.c
+        later = table.trial_id > trial_id_greater_than
         columns = (table.trial_id, table.number, table.state, table.datetime_start)
-        wanted = select(*columns, table.datetime_complete).where(TrialModel.study_id == study_id)
+        wanted = select(*columns, table.datetime_complete).where(table.study_id == study_id)
         if states is not None:
-            wanted = wanted.where(TrialModel.state.in_([s for s in TrialState if s in states]))
+            wanted = wanted.where(table.state.in_([s for s in TrialState if s in states]))
         with _create_scoped_session(self.scoped_session) as session:
-            # So that a study which is not there is told from one without trials.
-            StudyModel.find_or_raise_by_id(study_id, session)
+            connection = session.connection()
             # States first: what belongs to a finished trial was all there before its state.
             trials = {
                 row[0]: row
                 for part in _parts(known)
-                for row in session.execute(wanted.where(or_(later, TrialModel.trial_id.in_(part))))
+                for row in connection.execute(wanted.where(or_(later, table.trial_id.in_(part))))
             }
-            return [
-                _frozen(trials[trial_id], *found)
-                for trial_id, found in _belongings(session, sorted(trials)).items()
-            ]
+            if not trials:
+                # So that a study which is not there is told from one without trials.
+                StudyModel.find_or_raise_by_id(study_id, session)
+            ended = any(row.state.is_finished() for row in trials.values())
+            belongings = _belongings(connection, sorted(trials), dict(self._whole), ended)
+        for trial_id, (params, user_attrs, *_) in belongings.items():
+            if trials[trial_id].state.is_finished():
+                self._whole.pop(trial_id, None)
+            elif keys.LAYERS in user_attrs:
+                self._whole[trial_id] = params
+        return [_frozen(trials[i], *found) for i, found in belongings.items()]
 
 
 def _parts(ids: list[int]) -> Iterator[list[int]]:
@@ -74,40 +94,45 @@ def _parts(ids: list[int]) -> Iterator[list[int]]:
 Belongings = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[int, Any]]
 
 
-def _belongings(session: Session, ids: list[int]) -> dict[int, Belongings]:
-    """Of each trial: parameters and distributions as one, attributes, values, steps."""
-    found: dict[int, Belongings] = {i: ({}, {}, {}, {}, {}) for i in ids}
+def _belongings(
+    connection: Connection, ids: list[int], whole: dict[int, dict[str, Any]], ended: bool
+) -> dict[int, Belongings]:
+    """Of each trial: parameters and distributions as one, attributes, values, steps.
+
+    `whole` holds parameters that are known; only trials that have `ended` have values.
+    """
+    found: dict[int, Belongings] = {i: (whole.get(i, {}), {}, {}, {}, {}) for i in ids}
     if not ids:
         return found
     param, value, step = TrialParamModel, TrialValueModel, TrialIntermediateValueModel
     for part in _parts(ids):
+        new = [i for i in part if i not in whole]
         for trial_id, name, number, text in _of(
-            session, part, param, param.param_name, param.param_value, param.distribution_json
+            connection, new, param, "param_name", "param_value", "distribution_json"
         ):
             found[trial_id][0][name] = _parameter(text, number)
         for place, attr in ((1, TrialUserAttributeModel), (2, TrialSystemAttributeModel)):
-            for trial_id, key, text in _of(session, part, attr, attr.key, attr.value_json):
+            for trial_id, key, text in _of(connection, part, attr, "key", "value_json"):
                 found[trial_id][place][key] = json.loads(text)
         for trial_id, objective, number, kind in _of(
-            session, part, value, value.objective, value.value, value.value_type
+            connection, part if ended else [], value, "objective", "value", "value_type"
         ):
             found[trial_id][3][objective] = value.stored_repr_to_value(number, kind)
         for trial_id, where, number, kind in _of(
-            session,
-            part,
-            step,
-            step.step,
-            step.intermediate_value,
-            step.intermediate_value_type,
+            connection, part, step, "step", "intermediate_value", "intermediate_value_type"
         ):
             found[trial_id][4][where] = step.stored_repr_to_intermediate_value(number, kind)
     return found
 
 
-def _of(session: Session, ids: list[int], model: Any, *columns: Any) -> Iterable[Any]:
+def _of(connection: Connection, ids: list[int], model: Any, *columns: str) -> Iterable[Any]:
     """Rows of those trials, in the order in which they were written."""
-    wanted = select(model.trial_id, *columns).where(model.trial_id.in_(ids))
-    return session.execute(wanted.order_by(*model.__table__.primary_key.columns))
+    if not ids:
+        return ()
+    table = model.__table__
+    wanted = select(table.c.trial_id, *(table.c[name] for name in columns))
+    wanted = wanted.where(table.c.trial_id.in_(ids)).order_by(*table.primary_key.columns)
+    return connection.execute(wanted)
 
 
 @functools.cache

@@ -32,7 +32,6 @@ from optuna.storages._rdb.models import (
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import bindparam, delete, func, insert, select, update
-from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
 from optlayers.patience import patiently
@@ -189,7 +188,7 @@ def _insert(
 def _put(session: Session, model: Any, rows: list[dict[str, Any]]) -> None:
     """Insert rows in one go."""
     if rows:
-        session.execute(insert(model.__table__), rows)
+        session.connection().execute(insert(model.__table__), rows)
 
 
 @functools.cache
@@ -252,23 +251,19 @@ def _by_id(change: Change) -> int:
 
 def _swap_one(session: Session, change: Change) -> bool:
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    values: dict[Any, Any] = {TrialModel.state: change.new}
+    table = TrialModel.__table__
+    values: dict[str, Any] = {"state": change.new}
     if change.new.is_finished():
-        values[TrialModel._datetime_complete_utc] = now
+        values["datetime_complete"] = now
     elif change.new != change.old:
-        values[TrialModel._datetime_start_utc] = now
+        values["datetime_start"] = now
+    mine = (table.c.trial_id == change.trial_id, table.c.state == change.old)
     if change.new == change.old:
         # MySQL counts the rows that changed, so a state put over itself would not count.
-        mine = (TrialModel.trial_id == change.trial_id, TrialModel.state == change.old)
-        locked = select(TrialModel.trial_id).where(*mine).with_for_update()
-        return session.execute(locked).first() is not None
-    swapped = session.execute(
-        update(TrialModel)
-        .where(TrialModel.trial_id == change.trial_id, TrialModel.state == change.old)
-        .values(values)
-        .execution_options(synchronize_session=False)
-    )
-    return isinstance(swapped, CursorResult) and swapped.rowcount == 1
+        locked = select(table.c.trial_id).where(*mine).with_for_update()
+        return session.connection().execute(locked).first() is not None
+    swapped = session.connection().execute(update(table).where(*mine).values(values))
+    return swapped.rowcount == 1
 
 
 def _write_over(session: Session, changes: Iterable[Change]) -> None:
@@ -293,7 +288,6 @@ def _write_over(session: Session, changes: Iterable[Change]) -> None:
             beats.append(mine)
     _clear(session, attr, "key", attrs)
     _clear(session, step, "step", steps)
-    _clear(session, end, "objective", ends)
     for model, rows in ((attr, attrs), (step, steps), (end, ends), (TrialHeartbeatModel, beats)):
         _put(session, model, rows)
 
@@ -304,7 +298,7 @@ def _clear(session: Session, model: Any, key: str, rows: list[dict[str, Any]]) -
         return
     table = model.__table__
     ids, names = {row["trial_id"] for row in rows}, {row[key] for row in rows}
-    present = session.execute(
+    present = session.connection().execute(
         select(table.c.trial_id, table.c[key]).where(
             table.c.trial_id.in_(ids), table.c[key].in_(names)
         )

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers import holdout
-from optlayers.claims import Claim, Claims, Told
-from optlayers.errors import EvaluationError, RunError, StorageError
+from optlayers.claims import Claim, Claims, Told, check_alive, stand
+from optlayers.errors import EvaluationError, StorageError
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet
 from optlayers.liveness import is_gone
@@ -51,7 +51,8 @@ Answers = NDArray[np.bool_] | EvaluationError
 # share prefixes of layers; where all sets are known beforehand there is nothing to learn.
 COHORT = 8
 LISTED = 4
-POLL_SECONDS = 0.25
+# Between two looks while there is nothing to do; it grows.
+POLL_SECONDS, LONGEST_POLL = 0.25, 1.0
 REAP_SECONDS = 5.0
 EVERYTHING = 1_000_000
 RECENT = 60
@@ -113,6 +114,7 @@ class Worker:
     abort: Callable[[str], None] = _end
     _reader: RecordReader = field(default_factory=RecordReader)
     _phase: Phase = Phase.probe
+    _idle: tuple[tuple[int, ...], float] = ((), 0.0)  # trials without work, and when they were
     _slowest: float = 0.0  # seconds of a cohort
     _pace: float = 0.0  # seconds of one question of one set, at the slowest
 
@@ -165,13 +167,13 @@ class Worker:
 
         Raises `RunError` where the study cannot go on; on `Stopped`, claims go back first.
         """
-        started = time.monotonic()
+        started, pause = time.monotonic(), POLL_SECONDS
         self.claims.heart.start()
         try:
             while self._has_time(started):
                 held = self._claim()
                 if held:
-                    began = time.monotonic()
+                    began, pause = time.monotonic(), POLL_SECONDS
                     self._evaluate(held)
                     self._slowest = max(self._slowest, time.monotonic() - began)
                 elif self._phase == Phase.done:
@@ -182,7 +184,8 @@ class Worker:
                     )
                     return True
                 else:
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(pause)
+                    pause = min(1.5 * pause, LONGEST_POLL)
             return False
         except TimeUp:
             self._leave(keys.REASON_INTERRUPTED, 0)
@@ -231,12 +234,16 @@ class Worker:
         if any(trial.state == TrialState.WAITING for trial in trials):
             waiting = self.claims.pop_waiting(trials, self.cohort)
             if waiting:
-                return self._inherit(waiting)
+                return self._inherit(waiting, self.study.get_trials(deepcopy=False))
+        now = stand(trials)
+        if now == self._idle[0] and time.monotonic() - self._idle[1] < REAP_SECONDS:
+            return []  # the plan, a function of the trials, had nothing to do
         found = self._plan(self._reader.read(trials))
         self._phase = found.phase
         if not found.proposals:
+            self._idle = (now, time.monotonic())
             return []
-        return self._inherit(self.claims.take(self._choose(found)))
+        return self._inherit(self.claims.take(self._choose(found)), self.claims.seen)
 
     def _plan(self, records: Sequence[Record]) -> Plan:
         exploring = plan(
@@ -264,10 +271,13 @@ class Worker:
         start = share * place
         return (everything[start:] + everything[:start])[: min(share, LISTED * self.cohort)]
 
-    def _inherit(self, claims: list[Claim]) -> list[Claim]:
-        """Give each claim the answers that earlier trials of its layer set have stored."""
+    def _inherit(self, claims: list[Claim], trials: Sequence[FrozenTrial]) -> list[Claim]:
+        """Give each claim the answers that earlier trials of its layer set have stored.
+
+        `trials` were read after the claims were made.
+        """
         best: dict[LayerSet, Record] = {}
-        for record in self._records():
+        for record in self._reader.read(trials):
             known = best.get(record.layers)
             if record.packed_answers and (record.questions or 0) > (
                 (known.questions or 0) if known else 0
@@ -365,11 +375,3 @@ class Worker:
                 weights=order.weights,
             )
         }
-
-
-def check_alive(trials: Sequence[FrozenTrial], least: int = 10) -> None:
-    """Raise `RunError` where every trial, of at least so many, has failed: nothing is left."""
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    if len(failed) >= least and len(failed) == len(trials):
-        reason = failed[-1].user_attrs.get(keys.REASON, "no reason was stored")
-        raise RunError(f"all {len(failed)} trials have failed; the last one: {reason}")

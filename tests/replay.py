@@ -33,8 +33,17 @@ refine: {top: 2, verify: 3, rounds: 3}
 """
 
 
-def definition(seed: int = 0) -> StudyDefinition:
-    return parse_study(f"{STUDY}seed: {seed}\n", "replayed.yaml", Path())
+SMALL = (
+    STUDY.replace("population: 8, generations: 5", "population: 6, generations: 2")
+    .replace("validate: {top: 4}", "validate: {top: 2}")
+    .replace("top: 2, verify: 3, rounds: 3", "top: 1, verify: 2, rounds: 1")
+)
+
+
+def definition(seed: int = 0, small: bool = False) -> StudyDefinition:
+    """The study; `small` has all its phases and a third of its trials."""
+    text = SMALL if small else STUDY
+    return parse_study(f"{text}seed: {seed}\n", "replayed.yaml", Path())
 
 
 @functools.cache
@@ -68,10 +77,12 @@ def worker_at(
     index: int = 0,
     seconds: float = 0.0,
     say: Callable[[str], None] = lambda text: None,
+    small: bool = False,
 ) -> Worker:
     evaluator = ReplayEvaluator(landscape(), seconds)
-    study = open_study(url, definition(seed), pruner=RacingPruner(top_k=2), say=say)
-    return Worker(definition(seed), study, evaluator, index=index, cohort=6)
+    wanted = definition(seed, small)
+    study = open_study(url, wanted, pruner=RacingPruner(top_k=2), say=say)
+    return Worker(wanted, study, evaluator, index=index, cohort=6)
 
 
 def worker_in(folder: Path, seed: int = 0, index: int = 0, seconds: float = 0.0) -> Worker:

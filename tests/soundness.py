@@ -13,9 +13,9 @@ from optlayers.leaderboard import status
 from optlayers.search import read_records
 
 
-def assert_sound(study: optuna.Study) -> None:
+def assert_sound(study: optuna.Study, small: bool = False) -> None:
     """Done, nothing stuck, no question of a set told twice, every answer as recorded."""
-    state = status(definition(), study)
+    state = status(definition(small=small), study)
     assert state.phase == "done"
     assert state.trials["running"] == state.trials["waiting"] == 0
     truth = landscape()

@@ -21,9 +21,11 @@ from optlayers.errors import StorageAwayError, StorageError
 from optlayers.patience import Patience, limit_patience
 from optlayers.storage import open_storage, open_study
 
+SMALL = definition(small=True)
+
 
 def finished(url: str) -> int:
-    study = open_study(url, definition(), create=False)
+    study = open_study(url, SMALL, create=False)
     return sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
 
 
@@ -36,7 +38,9 @@ def test_workers_wait_for_a_server_that_restarts(
     server: Server = request.getfixturevalue(kind)
     with server.database() as url:
         said: list[str] = []
-        workers = [worker_at(url, index=i, seconds=3e-4, say=said.append) for i in range(2)]
+        workers = [
+            worker_at(url, index=i, seconds=1e-3, say=said.append, small=True) for i in range(2)
+        ]
         with ThreadPoolExecutor(2) as pool:
             done = [pool.submit(worker.run) for worker in workers]
             while finished(url) < 10:
@@ -48,7 +52,7 @@ def test_workers_wait_for_a_server_that_restarts(
             assert not any(future.done() for future in done)
             server.start()
             assert [future.result(timeout=60) for future in done] == [True, True]
-        assert_sound(open_study(url, definition()))
+        assert_sound(open_study(url, SMALL), small=True)
         assert any(text.startswith("waiting for storage") for text in said)
         assert any(text.endswith("is back") for text in said)
         assert "s3cret" not in "".join(said)
@@ -56,7 +60,7 @@ def test_workers_wait_for_a_server_that_restarts(
 
 def test_a_server_that_stays_away_is_an_error_in_one_line(postgres: Server) -> None:
     with postgres.database() as url:
-        study = open_study(url, definition())
+        study = open_study(url, SMALL)
         limit_patience(study._storage, 1.0)
         postgres.stop()
         try:
@@ -97,7 +101,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_waited_out_and_nothing_is_torn(small_disk: Path) -> None:
     url = f"sqlite:///{small_disk / 'optuna.db'}"
     said: list[str] = []
-    worker = worker_at(url, seconds=1e-5, say=said.append)
+    worker = worker_at(url, seconds=1e-5, say=said.append, small=True)
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"x" * 400_000)
     with ThreadPoolExecutor(1) as pool:
@@ -111,7 +115,7 @@ def test_a_full_disk_is_waited_out_and_nothing_is_torn(small_disk: Path) -> None
         ballast.unlink()
         subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
         assert done.result(timeout=60)
-    assert_sound(open_study(url, definition()))
+    assert_sound(open_study(url, SMALL), small=True)
 
 
 def test_a_disk_that_stays_full_ends_the_worker_and_the_study_goes_on_later(
@@ -121,14 +125,14 @@ def test_a_disk_that_stays_full_ends_the_worker_and_the_study_goes_on_later(
     monkeypatch.setattr(liveness, "GRACE_SECONDS", 2.0)
     monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.5)
     url = f"sqlite:///{small_disk / 'optuna.db'}"
-    worker = worker_at(url, seconds=1e-5)
+    worker = worker_at(url, seconds=1e-5, small=True)
     limit_patience(worker.study._storage, 1.0)
     (small_disk / "ballast").write_bytes(b"x" * 400_000)
     with pytest.raises(StorageAwayError, match="disk is full"):
         worker.run()
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
-    assert worker_at(url, index=1).run()
-    assert_sound(open_study(url, definition()))
+    assert worker_at(url, index=1, small=True).run()
+    assert_sound(open_study(url, SMALL), small=True)
 
 
 # ------------------------------------------------------------------ the proxy
@@ -156,8 +160,8 @@ def test_workers_behind_a_proxy_that_restarts_finish_the_study(
     port = free_port()
     proxy = serve(tmp_path, port, postgresql_url)
     url = f"grpc://127.0.0.1:{port}"
-    open_study(url, definition())
-    workers = [worker_at(url, index=i, seconds=2e-4) for i in range(2)]
+    open_study(url, SMALL)
+    workers = [worker_at(url, index=i, seconds=1e-3, small=True) for i in range(2)]
     with ThreadPoolExecutor(2) as pool:
         done = [pool.submit(worker.run) for worker in workers]
         while finished(url) < 10:
@@ -169,7 +173,7 @@ def test_workers_behind_a_proxy_that_restarts_finish_the_study(
         proxy = serve(tmp_path, port, postgresql_url)
         assert [future.result(timeout=90) for future in done] == [True, True]
     # The same study, seen directly.
-    assert_sound(open_study(postgresql_url, definition()))
+    assert_sound(open_study(postgresql_url, SMALL), small=True)
     proxy.terminate()
     assert proxy.wait(timeout=20) == 0
     shown = (tmp_path / "err").read_text()
@@ -204,14 +208,18 @@ def test_a_proxy_that_is_not_there_is_one_line(
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_line_and_a_dashboard_for_others_warns(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        for command in (["storage", "serve"], ["dashboard"]):
+        for command in (["storage", "serve"], ["dashboard", "--host", "0.0.0.0"]):
             done = start(tmp_path, *command, "--port", port)
             assert done.wait(timeout=60) == 1, command
-    lines = [x for x in (tmp_path / "err").read_text().splitlines() if x.startswith("optlayers:")]
+    shown = (tmp_path / "err").read_text().splitlines()
+    warnings = [line for line in shown if line.startswith("warning: whoever reaches")]
+    assert len(warnings) == 1
+    assert "0.0.0.0" in warnings[0]
+    lines = [x for x in shown if x.startswith("optlayers:")]
     assert len(lines) == 2
     assert all("choose another --host or --port" in line for line in lines)

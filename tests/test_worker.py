@@ -16,14 +16,15 @@ import pytest
 import soundness
 from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
-from replay import BEST, definition, landscape, study_in, worker_in
+from replay import BEST, definition, landscape, study_in, url_in, worker_at, worker_in
 
+from optlayers.claims import check_alive
 from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.landscape import ReplayEvaluator
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.leaderboard import leaderboard
 from optlayers.search import read_records
-from optlayers.worker import Worker, check_alive
+from optlayers.worker import Worker
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -237,7 +238,7 @@ def test_a_worker_whose_time_is_up_leaves_the_study_to_others(tmp_path: Path) ->
 
 
 def test_workers_in_threads_of_one_process_agree(tmp_path: Path) -> None:
-    workers = [worker_in(tmp_path, index=i, seconds=1e-4) for i in range(2)]
+    workers = [worker_at(url_in(tmp_path), index=i, seconds=1e-4, small=True) for i in range(2)]
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(Worker.run, workers)) == [True, True]
-    assert_sound(tmp_path)
+    soundness.assert_sound(workers[0].study, small=True)

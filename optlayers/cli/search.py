@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+import zlib
 from typing import Annotated, Any
 
 import typer
@@ -70,9 +71,9 @@ def search(
         if status(definition, opened).phase == "done":
             say(f"study {definition.name!r} is finished")
         else:
-            slots = []
+            slots, first = [], _first_index(storage)
             for number, place in enumerate(placed):
-                command = ["worker", "--study", study, "--index", str(number), "--attached"]
+                command = ["worker", "--study", study, "--index", str(first + number), "--attached"]
                 command += ["--threads", str(place.threads), "--device", place.device]
                 command += ["--dtype", dtype] if dtype else []
                 command += ["--replay", replay] if replay else []
@@ -90,6 +91,15 @@ def search(
         _summary(definition, opened, study, storage, json)
 
 
+def _first_index(storage: str) -> int:
+    """The index of the first worker here: searches on several machines must not propose alike."""
+    from optlayers.liveness import host_name
+
+    if storage.startswith("sqlite"):
+        return 0  # one machine: the same seeds every time
+    return zlib.crc32(host_name().encode()) % 1_000_000 * 1_000
+
+
 def _seconds(minutes: float | None) -> float | None:
     return None if minutes is None else 60 * minutes
 
@@ -103,7 +113,9 @@ def _run(pool: Pool, definition: Any, opened: Any) -> None:
     def stop(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    # Ctrl-C too: a shell starts what it runs in the background with that signal ignored.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
     try:
         pool.start()
         with LiveView() as view:

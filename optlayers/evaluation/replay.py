@@ -5,7 +5,7 @@ and which layer sets misbehave:
 
     landscape: landscape.npz
     seconds: 0.0001               # a question of a set
-    log: asked                    # a folder, one file a process
+    log: asked                    # a folder, one file a process: call, from, to, layer set
     faults: {"3,7": raise}        # raise, hang, nan or exit
 """
 
@@ -45,6 +45,7 @@ class Replay(ReplayEvaluator):
 
     def __init__(self, landscape: Landscape, spec: ReplaySpec, folder: Path) -> None:
         super().__init__(landscape, spec.seconds)
+        self.calls = 0
         self.faults = {LayerSet.parse(text): fault for text, fault in spec.faults.items()}
         self.log = None if spec.log is None else folder / spec.log / f"{os.getpid()}.log"
         if self.log is not None:
@@ -75,11 +76,13 @@ class Replay(ReplayEvaluator):
                         time.sleep(60)
                 case "exit":
                     os.abort()
-        answers = super().evaluate(layer_sets, start, stop)
         if self.log is not None:
-            lines = "".join(f"{start} {stop} {layers}\n" for layers in layer_sets)
+            # Before they are answered, so that what a kill interrupts is in the log.
+            self.calls += 1
+            lines = "".join(f"{self.calls} {start} {stop} {layers}\n" for layers in layer_sets)
             with self.log.open("a", encoding="utf-8") as log:
                 log.write(lines)
+        answers = super().evaluate(layer_sets, start, stop)
         return [
             EvaluationError("NaN in the logits") if self.faults.get(layers) == "nan" else found
             for layers, found in zip(layer_sets, answers, strict=True)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from optlayers import liveness
 from optlayers.cli.placement import Place, parse_devices, places
+from optlayers.cli.search import _first_index
 from optlayers.errors import InputError
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2"]
@@ -54,3 +56,15 @@ def test_the_cores_of_a_cpu_are_divided() -> None:
     assert places(["cpu"], None, None, 3) == [Place("cpu", 1)] * 3
     assert len(places(["cpu"], None, None, 64)) == 8
     assert places(["cpu"], 4, None, 2) == [Place("cpu", 1)] * 4
+
+
+def test_searches_on_several_machines_seed_their_workers_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    firsts = set()
+    for host in ("node-1", "node-2", "node-3"):
+        monkeypatch.setattr(liveness, "host_name", lambda host=host: host)
+        assert _first_index("sqlite:///optuna.db") == 0
+        firsts.add(_first_index("postgresql+psycopg://host/db"))
+    assert len(firsts) == 3
+    assert all(first % 1000 == 0 for first in firsts)

@@ -64,6 +64,24 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_returns_all_claims(tmp_path
             assert trial.user_attrs[keys.DEVICE] == "replay"
 
 
+def test_workers_leave_when_the_search_that_started_them_is_killed(tmp_path: Path) -> None:
+    write_replay(tmp_path, seconds=3e-3)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    searching = search(tmp_path, "--workers", "1")
+    wait_for_trials(url, 1)
+    workers = children(searching.pid)
+    assert workers
+    searching.kill()
+    searching.wait()
+    deadline = time.monotonic() + 15
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    states = {t.state for t in trials(url)}
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+
+
 def test_max_minutes_ends_workers_in_the_middle_of_a_cohort(tmp_path: Path) -> None:
     write_replay(tmp_path, seconds=0.1)  # a cohort lasts a minute
     searching = search(tmp_path, "--workers", "1", "--max-minutes", "0.1")
@@ -104,7 +122,7 @@ def test_a_worker_that_hangs_ends_itself_and_others_take_over(tmp_path: Path) ->
     write_replay(tmp_path, faults={"10": "hang"})
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
     replay = str(tmp_path / "replay.yaml")
-    worker = ("worker", "--replay", replay, "--hang-minutes", "0.02")
+    worker = ("worker", "--replay", replay, "--hang-minutes", "0.01")
     for turn in range(4):
         hanging = start(tmp_path, *worker, url=url)
         assert hanging.wait(timeout=60) == 1, turn

@@ -1,0 +1,41 @@
+"""The long test of scripts/bench_reliability.py, shortened: workers are killed, nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench_reliability import Run, check, search
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_search_whose_workers_are_killed_loses_nothing(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    sqlite = f"sqlite:///{tmp_path / 'optuna.db'}"
+    url = sqlite if kind == "sqlite" else request.getfixturevalue("postgresql_url")
+    run = Run(kind, workers=4, seconds=8.0, sets=30, kill_every=1.0)
+    workers, figures = search(run, url, None, tmp_path)
+    check(run, url, tmp_path, workers, figures)
+    assert run.faults == []
+    assert figures.kills >= 3
+    assert figures.lost >= 1
+    assert figures.layer_sets >= 30
+
+
+def test_the_checks_find_what_is_wrong(tmp_path: Path) -> None:
+    run = Run("wrong", workers=1, seconds=0.1, sets=8)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    workers, figures = search(run, url, None, tmp_path)
+    [log] = (tmp_path / "asked" / "0").glob("*.log")
+    first, second, *_ = log.read_text().splitlines()
+    with log.open("a") as asked:
+        asked.write(f"{first}\n")
+    check(run, url, tmp_path, workers, figures)
+    assert len(run.faults) == 1
+    assert "evaluated twice without a kill" in run.faults[0]
+    # In the last call of a worker that was killed, it may be.
+    workers.killed.add(0)
+    run.faults.clear()
+    check(run, url, tmp_path, workers, figures)
+    assert len(run.faults) == 1 if first.split()[0] != second.split()[0] else 0
