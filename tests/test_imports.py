@@ -124,7 +124,7 @@ LEVELS = [
     {"study"},
     {"models", "checkpoints", "search"},
     {"evaluation", "storage"},
-    {"claims", "holdout", "leaderboard"},
+    {"claims", "holdout", "leaderboard", "references", "worklog"},
     {"report", "worker"},
     {"cli"},
     {"__main__"},

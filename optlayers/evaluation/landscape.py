@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from optlayers.errors import InputError
+from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.questions import QuestionOrder, Subject
 from optlayers.layerset import LayerSet
 from optlayers.search import StratifiedScore
@@ -108,12 +108,17 @@ class ReplayEvaluator:
 
     def evaluate(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
-    ) -> list[NDArray[np.bool_]]:
-        """The recorded answers [stop - start] of each set."""
+    ) -> list[NDArray[np.bool_] | EvaluationError]:
+        """The recorded answers [stop - start] of each set, or that there are none."""
         if self.seconds:
             time.sleep(self.seconds * len(layer_sets) * (stop - start))
         index, answers = self.landscape.index, self.landscape.answers
-        return [answers[index[layers], start:stop].copy() for layers in layer_sets]
+        return [
+            answers[index[layers], start:stop].copy()
+            if layers in index
+            else EvaluationError(f"layers [{layers}] are not in the landscape")
+            for layers in layer_sets
+        ]
 
     def held_out(self, layer_sets: Sequence[LayerSet]) -> list[NDArray[np.bool_]]:
         """Nothing is set aside in a landscape."""

@@ -62,7 +62,7 @@ class Replay(ReplayEvaluator):
             ) from None
         return cls(Landscape.load(path.parent / spec.landscape), spec, path.parent)
 
-    def evaluate(  # type: ignore[override]
+    def evaluate(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
     ) -> list[NDArray[np.bool_] | EvaluationError]:
         """The recorded answers [stop - start] of each set, or what its fault brings."""
