@@ -70,6 +70,7 @@ COMMANDS = (
     "dashboard",
     "status",
     "leaderboard",
+    "report",
     "eval",
     "export",
     "export_best",

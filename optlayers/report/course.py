@@ -41,7 +41,7 @@ class PhaseCost:
 
 @dataclass(frozen=True)
 class Course:
-    """Best full and best fast score against cost, and the phases."""
+    """The best score on all, and on the fast, questions against cost, and the phases."""
 
     full: list[Step] = field(default_factory=list)
     fast: list[Step] = field(default_factory=list)
@@ -99,11 +99,12 @@ def course(trials: Sequence[FrozenTrial], records: Sequence[Record], n_full: int
         phase = record.phase or Phase.explore.value
         where.setdefault(phase, [begun, cost])[1] = cost
         mine.setdefault(phase, []).append(record)
-        score = float(record.score or 0.0)
-        if score > best[record.is_full]:
-            best[record.is_full] = score
-            step = Step(cost, score, record.number, list(record.layers.indices))
-            lines[record.is_full].append(step)
+        # Every set has a first score; they all rest on the fast questions.
+        for full, score in ((True, record.score), (False, record.first_score)):
+            if score is not None and (record.is_full or not full) and score > best[full]:
+                best[full] = score
+                step = Step(cost, float(score), record.number, list(record.layers.indices))
+                lines[full].append(step)
     phases = [
         PhaseCost(
             phase=phase.value,

@@ -43,7 +43,7 @@ def score_by_cost(report: Report) -> Figure | None:
     data: list[dict[str, Any]] = []
     end = max([course.cost, *(min(line.cost[-1], 2 * course.cost) for line in report.baselines)])
     if course.fast:
-        data.append(_line(course.fast, course.cost, "best on part of them", GREY, 1.5))
+        data.append(_line(course.fast, course.cost, "best on the fast questions", GREY, 1.5))
     if course.full:
         data.append(_line(course.full, course.cost, "best on all questions", BLUE, 3))
     for line, colour in zip(report.baselines, SEARCHES, strict=False):
@@ -116,7 +116,7 @@ def score_by_cost(report: Report) -> Figure | None:
         ),
         note=(
             "One unit of cost is one layer set on all questions; shared prefixes save on top of "
-            "it. What rests on part of the questions flatters."
+            "it. The best of many on the fast questions flatters."
             + (
                 " Dotted: other searches, the median of several runs, allowed to ask all "
                 "questions of any set."

@@ -42,6 +42,13 @@ def points(share: float | None, digits: int = 1) -> str:
     return f"{value + 0.0:+.{digits}f}" if value else f"{0:.{digits}f}"
 
 
+def chance(p_value: float | None) -> str:
+    """A p-value to three digits; `<0.001` for less."""
+    if p_value is None:
+        return ""
+    return "<0.001" if p_value < 0.0005 else f"{p_value:.3f}"
+
+
 def shown(layers: Sequence[int] | LayerSet) -> str:
     """`0, 10, 11`, or `none`."""
     return ", ".join(map(str, layers)) or "none"

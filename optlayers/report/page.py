@@ -44,7 +44,7 @@ def page(report: Report, figures: Sequence[Figure]) -> str:
     contents = [
         ("leaderboard", "Leaderboard"),
         *([("held-out", "Held-out check")] if held_out else []),
-        *((f.name, f.title.partition(":")[0]) for f in figures),
+        *((f.name, f.name.replace("-", " ").capitalize()) for f in figures),
         ("cost", "Cost"),
         ("machines", "Hardware and versions"),
         ("definition", "Definition"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optlayers.report.data import Entry, Report
-from optlayers.report.figure import Figure, hundredths, percent, points, shown
+from optlayers.report.figure import Figure, chance, hundredths, percent, points, shown
 from optlayers.report.theme import AQUA, BLUE, GREY, INK, ORANGE, SOFT, axis, layout
 
 TOP = 20
@@ -85,7 +85,7 @@ def best_sets(report: Report) -> Figure | None:
                 percent(e.row.score),
                 f"{percent(e.row.ci_low)} to {percent(e.row.ci_high)}",
                 points(e.behind),
-                "" if e.p_value is None else f"{e.p_value:.3f}",
+                chance(e.p_value),
             )
             for e in top
         ],

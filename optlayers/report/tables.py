@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optlayers.report.data import Entry, Report
-from optlayers.report.figure import percent, points, shown
+from optlayers.report.figure import chance, percent, points, shown
 
 Cells = list[Any]
 
@@ -92,8 +92,12 @@ def tiles(report: Report) -> list[Tile]:
             Tile("work saved", percent(report.savings.together, 0), ", ".join(parts))
         )
     if course.seconds:
-        found.append(Tile("time", duration(course.seconds), f"{len(report.workers) or '?'} workers"))
+        found.append(Tile("time", duration(course.seconds), _hands(len(report.workers))))
     return found
+
+
+def _hands(workers: int) -> str:
+    return "" if not workers else "1 worker" if workers == 1 else f"{workers} workers"
 
 
 def leaderboard_table(report: Report, most: int) -> Table:
@@ -125,7 +129,7 @@ def _leader(entry: Entry) -> Cells:
         cell(percent(row.score), row.score),
         cell(f"{percent(row.ci_low)} to {percent(row.ci_high)}", row.ci_low),
         cell(points(entry.behind), entry.behind),
-        cell("" if entry.p_value is None else f"{entry.p_value:.3f}", entry.p_value),
+        cell(chance(entry.p_value), entry.p_value),
         "tied" if entry.tied else "",
         row.questions,
         row.fidelity,

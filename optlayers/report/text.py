@@ -28,8 +28,11 @@ ROWS = 30
 FORMAT = 1
 
 
-def markdown(report: Report, figures: Sequence[Figure]) -> str:
-    """The report as Markdown: every table, and each figure as its table."""
+def markdown(report: Report, figures: Sequence[Figure], images: str | None = None) -> str:
+    """The report as Markdown: every table, and each figure as its table.
+
+    images: the folder of the figures' files, relative to where the text goes.
+    """
     parts = [f"# {report.name}", lead(report)]
     for title, table in (
         ("Leaderboard", leaderboard_table(report, ROWS)),
@@ -39,7 +42,8 @@ def markdown(report: Report, figures: Sequence[Figure]) -> str:
             parts += [f"## {title}", table.note, _table(table)]
     for figure in figures:
         shown = Table(list(figure.head), [list(row) for row in figure.rows])
-        parts += [f"## {figure.title}", figure.alt, figure.note, _table(shown)]
+        picture = f"![{figure.alt}]({images}/{figure.name}.svg)" if images else figure.alt
+        parts += [f"## {figure.title}", picture, figure.note, _table(shown)]
     cost = cost_table(report)
     parts += ["## What it cost", cost.note, _table(cost)]
     parts += ["## Workers, hardware and versions", _table(workers_table(report))]
