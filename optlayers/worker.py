@@ -170,7 +170,9 @@ class Worker:
                 held = self._claim()
                 if held:
                     began = time.monotonic()
-                    self.log.say(f"{self._phase.value}: {len(held)} layer sets")
+                    self.log.say(
+                        f"{self._phase.value}: {len(held)} layer set{'s' * (len(held) > 1)}"
+                    )
                     self._evaluate(held)
                     self._slowest = max(self._slowest, time.monotonic() - began)
                 elif self._phase == Phase.done:

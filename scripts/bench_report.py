@@ -43,7 +43,9 @@ def make(url: str, trials: int) -> float:
     began = time.perf_counter()
     definition = load_study("full")
     study = open_study(url, definition)
-    subjects = [Subject(f"mmlu_subject_{i:02d}", PER_SUBJECT, 1 / SUBJECTS) for i in range(SUBJECTS)]
+    subjects = [
+        Subject(f"mmlu_subject_{i:02d}", PER_SUBJECT, 1 / SUBJECTS) for i in range(SUBJECTS)
+    ]
     order = order_questions(subjects, definition.questions)
     for key, value in {
         keys.N_LAYERS: LAYERS,
@@ -120,7 +122,9 @@ def main() -> None:
         url = f"sqlite:///{folder / 'optuna.db'}"
         made = make(url, args.trials)
         size = (folder / "optuna.db").stat().st_size
-        lines.append(f"| making the study of {args.trials:,} trials | {made:.1f} | {size / 1e6:.1f} |")
+        lines.append(
+            f"| making the study of {args.trials:,} trials | {made:.1f} | {size / 1e6:.1f} |"
+        )
         for kind in ("html", "md", "json"):
             target = folder / f"report.{kind}"
             began = time.perf_counter()

@@ -91,7 +91,6 @@ def _seconds(minutes: float | None) -> float | None:
 def _run(pool: Pool, definition: Any, opened: Any) -> None:
     """Keep the workers running and show how they do, until all have finished."""
     from optlayers.cli.live import LiveView
-    from optlayers.leaderboard import status
     from optlayers.patience import tell_waits
 
     def stop(_number: int, _frame: Any) -> None:
@@ -105,7 +104,7 @@ def _run(pool: Pool, definition: Any, opened: Any) -> None:
             while pool.watch(_told(opened)):
                 while pool.notes:
                     view.note(pool.notes.popleft())
-                view.show(status(definition, opened), [(s.device, s.state) for s in pool.slots])
+                view.follow(definition, opened, [slot.shown for slot in pool.slots])
                 time.sleep(POLL_SECONDS)
     finally:
         tell_waits(opened._storage, say)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,7 +134,7 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
 
     index = zlib.crc32(process_name().encode()) if options.index is None else options.index
     say_line("working")
-    with storage_errors(options.storage):
+    with storage_errors(options.storage), _shown(definition, opened, wait):
         return Worker(
             definition,
             opened,
@@ -144,6 +146,22 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
             hang_seconds=None if options.hang_minutes is None else 60 * options.hang_minutes,
             say=say_line,
         ).run()
+
+
+@contextlib.contextmanager
+def _shown(definition: Any, opened: Any, attached: bool) -> Iterator[None]:
+    """The live view around a worker that was started by hand."""
+    if attached:
+        yield
+        return
+    from optlayers.cli.live import Watcher
+
+    watcher = Watcher(definition, opened)
+    watcher.start()
+    try:
+        yield
+    finally:
+        watcher.close()
 
 
 def _evaluator(definition: Any, options: _Options) -> tuple[Any, str]:

@@ -172,9 +172,7 @@ def evolution(report: Report) -> Figure | None:
     last = found[-1]
     held = sorted(range(report.n_layers), key=lambda i: -last.share[i])[:4]
     told = ", ".join(f"layer {i} {percent(last.share[i], 0)}" for i in held)
-    shares = [
-        [round(100 * g.share[layer]) for g in found] for layer in range(report.n_layers)
-    ]
+    shares = [[round(100 * g.share[layer]) for g in found] for layer in range(report.n_layers)]
     return Figure(
         name="evolution",
         title="How the patterns evolved",
@@ -215,7 +213,12 @@ def evolution(report: Report) -> Figure | None:
             ),
         },
         height=160 + 18 * report.n_layers,
-        head=("generation", "new sets", "best fast score", "most shared pairs (sets of the best 20)"),
+        head=(
+            "generation",
+            "new sets",
+            "best fast score",
+            "most shared pairs (sets of the best 20)",
+        ),
         rows=[
             (
                 name,

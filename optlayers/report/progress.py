@@ -1,6 +1,6 @@
 """How far a study has come: the funnel of layer sets, and the share of work that is saved.
 
-Pure; used by the report and by the live view.
+Used by the report and by the live view.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import optuna
 from optuna.trial import TrialState
 
-from optlayers.search import Goal, Phase, Record
-from optlayers.worklog import WorkerState
+from optlayers.leaderboard import Status, status
+from optlayers.search import Goal, Phase, Record, keys, read_records
+from optlayers.study import StudyDefinition
+from optlayers.worklog import WorkerState, read_workers
 
 
 @dataclass(frozen=True)
@@ -88,4 +91,33 @@ def savings(records: Sequence[Record], workers: Sequence[WorkerState], n_full: i
     return Savings(
         racing=max(0.0, 1.0 - paid / (len(sets) * n_full)) if sets and n_full else None,
         prefixes=spared / (passes + spared) if passes else None,
+    )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment, as the database tells it."""
+
+    status: Status
+    funnel: Funnel
+    savings: Savings
+    workers: list[WorkerState]
+
+    @property
+    def passes(self) -> int:
+        """Layer passes that all workers have run, one layer on one question each."""
+        return sum(worker.passes for worker in self.workers)
+
+
+def snapshot(definition: StudyDefinition, study: optuna.Study) -> Snapshot:
+    """The study as it stands now."""
+    attrs = study.user_attrs
+    workers = read_workers(attrs)
+    state = status(definition, study)
+    records = read_records(study.get_trials(deepcopy=False))
+    return Snapshot(
+        status=state,
+        funnel=funnel(records),
+        savings=savings(records, workers, int(attrs.get(keys.N_FULL, 0))),
+        workers=workers,
     )

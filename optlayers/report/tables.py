@@ -88,9 +88,7 @@ def tiles(report: Report) -> list[Tile]:
         parts = [f"{percent(report.savings.racing, 0)} by racing"]
         if report.savings.prefixes is not None:
             parts.append(f"{percent(report.savings.prefixes, 0)} of the rest by shared prefixes")
-        found.append(
-            Tile("work saved", percent(report.savings.together, 0), ", ".join(parts))
-        )
+        found.append(Tile("work saved", percent(report.savings.together, 0), ", ".join(parts)))
     if course.seconds:
         found.append(Tile("time", duration(course.seconds), _hands(len(report.workers))))
     return found
