@@ -64,7 +64,8 @@ def make(url: str, trials: int) -> float:
     space, seen = search_space(LAYERS), set[tuple[int, ...]]()
     population = definition.explore.population
     while len(seen) < trials:
-        wanted, goals = [], []
+        wanted: list[NewTrial] = []
+        goals: list[tuple[LayerSet, int]] = []
         while len(wanted) < min(BATCH, trials - len(seen)):
             size = int(rng.integers(1, 5))
             chance = (worth + 0.01) / (worth + 0.01).sum()

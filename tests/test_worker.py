@@ -126,7 +126,7 @@ class Broken(ReplayEvaluator):
         super().__init__(landscape())
         self.nan, self.fail_at, self.calls = nan, fail_at, 0
 
-    def evaluate(  # type: ignore[override]
+    def evaluate(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
     ) -> list[NDArray[np.bool_] | EvaluationError]:
         self.calls += 1
@@ -188,7 +188,7 @@ class Counting(Broken):
         super().__init__(set(), fail_at)
         self.asked: Counter[tuple[LayerSet, int]] = Counter()
 
-    def evaluate(  # type: ignore[override]
+    def evaluate(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
     ) -> list[NDArray[np.bool_] | EvaluationError]:
         found = super().evaluate(layer_sets, start, stop)

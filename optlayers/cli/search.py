@@ -50,6 +50,8 @@ def search(
     """Search the best layer sets of a study; run the same command again to go on."""
     from optlayers.cli.placement import cores, parse_devices, places, visible_gpus
     from optlayers.leaderboard import status
+    from optlayers.patience import mask_password
+    from optlayers.report.dashboard import annotate
     from optlayers.storage import open_study, storage_errors
     from optlayers.study import load_study
 
@@ -81,6 +83,7 @@ def search(
             )
             if status(definition, opened).phase != "done":
                 say("time is up; run the same command again to go on")
+            annotate(opened, definition, mask_password(storage))
         _summary(definition, opened, study, storage, json)
 
 

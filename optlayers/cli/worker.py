@@ -120,6 +120,8 @@ class _Options:
 
 def _work(study: str, options: _Options, wait: bool) -> bool:
     from optlayers.liveness import process_name
+    from optlayers.patience import mask_password
+    from optlayers.report.dashboard import annotate
     from optlayers.search import RacingPruner
     from optlayers.storage import open_study, storage_errors
     from optlayers.study import load_study
@@ -135,7 +137,7 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
     index = zlib.crc32(process_name().encode()) if options.index is None else options.index
     say_line("working")
     with storage_errors(options.storage), _shown(definition, opened, wait):
-        return Worker(
+        done = Worker(
             definition,
             opened,
             evaluator,
@@ -146,6 +148,10 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
             hang_seconds=None if options.hang_minutes is None else 60 * options.hang_minutes,
             say=say_line,
         ).run()
+        if not wait:
+            # What `search` does for its own workers.
+            annotate(opened, definition, mask_password(options.storage))
+    return done
 
 
 @contextlib.contextmanager

@@ -60,7 +60,8 @@ def score_by_cost(report: Report) -> Figure | None:
                 + "</extra>",
             }
         )
-    shapes, labels = [], []
+    shapes: list[dict[str, Any]] = []
+    labels: list[dict[str, Any]] = []
     for phase in course.phases:
         colour = PHASES.get(phase.phase, SOFT)
         # A strip along the bottom: the phases in their order, as wide as they cost.

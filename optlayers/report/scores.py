@@ -29,9 +29,9 @@ def best_sets(report: Report) -> Figure | None:
     top = report.full[:TOP] or report.entries[:TOP]
     if not top:
         return None
-    data = []
-    for tied, name, colour in ((True, "tied with the first", BLUE), (False, "behind", GREY)):
-        mine = [e for e in top if e.tied == tied]
+    data: list[dict[str, Any]] = []
+    for is_tied, name, colour in ((True, "tied with the first", BLUE), (False, "behind", GREY)):
+        mine = [e for e in top if e.tied == is_tied]
         if mine:
             data.append(
                 {
