@@ -207,7 +207,7 @@ def view(found: Snapshot, local: Sequence[LocalWorker], pace: _Pace) -> Group:
 def _workers(found: Snapshot, local: Sequence[LocalWorker]) -> list[tuple[str, str]]:
     """A row a worker: those that the database knows, then those of this machine that begin."""
     known = present(found.workers)
-    pids = {process_of(w.name) for w in known}
+    pids = {process_of(w.name) for w in known} - {0}
     rows = []
     for worker in known:
         silent = time.time() - worker.seen

@@ -83,8 +83,10 @@ def search(
             )
             if status(definition, opened).phase != "done":
                 say("time is up; run the same command again to go on")
-            annotate(opened, definition, mask_password(storage))
         _summary(definition, opened, study, storage, json)
+        if replay is None:
+            # Last of all, since the dashboard's library takes seconds to load.
+            annotate(opened, definition, mask_password(storage))
 
 
 def _seconds(minutes: float | None) -> float | None:

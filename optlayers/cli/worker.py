@@ -148,7 +148,7 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
             hang_seconds=None if options.hang_minutes is None else 60 * options.hang_minutes,
             say=say_line,
         ).run()
-        if not wait:
+        if not wait and options.replay is None:
             # What `search` does for its own workers.
             annotate(opened, definition, mask_password(options.storage))
     return done

@@ -33,6 +33,8 @@ from optlayers.transactions import put_study_attrs
 
 # The dashboard looks at every note for every trial: more of them would make it slow.
 MOST_NOTES = 1500
+# Its panels for figures are so high, and cut off what is higher.
+PANEL_HEIGHT = 440
 SHOWN = "optlayers:shown"
 ARTIFACTS_ENV = "OPTLAYERS_ARTIFACTS"
 REPORTS = ("README.md", "checkpoint_info.json")
@@ -116,8 +118,8 @@ def _write_figures(study: optuna.Study, report: Report, attrs: dict[str, Any]) -
     collector = _Collector({k: v for k, v in attrs.items() if "plot_data" in k})
     target: Any = SimpleNamespace(_storage=collector, _study_id=study._study_id)
     for figure in figures(report):
-        plot = titled(figure)
-        plot["layout"]["height"] = figure.height + 90
+        plot = titled(figure, columns=2)
+        plot["layout"]["height"] = PANEL_HEIGHT
         drawn = go.Figure(plot, skip_invalid=True)
         save_plotly_graph_object(target, drawn, graph_object_id=f"optlayers-{figure.name}")
     put_study_attrs(study._storage, study._study_id, collector.attrs)

@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def browser() -> str:
     )
 
 
-def titled(figure: Figure) -> dict[str, Any]:
-    """The plot with its title in it, for where no page is around it."""
+def titled(figure: Figure, columns: int = 3) -> dict[str, Any]:
+    """The plot with its title in it, for where no page is around it.
+
+    columns: how many entries of the legend stand side by side.
+    """
     layout = dict(figure.plot["layout"])
     layout["title"] = {
         "text": figure.title,
@@ -48,17 +52,17 @@ def titled(figure: Figure) -> dict[str, Any]:
         "yref": "container",
         "yanchor": "top",
         "pad": {"t": 14},
-        "font": {"size": 17, "color": INK},
+        "font": {"size": 11 + 2 * columns, "color": INK},
     }
-    layout["margin"] = {"l": 16, "r": 20, "t": _head(figure), "b": 16}
+    layout["margin"] = {"l": 16, "r": 20, "t": _head(figure, columns), "b": 16}
     layout["font"] = {**layout["font"], "color": SOFT}
     return {"data": figure.plot["data"], "layout": layout}
 
 
-def _head(figure: Figure) -> int:
-    """Pixels above the plot: the title, and the legend in rows of three."""
+def _head(figure: Figure, columns: int) -> int:
+    """Pixels above the plot: the title, and the rows of the legend."""
     named = [t for t in figure.plot["data"] if "name" in t and t.get("showlegend", True)]
-    return 56 + 24 * -(-len(named) // 3)
+    return 56 + 24 * -(-len(named) // columns)
 
 
 def write_images(figures: Sequence[Figure], folder: Path) -> list[Path]:
@@ -81,7 +85,7 @@ def write_images(figures: Sequence[Figure], folder: Path) -> list[Path]:
             options = {
                 "format": kind,
                 "width": WIDTH,
-                "height": figure.height + _head(figure),
+                "height": figure.height + _head(figure, 3),
                 "scale": scale,
             }
             path = folder / f"{figure.name}.{kind}"
@@ -97,7 +101,9 @@ def write_images(figures: Sequence[Figure], folder: Path) -> list[Path]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            asyncio.run(draw())
+            # In a thread of its own: a notebook has an event loop already.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, draw()).result()
     except Exception as error:
         text = str(error).strip().splitlines()
         what = text[0] if text else type(error).__name__

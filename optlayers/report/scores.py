@@ -307,7 +307,7 @@ def by_subject(report: Report) -> Figure | None:
     )
     return Figure(
         name="subjects",
-        title="By subject: the winner between base and donor",
+        title="The winner between base and donor, by subject",
         alt=f"Dots for {len(ordered)} subjects: base, donor and the best hybrid.{more}",
         note=(
             "Shares of right answers on the questions of the search; few questions a subject say "

@@ -203,6 +203,7 @@ def cost_table(report: Report) -> Table:
                 f"passes of the rest ({passes:,} were run, one layer on one question each)"
             )
         note += "."
+    note += " The base, the donor and held-out questions come on top."
     if report.trials.get("failed"):
         note += f" {report.trials['failed']} trials failed or were given back."
     return Table(
