@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from optlayers.report.images import browser  # noqa: E402
 
-COLOURS = 128
+COLOURS = 256
 
 
 def run(*arguments: str, cwd: Path) -> None:
@@ -52,11 +52,15 @@ def shoot_report(chrome: Any, page: Path, out: Path) -> None:
         ("report-dark", 1100, 1180, "dark"),
         ("report-phone", 390, 1180, "light"),
     ):
-        tab = chrome.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        tab = chrome.new_page(
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            reduced_motion="reduce",
+        )
         tab.goto(page.as_uri())
         tab.wait_for_selector("html[data-drawn]", timeout=60_000)
         if name == "report-dark":
-            tab.evaluate("document.querySelector('#layer-effects').scrollIntoView()")
+            tab.evaluate("document.querySelector('#pair-synergy').scrollIntoView()")
         elif name == "report-phone":
             tab.evaluate("document.querySelector('#score-by-size').scrollIntoView()")
         tab.wait_for_timeout(300)

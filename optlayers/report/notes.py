@@ -36,7 +36,10 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
         "A trial is one layer set: `layer_07 = donor` puts layer 7 of the donor into the base. The "
         "objective, *score*, is the share of right answers; a pruned trial ended on part of the "
         "questions, and its score flatters more. Sort trials by the user attributes `score`, "
-        "`size` (number of layers), `set`, `questions` or `generation`.\n\n"
+        "`size` (number of layers), `set`, `questions` or `generation`. The dashboard's "
+        "importances rest on complete trials alone, in which the best layers are nearly "
+        "always the donor's, so that "
+        "these look unimportant; *What each layer adds* rests on all trials.\n\n"
         f"```bash\n{commands}\n```\n\n```yaml\n{text}```\n\n{MARK}\n"
     )
 
