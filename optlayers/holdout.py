@@ -1,12 +1,13 @@
 """The held-out check: the best sets, the base and the donor on questions no decision has seen.
 
 The best of many flatters; the questions that a study sets aside (`questions.holdout`) say by how
-much. They are answered once, when the search is done, and kept with the study.
+much. They are answered once, when the search is done, and kept with the study, and so are the
+answers of base and donor to the questions of the search, for paired differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +23,8 @@ from optlayers.search import Record, StratifiedScore, encode_answers
 from optlayers.study import StudyDefinition
 
 KEY = "holdout:"
-CHECKED = 3
+REFERENCE = "reference:"
+CHECKED = 10
 
 
 class HeldOutEvaluator(Protocol):
@@ -30,6 +32,12 @@ class HeldOutEvaluator(Protocol):
 
     n_layers: int
     order: QuestionOrder
+
+    def evaluate(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> Sequence[NDArray[np.bool_] | EvaluationError]:
+        """Right or wrong [stop - start] of each set, or the error that it met."""
+        ...
 
     def held_out(
         self, layer_sets: Sequence[LayerSet]
@@ -69,6 +77,7 @@ def check(
 ) -> None:
     """Answer what is not answered yet; workers of different `turn` begin at different ends."""
     order = evaluator.order
+    _refer(study, evaluator)
     if not len(order.held_subject):
         return
     scorer = StratifiedScore(strata=order.held_subject, weights=order.weights)
@@ -96,6 +105,19 @@ def check(
             )
 
 
+def _refer(study: optuna.Study, evaluator: HeldOutEvaluator) -> None:
+    """Answer the questions of the search with base and donor, once."""
+    known = study.user_attrs
+    wanted = {"base": LayerSet(()), "donor": LayerSet(tuple(range(evaluator.n_layers)))}
+    missing = {n: layers for n, layers in wanted.items() if REFERENCE + n not in known}
+    if not missing:
+        return
+    found = evaluator.evaluate(list(missing.values()), 0, evaluator.order.n_full)
+    for name, answers in zip(missing, found, strict=True):
+        if not isinstance(answers, EvaluationError):
+            study.set_user_attr(REFERENCE + name, encode_answers(answers))
+
+
 def results(
     study: optuna.Study, definition: StudyDefinition, records: Sequence[Record], n_layers: int
 ) -> list[HeldOut]:
@@ -103,11 +125,19 @@ def results(
     attrs: dict[str, Any] = study.user_attrs
     found = []
     for name, layers in targets(definition, records, n_layers):
-        value = attrs.get(_key(layers))
-        if value is not None:
-            numbers = {k: value[k] for k in ("score", "ci_low", "ci_high", "questions")}
-            found.append(HeldOut(name=name, layers=layers, **numbers))
+        one = held_out_of(attrs, layers, name)
+        if one is not None:
+            found.append(one)
     return found
+
+
+def held_out_of(attrs: Mapping[str, Any], layers: LayerSet, name: str = "") -> HeldOut | None:
+    """The held-out score of one set, from the attributes of its study; None where it has none."""
+    value = attrs.get(_key(layers))
+    if value is None:
+        return None
+    numbers = {k: value[k] for k in ("score", "ci_low", "ci_high", "questions")}
+    return HeldOut(name=name, layers=layers, **numbers)
 
 
 def _key(layers: LayerSet) -> str:

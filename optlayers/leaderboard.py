@@ -113,7 +113,9 @@ def status(definition: StudyDefinition, study: optuna.Study) -> Status:
     n_layers = attrs.get(keys.N_LAYERS)
     phase = "starting"
     if n_layers is not None:
-        sampler = sampler_for(definition, n_layers, seed=definition.seed)
+        # For the phase alone; Optuna's own would be told the whole history first.
+        light = "random" if definition.explore.sampler in ("tpe", "nsgaii") else None
+        sampler = sampler_for(definition.exploring(light, None), n_layers, seed=definition.seed)
         found = plan(definition, n_layers, records, sampler, 1)
         phase = found.phase.value
     done = sum(record.evaluated for record in records)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -73,12 +73,18 @@ class Questions(_Part):
         return self
 
 
+SamplerName = Literal["pattern-ga", "tpe", "nsgaii", "random", "greedy", "beam"]
+PrunerName = Literal["racing", "halving", "none"]
+
+
 class Explore(_Part):
     """The genetic search at fast fidelity."""
 
     population: int = Field(40, ge=2)
     generations: int = Field(20, ge=1)
     patience: int = Field(6, ge=1, description="generations without a better set before it stops")
+    sampler: SamplerName = Field("pattern-ga", description="what proposes the layer sets")
+    pruner: PrunerName = Field("racing", description="what stops sets early")
 
 
 class Validate(_Part):
@@ -153,6 +159,22 @@ class StudyDefinition(_Part):
                         f"prior.single_layer_scores has {len(scores)} layers"
                     )
         return self
+
+    def exploring(self, sampler: str | None, pruner: str | None) -> StudyDefinition:
+        """The same with another sampler or pruner; raises `InputError` for an unknown name."""
+        chosen = {}
+        for field, name, known in (
+            ("sampler", sampler, get_args(SamplerName)),
+            ("pruner", pruner, get_args(PrunerName)),
+        ):
+            if name is None:
+                continue
+            if name not in known:
+                raise InputError(f"--{field} is {name!r}; it is one of {', '.join(known)}")
+            chosen[field] = name
+        if not chosen:
+            return self
+        return self.model_copy(update={"explore": self.explore.model_copy(update=chosen)})
 
     def resolve(self, where: str) -> str:
         """A folder of the file as an absolute path, or a hub id as it is.

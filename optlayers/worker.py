@@ -20,7 +20,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from optlayers import holdout, references
+from optlayers import holdout
 from optlayers.claims import Claim, Claims, Told
 from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.questions import QuestionOrder
@@ -139,6 +139,7 @@ class Worker:
         order = self.evaluator.order
         facts: dict[str, Any] = {
             keys.N_LAYERS: self.evaluator.n_layers,
+            keys.SAMPLER: self.definition.explore.sampler,
             keys.N_FAST: order.n_fast,
             keys.N_FULL: order.n_full,
             keys.QUESTION_STRATA: order.subject.tolist(),
@@ -149,6 +150,11 @@ class Worker:
         for key, value in facts.items():
             if key not in known:
                 self.study.set_user_attr(key, value)
+            elif key == keys.SAMPLER and known[key] != value:
+                raise StorageError(
+                    f"study {self.definition.name!r} was begun with sampler {known[key]!r}, not "
+                    f"{value!r}; give --sampler {known[key]}, or another database or study name"
+                )
             elif known[key] != value:
                 raise StorageError(
                     f"study {self.definition.name!r}: {key} was another when the study began "
@@ -181,7 +187,6 @@ class Worker:
                     holdout.check(
                         self.study, self.definition, self._records(), self.evaluator, self.index
                     )
-                    references.check(self.study, self.evaluator, self.index)
                     self.log.say("done", now=True)
                     return True
                 else:

@@ -137,6 +137,14 @@ def main() -> None:
             rows += part
             print(f"\r{done} of {len(jobs)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
+    file = None if args.out is None else args.out / "search.json"
+    if file is not None and file.is_file():
+        # What was not run again stays.
+        made = {(r["landscape"], r["search"]) for r in rows}
+        old = json.loads(file.read_text(encoding="utf-8"))
+        rows += [r for r in old if (r["landscape"], r["search"]) not in made]
+        args.searches = [s for s in SEARCHES if any(r["search"] == s for r in rows)]
+        args.landscapes = list(dict.fromkeys([*args.landscapes, *(r["landscape"] for r in rows)]))
     costs = table(rows, args.landscapes, args.searches, "cost")
     shared = table(rows, args.landscapes, args.searches, "shared")
     text = (

@@ -23,7 +23,14 @@ from search_landscapes import Known  # noqa: E402
 
 from optlayers.evaluation.prefix_tree import layer_passes  # noqa: E402
 from optlayers.layerset import LayerSet, all_layer_sets  # noqa: E402
-from optlayers.search import RacingPruner, encode_answers, plan, rungs, sampler_for  # noqa: E402
+from optlayers.search import (  # noqa: E402
+    RacingPruner,
+    encode_answers,
+    plan,
+    pruner_for,
+    rungs,
+    sampler_for,
+)
 from optlayers.search.guide import Guide  # noqa: E402
 from optlayers.search.operators import mutate, repair, uniform_crossover  # noqa: E402
 from optlayers.search.proposal import Goal, Phase  # noqa: E402
@@ -237,7 +244,8 @@ def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
         }
     )
     sampler = sampler_for(definition, known.n_layers)
-    pruner, scorer = RacingPruner(top_k=1, alpha=0.1), known.scorer()
+    pruner, scorer = pruner_for(definition), known.scorer()
+    assert isinstance(pruner, RacingPruner)
     steps = rungs(known.n_fast, known.n_full)
     records: list[Record] = []
     while True:

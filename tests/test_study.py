@@ -73,6 +73,8 @@ BAD: dict[str, list[object]] = {
     "explore.population": [1, 0, "many", None],
     "explore.generations": [0, None, "x"],
     "explore.patience": [0, None, []],
+    "explore.sampler": ["ga", None, 3],
+    "explore.pruner": ["sha", None, []],
     "validate": [None, 20],
     "validate.top": [-1, "all", None],
     "refine": [None, 3],

@@ -55,6 +55,17 @@ MaxMinutesOption = Annotated[
     float | None,
     typer.Option("--max-minutes", help="Leave in time, after at most so many minutes."),
 ]
+SamplerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        help="pattern-ga, tpe, nsgaii, random, greedy or beam (default: as the study file says).",
+    ),
+]
+PrunerOption = Annotated[
+    str | None,
+    typer.Option("--pruner", help="racing, halving or none (default: as the study file says)."),
+]
 # For tests and benchmarks; see optlayers/evaluation/replay.py.
 ReplayOption = Annotated[str | None, typer.Option("--replay", hidden=True)]
 
@@ -71,6 +82,7 @@ COMMANDS = (
     "status",
     "leaderboard",
     "report",
+    "patterns",
     "eval",
     "export",
     "export_best",

@@ -21,6 +21,7 @@ def leaderboard(
 ) -> None:
     """List the evaluated layer sets of a study, best first."""
     from optlayers.cli.tables import console, print_json, rows_table
+    from optlayers.evidence import evidence, looked
     from optlayers.leaderboard import leaderboard as read_rows
     from optlayers.search import read_records
     from optlayers.storage import open_study, storage_errors
@@ -31,9 +32,14 @@ def leaderboard(
     definition = load_study(study)
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
-        rows = read_rows(definition, read_records(opened.get_trials(deepcopy=False)))
+        records = read_records(opened.get_trials(deepcopy=False))
+        rows = read_rows(definition, records)
+        shown = rows[:top] if json or top else rows[:20]
+        # One more, for the difference of the last to the next.
+        proof = evidence(opened, records, rows[: len(shown) + 1])[: len(shown)]
     if json:
-        print_json([row.to_dict() for row in rows[:top]])
+        print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(shown, proof, strict=True)])
     else:
-        shown = rows[: top or 20]
-        console().print(rows_table(shown, f"{definition.name}: {len(rows)} layer sets"))
+        out = console()
+        out.print(rows_table(shown, f"{definition.name}: {len(rows)} layer sets", proof, out.width))
+        out.print(str(looked(records)), markup=False)

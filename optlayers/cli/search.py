@@ -13,7 +13,9 @@ from optlayers.cli.app import (
     DtypeOption,
     JsonOption,
     MaxMinutesOption,
+    PrunerOption,
     ReplayOption,
+    SamplerOption,
     StorageOption,
     StudyOption,
     app,
@@ -44,6 +46,8 @@ def search(
     storage: StorageOption = DEFAULT_URL,
     dtype: DtypeOption = None,
     max_minutes: MaxMinutesOption = None,
+    sampler: SamplerOption = None,
+    pruner: PrunerOption = None,
     replay: ReplayOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -60,7 +64,7 @@ def search(
             at_least(name, value, 1)
     if max_minutes is not None:
         at_least("--max-minutes", max_minutes, 0)
-    definition = load_study(study)
+    definition = load_study(study).exploring(sampler, pruner)
     gpus = [] if devices == "cpu" else visible_gpus()
     placed = places(parse_devices(devices, gpus), workers, per_device, cores())
     opened = open_study(storage, definition, say=say)
@@ -74,6 +78,8 @@ def search(
                 command += ["--threads", str(place.threads), "--device", place.device]
                 command += ["--dtype", dtype] if dtype else []
                 command += ["--replay", replay] if replay else []
+                command += ["--sampler", sampler] if sampler else []
+                command += ["--pruner", pruner] if pruner else []
                 slots.append(Slot(command, place.device, place.threads))
             # By the environment, so that a password is in no process list.
             _run(
@@ -143,17 +149,21 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     """Leaderboard, best of each size, and what to do next."""
     from optlayers import holdout
     from optlayers.cli.tables import console, held_out_table, print_json, rows_table
+    from optlayers.evidence import evidence, looked
     from optlayers.leaderboard import best_of_size, leaderboard
     from optlayers.patience import mask_password
     from optlayers.search import keys, read_records
 
     records = read_records(opened.get_trials(deepcopy=False))
     rows = leaderboard(definition, records)
+    proof = evidence(opened, records, rows if json else rows[:11])
     if json:
-        print_json([row.to_dict() for row in rows])
+        print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(rows, proof, strict=True)])
         return
     out = console()
-    out.print(rows_table(rows[:10], f"{definition.name}: the best of {len(rows)} layer sets"))
+    title = f"{definition.name}: the best of {len(rows)} layer sets"
+    out.print(rows_table(rows[:10], title, proof, out.width))
+    out.print(str(looked(records)), markup=False)
     out.print(rows_table(best_of_size(rows), "the best of each size"))
     held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))
     if held:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from optlayers.evidence import Difference, Evidence
 from optlayers.holdout import HeldOut
 from optlayers.leaderboard import Row, Status
+
+# Characters that a leaderboard with every interval takes.
+WIDE = 130
 
 
 def print_json(data: Any) -> None:
@@ -26,23 +31,77 @@ def console() -> Console:
     return Console(file=sys.stdout, highlight=False)
 
 
-def rows_table(rows: Sequence[Row], title: str) -> Table:
-    """A leaderboard as a table; scores in per cent."""
-    table = Table(title=title, title_justify="left")
-    for name in ("rank", "score", "95 % interval", "questions", "", "trial"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("layers", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            str(row.rank),
-            f"{100 * row.score:.1f} %",
-            f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}",
-            str(row.questions),
-            row.fidelity,
-            str(row.trial),
-            ",".join(map(str, row.layers)) or "none",
-        )
+def rows_table(
+    rows: Sequence[Row], title: str, proof: Sequence[Evidence] = (), width: int = 80
+) -> Table:
+    """A leaderboard as a table; scores in per cent, differences in points.
+
+    With `proof` (for these rows, in order; more are left out) it shows what speaks for each place,
+    with every interval and p-value where `width`, in characters, has room for them.
+    """
+    proof = proof[: len(rows)]
+    wide = width >= WIDE
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    columns = _columns(wide, proof)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=True)
+    for place, row in enumerate(rows):
+        known = proof[place] if proof else None
+        table.add_row(*(show(row, known) for show in columns.values()))
+    if any(e.ties_with_best for e in proof):
+        table.caption = "= cannot be told from the best; differences in points, paired"
+        table.caption_justify = "left"
     return table
+
+
+_Show = Callable[[Row, "Evidence | None"], str]
+
+
+def _columns(wide: bool, proof: Sequence[Evidence]) -> dict[str, _Show]:
+    """The columns of a leaderboard, by their heads."""
+    digits = 1 if wide else 0
+    found: dict[str, _Show] = {
+        "rank": lambda r, e: f"{'=' if e and e.ties_with_best else ''}{r.rank}",
+        "layers": lambda r, e: ",".join(map(str, r.layers)) or "none",
+        "score": lambda r, e: f"{100 * r.score:.1f}",
+        "95 %": lambda r, e: f"{100 * r.ci_low:.{digits}f} to {100 * r.ci_high:.{digits}f}",
+    }
+    if any(e.held_out for e in proof):
+        found["held out" if wide else "held"] = lambda r, e: _held_out(
+            e.held_out if e else None, wide
+        )
+    if any(e.to_next for e in proof):
+        found["to next" if wide else "next"] = lambda r, e: _points(e.to_next if e else None, True)
+    if any(e.to_base for e in proof):
+        found["to base" if wide else "base"] = lambda r, e: _points(e.to_base if e else None, wide)
+    if any(e.to_donor for e in proof):
+        found["to donor" if wide else "donor"] = lambda r, e: _points(
+            e.to_donor if e else None, wide
+        )
+    found["questions" if wide else "n"] = lambda r, e: str(r.questions)
+    if wide or not proof:
+        found[""] = lambda r, e: r.fidelity
+        found["trial"] = lambda r, e: str(r.trial)
+    return found
+
+
+def _points(found: Difference | None, with_p: bool) -> str:
+    """A difference in points, and its p-value."""
+    if found is None:
+        return ""
+    points = f"{100 * found.difference:+.1f}"
+    p = "p<.001" if found.p_value < 0.001 else "p=" + f"{min(found.p_value, 0.999):.3f}"[1:]
+    return f"{points} {p}" if with_p else points
+
+
+def _held_out(found: HeldOut | None, with_interval: bool) -> str:
+    if found is None:
+        return ""
+    score = f"{100 * found.score:.1f}"
+    if not with_interval:
+        return score
+    return f"{score} ({100 * found.ci_low:.1f} to {100 * found.ci_high:.1f})"
 
 
 def held_out_table(found: Sequence[HeldOut]) -> Table:

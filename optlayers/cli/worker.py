@@ -19,7 +19,9 @@ from optlayers.cli.app import (
     DeviceOption,
     DtypeOption,
     MaxMinutesOption,
+    PrunerOption,
     ReplayOption,
+    SamplerOption,
     StorageOption,
     StudyOption,
     app,
@@ -51,6 +53,8 @@ def worker(
             help="An evaluation that takes longer hangs (default: 20 times the slowest so far).",
         ),
     ] = None,
+    sampler: SamplerOption = None,
+    pruner: PrunerOption = None,
     replay: ReplayOption = None,
     attached: Annotated[bool, typer.Option("--attached", hidden=True)] = False,
 ) -> None:
@@ -70,7 +74,9 @@ def worker(
     from optlayers.worker import Stopped, TimeUp
 
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-    options = _Options(storage, device, dtype, index, threads, cohort, hang_minutes, replay, end)
+    options = _Options(
+        storage, device, dtype, index, threads, cohort, hang_minutes, sampler, pruner, replay, end
+    )
     try:
         done = _work(study, options, attached)
     except TimeUp:
@@ -114,6 +120,8 @@ class _Options:
     threads: int | None
     cohort: int | None
     hang_minutes: float | None
+    sampler: str | None
+    pruner: str | None
     replay: str | None
     end: float | None
 
@@ -122,15 +130,15 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
     from optlayers.liveness import process_name
     from optlayers.patience import mask_password
     from optlayers.report.dashboard import annotate
-    from optlayers.search import RacingPruner
+    from optlayers.search import pruner_for
     from optlayers.storage import open_study, storage_errors
     from optlayers.study import load_study
 
-    definition = load_study(study)
+    definition = load_study(study).exploring(options.sampler, options.pruner)
     # The database is asked before the slow part, so that its faults show at once.
-    pruner = RacingPruner(top_k=1, alpha=0.1)
-    opened = open_study(options.storage, definition, pruner=pruner, say=say_line, wait=wait)
+    opened = open_study(options.storage, definition, say=say_line, wait=wait)
     evaluator, device = _evaluator(definition, options)
+    opened.pruner = pruner_for(definition, evaluator.order.n_fast)
 
     from optlayers.worker import COHORT, Worker
 

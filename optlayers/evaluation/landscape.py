@@ -109,17 +109,17 @@ class ReplayEvaluator:
     def evaluate(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
     ) -> list[NDArray[np.bool_] | EvaluationError]:
-        """The recorded answers [stop - start] of each set, or that there are none."""
+        """The recorded answers [stop - start] of each set; an error where none are."""
         if self.seconds:
             time.sleep(self.seconds * len(layer_sets) * (stop - start))
         index, answers = self.landscape.index, self.landscape.answers
         return [
             answers[index[layers], start:stop].copy()
             if layers in index
-            else EvaluationError(f"layers [{layers}] are not in the landscape")
+            else EvaluationError(f"layer set {layers or 'none'} is not in the landscape")
             for layers in layer_sets
         ]
 
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[NDArray[np.bool_]]:
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[NDArray[np.bool_] | EvaluationError]:
         """Nothing is set aside in a landscape."""
         return [np.zeros(0, dtype=np.bool_) for _ in layer_sets]

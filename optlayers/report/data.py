@@ -11,36 +11,73 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from optlayers import holdout, references
+from optlayers import holdout
+from optlayers.evidence import Evidence, evidence
 from optlayers.holdout import HeldOut
 from optlayers.leaderboard import Row, leaderboard
 from optlayers.leaderboard import status as read_status
-from optlayers.references import Reference
 from optlayers.report.baselines import Baseline
 from optlayers.report.course import Course, Generation, course, generations
 from optlayers.report.effects import Effects, effects
 from optlayers.report.progress import Funnel, Savings, funnel, savings
-from optlayers.search import Record, best_by_layers, keys, paired_difference, read_records
+from optlayers.search import (
+    Record,
+    StratifiedScore,
+    best_by_layers,
+    decode_answers,
+    keys,
+    read_records,
+)
 from optlayers.search.statistics import spearman
 from optlayers.study import StudyDefinition
 from optlayers.worklog import WorkerState, read_workers
 
-ALPHA = 0.05
+# Rows of the leaderboard whose evidence is gathered, beside all full ones.
+COMPARED = 200
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the leaderboard, and how it compares with the first on the same questions.
+    """A row of the leaderboard, where its set was proposed, and what speaks for it (if gathered).
 
-    `behind` is the paired difference to the first (0 or less, mostly), `p_value` the chance of as
-    large a one between equals; None where answers are not stored. `tied`: p above 0.05.
+    `evidence` holds the paired differences to the first, the next, base and donor, and the
+    held-out score.
     """
 
     row: Row
     phase: str
-    behind: float | None = None
-    p_value: float | None = None
-    tied: bool = False
+    evidence: Evidence | None = None
+
+    @property
+    def behind(self) -> float | None:
+        """The paired difference to the first: 0 or less, mostly."""
+        if self.row.rank == 1:
+            return 0.0
+        found = self.evidence and self.evidence.to_best
+        return found.difference if found else None
+
+    @property
+    def p_value(self) -> float | None:
+        """The chance of as large a difference to the first between equals."""
+        found = self.evidence and self.evidence.to_best
+        return found.p_value if found else None
+
+    @property
+    def tied(self) -> bool:
+        """Whether it is the first, or cannot be told from it."""
+        return self.row.rank == 1 or bool(self.evidence and self.evidence.ties_with_best)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Base or donor on all questions of the search; score and interval in [0, 1]."""
+
+    name: str
+    score: float
+    ci_low: float
+    ci_high: float
+    questions: int
+    answers: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -134,7 +171,7 @@ def gather(
     pairs = _fast_full(known.values(), n_fast)
     rho = spearman(np.array([p.fast for p in pairs]), np.array([p.full for p in pairs]))
     workers = read_workers(attrs)
-    refs = references.results(attrs)
+    refs = _references(attrs, strata, weights)
     return Report(
         name=definition.name,
         phase=state.phase,
@@ -145,7 +182,7 @@ def gather(
         n_fast=n_fast,
         n_full=n_full,
         trials=state.trials,
-        entries=_entries(rows, known, strata, weights),
+        entries=_entries(study, records, rows, known),
         references=refs,
         held_out=holdout.results(study, definition, records, n_layers),
         effects=effects(records, n_layers),
@@ -162,31 +199,27 @@ def gather(
 
 
 def _entries(
-    rows: Sequence[Row],
-    known: dict[int, Record],
-    strata: NDArray[np.int64],
-    weights: NDArray[np.float64],
+    study: optuna.Study, records: Sequence[Record], rows: Sequence[Row], known: dict[int, Record]
 ) -> list[Entry]:
-    """The rows with their difference to the first; only full ones can be tied with it."""
-    found: list[Entry] = []
-    first = known[rows[0].trial].answers if rows else None
-    for row in rows:
-        record = known[row.trial]
-        entry = Entry(row, record.phase)
-        if first is not None and row.fidelity == "full" and len(strata):
-            answers = record.answers
-            if row.rank == 1:
-                entry = Entry(row, record.phase, 0.0, 1.0, True)
-            elif answers is not None:
-                against = paired_difference(answers, first, strata, weights)
-                entry = Entry(
-                    row,
-                    record.phase,
-                    against.difference,
-                    against.p_value,
-                    against.p_value > ALPHA,
-                )
-        found.append(entry)
+    """The rows with what speaks for them."""
+    full = sum(row.fidelity == "full" for row in rows)
+    compared = rows[: max(full, COMPARED)]
+    found: list[Evidence | None] = [*evidence(study, records, compared)]
+    found += [None] * (len(rows) - len(compared))
+    return [Entry(r, known[r.trial].phase, e) for r, e in zip(rows, found, strict=True)]
+
+
+def _references(
+    attrs: dict[str, Any], strata: NDArray[np.int64], weights: NDArray[np.float64]
+) -> dict[str, Reference]:
+    """Base and donor on the questions of the search, as far as they have answered them."""
+    found = {}
+    for name in ("base", "donor"):
+        packed = attrs.get(holdout.REFERENCE + name)
+        if packed is not None and len(strata):
+            answers = decode_answers(packed, len(strata))
+            interval = StratifiedScore(strata=strata, weights=weights).interval(answers)
+            found[name] = Reference(name, *interval, questions=len(answers), answers=answers)
     return found
 
 

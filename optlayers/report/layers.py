@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from optlayers.report.data import Report
-from optlayers.report.effects import Effect
-from optlayers.report.figure import Figure, hundredths, percent, points
+from optlayers.report.figure import Figure, hundredths, percent, points, shown
 from optlayers.report.theme import (
     BLUE,
     DIVERGING,
+    GREY,
     ORANGE,
     RAMP,
     SOFT,
@@ -22,67 +22,76 @@ from optlayers.report.theme import (
 PAIRS = 40
 
 
-def _dots(effects: list[Effect], name: str, colour: str, shift: float) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [layer + shift for layer in range(len(effects))],
-        "y": hundredths([e.mean for e in effects]),
-        "customdata": list(range(len(effects))),
-        "error_y": {
-            "type": "data",
-            "array": hundredths([e.high - e.mean for e in effects]),
-            "color": colour,
-            "thickness": 1.5,
-            "width": 0,
-        },
-        "marker": {"size": 8, "color": colour},
-        "hovertemplate": "layer %{customdata}<br>%{y:+.1f} points<extra>" + name + "</extra>",
-    }
-
-
 def layer_effects(report: Report) -> Figure | None:
-    """What each layer adds by itself and to good sets, with 95 % intervals."""
-    found = report.effects
-    if found is None:
+    """What each layer adds on average, with 95 % intervals."""
+    if report.effects is None:
         return None
-    ranked = sorted(range(report.n_layers), key=lambda i: -found.company[i].mean)
-    best = ", ".join(f"layer {i} ({points(found.company[i].mean)})" for i in ranked[:4])
+    found = report.effects.layers
+    data: list[dict[str, Any]] = []
+    for name, colour, mine in (
+        ("helps", BLUE, [e for e in found if e.is_sure and e.effect > 0]),
+        ("harms", ORANGE, [e for e in found if e.is_sure and e.effect < 0]),
+        ("not sure", GREY, [e for e in found if not e.is_sure]),
+    ):
+        if mine:
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": name,
+                    "x": [e.layers.indices[0] for e in mine],
+                    "y": hundredths([e.effect for e in mine]),
+                    "customdata": [e.sets for e in mine],
+                    "error_y": {
+                        "type": "data",
+                        "array": hundredths([e.ci_high - e.effect for e in mine]),
+                        "color": colour,
+                        "thickness": 2,
+                        "width": 0,
+                    },
+                    "marker": {"size": 10, "color": colour},
+                    "hovertemplate": (
+                        "layer %{x}: %{y:+.1f} points<br>in %{customdata} evaluated sets"
+                        "<extra></extra>"
+                    ),
+                }
+            )
+    ranked = sorted(found, key=lambda e: -e.effect)
+    best = ", ".join(f"layer {shown(e.layers)} ({points(e.effect)})" for e in ranked[:4])
     return Figure(
         name="layer-effects",
         title="What each layer adds",
-        alt=f"Dots with 95 % intervals, a layer each. Most is added to good sets by {best} points.",
+        alt=f"Dots with 95 % intervals, a layer each. Most is added by {best}, in points.",
         note=(
-            "From a model of main effects, pairs and triples of all evaluated sets. Alone: a set "
-            "of that layer only, against the base. In good company: the mean over the best sets "
-            "of the score with the layer less that without. A dot whose interval holds 0 may be "
-            "worth nothing."
+            "The score with the layer less that without it, averaged over the sets that the "
+            "search evaluated, from a model of main effects, pairs and triples. An interval that "
+            "holds 0 says that the layer may be worth nothing."
         ),
         plot={
-            "data": [
-                _dots(found.alone, "alone", ORANGE, -0.16),
-                _dots(found.company, "in good company", BLUE, 0.16),
-            ],
+            "data": data,
             "layout": layout(
-                xaxis=axis("layer", showgrid=False, range=[-0.7, report.n_layers - 0.3], tick0=0,
-                           dtick=1 if report.n_layers <= 16 else 2),
+                xaxis=axis(
+                    "layer",
+                    showgrid=False,
+                    range=[-0.7, report.n_layers - 0.3],
+                    tick0=0,
+                    dtick=1 if report.n_layers <= 16 else 2,
+                ),
                 yaxis=axis("points added", zeroline=True, zerolinecolor=SOFT, zerolinewidth=1),
             ),
         },
         height=400,
-        head=("layer", "alone, points", "95 % interval", "in good company", "95 % interval"),
+        head=("layer", "adds, points", "95 % interval", "in evaluated sets"),
         rows=[
             (
-                layer,
-                points(alone.mean),
-                f"{points(alone.low)} to {points(alone.high)}",
-                points(company.mean),
-                f"{points(company.low)} to {points(company.high)}",
+                shown(e.layers),
+                points(e.effect),
+                f"{points(e.ci_low)} to {points(e.ci_high)}",
+                e.sets,
             )
-            for layer, (alone, company) in enumerate(zip(found.alone, found.company, strict=True))
+            for e in found
         ],
-    )  # fmt: skip
+    )
 
 
 def pair_synergy(report: Report) -> Figure | None:
@@ -95,30 +104,29 @@ def pair_synergy(report: Report) -> Figure | None:
     text = [
         [
             ""
-            if i == j
+            if found.synergy[i, j] != found.synergy[i, j]
             else f"layers {i} and {j}: {points(float(found.synergy[i, j]))} points, "
             f"± {100 * float(found.half[i, j]):.1f}"
-            + ("" if found.tried[i, j] else "; never tried together")
             for j in range(n)
         ]
         for i in range(n)
     ]
     most = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
-    sure = [p for p in found.pairs() if p[2].low > 0 or p[2].high < 0]
-    told = "; ".join(f"{i} and {j}: {points(e.mean)} points" for i, j, e in sure[:4])
+    sure = [e for e in found.pairs if e.is_sure]
+    told = "; ".join(f"{shown(e.layers)}: {points(e.effect)} points" for e in sure[:4])
     labels = [str(i) for i in range(n)]
     return Figure(
         name="pair-synergy",
         title="Which layers help each other",
         alt=(
-            f"Heat map of {n} by {n} layers. Surest: {told}."
+            f"Heat map of {n} by {n} layers. Strongest: {told}."
             if told
             else f"Heat map of {n} by {n} layers; no pair is surely more or less than its sum."
         ),
         note=(
             "Points that two layers add together beyond the sum of what each adds alone: blue "
-            "they need each other, red they do the same work. From the same model; the table "
-            "lists the surest pairs."
+            "they need each other, red they do the same work. From the same model; empty where no "
+            "evaluated set holds both. The table lists the surest pairs."
         ),
         plot={
             "data": [
@@ -150,15 +158,15 @@ def pair_synergy(report: Report) -> Figure | None:
             ),
         },
         height=520,
-        head=("layers", "synergy, points", "95 % interval", "tried together"),
+        head=("layers", "synergy, points", "95 % interval", "in evaluated sets"),
         rows=[
             (
-                f"{i}, {j}",
-                points(e.mean),
-                f"{points(e.low)} to {points(e.high)}",
-                "yes" if found.tried[i, j] else "no",
+                shown(e.layers),
+                points(e.effect),
+                f"{points(e.ci_low)} to {points(e.ci_high)}",
+                e.sets,
             )
-            for i, j, e in found.pairs()[:PAIRS]
+            for e in found.pairs[:PAIRS]
         ],
     )
 

@@ -106,20 +106,22 @@ def leaderboard_table(report: Report, most: int) -> Table:
     return Table(
         head=[
             "rank", "layers", "size", "score", "95 % interval", "behind, points", "p", "tied",
-            "questions", "fidelity", "phase", "trial",
+            "over base, points", "held-out", "questions", "fidelity", "phase", "trial",
         ],
         rows=rows,
         note=(
             "Sets on all questions stand before those on part of them. Tied: on the same "
-            "questions, the difference to the first may well be chance (p above 0.05). A click on "
-            f"a heading sorts.{more}"
+            "questions, the difference to the first may well be chance (p above 0.05). Held-out: "
+            f"on questions that no decision has seen. A click on a heading sorts.{more}"
         ),
         caption=f"The best {len(rows)} of {len(report.entries):,} layer sets",
     )  # fmt: skip
 
 
 def _leader(entry: Entry) -> Cells:
-    row = entry.row
+    row, more = entry.row, entry.evidence
+    over = more.to_base.difference if more and more.to_base else None
+    held = more.held_out.score if more and more.held_out else None
     return [
         row.rank,
         cell(shown(row.layers), " ".join(f"{i:03d}" for i in row.layers)),
@@ -129,6 +131,8 @@ def _leader(entry: Entry) -> Cells:
         cell(points(entry.behind), entry.behind),
         cell(chance(entry.p_value), entry.p_value),
         "tied" if entry.tied else "",
+        cell(points(over), over),
+        cell(percent(held), held),
         row.questions,
         row.fidelity,
         entry.phase,

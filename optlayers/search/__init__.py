@@ -26,7 +26,10 @@ for every layer. A study file's whole course (probe, explore, validate, refine) 
 from __future__ import annotations
 
 from optlayers.layerset import LayerSet
-from optlayers.search.phases import Plan, plan, sampler_for, single_layer_scores
+from optlayers.search.alternatives import Explorer
+from optlayers.search.choices import pruner_for, sampler_for
+from optlayers.search.effects import Effect, Explanation, explain
+from optlayers.search.phases import Plan, plan, single_layer_scores
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.racing import rungs
@@ -38,6 +41,9 @@ from optlayers.search.space import LayerSpace, search_space
 from optlayers.search.statistics import StratifiedScore, paired_difference
 
 __all__ = [
+    "Effect",
+    "Explanation",
+    "Explorer",
     "Goal",
     "LayerSet",
     "LayerSpace",
@@ -52,8 +58,10 @@ __all__ = [
     "best_by_layers",
     "decode_answers",
     "encode_answers",
+    "explain",
     "paired_difference",
     "plan",
+    "pruner_for",
     "read_record",
     "read_records",
     "rungs",

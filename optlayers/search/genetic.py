@@ -91,16 +91,21 @@ class GeneticSearch:
         *,
         excluded: Collection[LayerSet] = (),
         single_layer_scores: Sequence[float] | None = None,
+        known: Collection[tuple[int, ...]] = (),
+        explored: int | None = None,
     ) -> list[tuple[LayerSet, int]]:
         """At most k distinct unseen sets of the budget, each with its generation.
 
         Unseen: no individual, not `claimed` (being evaluated for a generation), not
         `excluded` (anything else). Fewer than k only where the space is exhausted.
-        `single_layer_scores`: float [n_layers], larger for better, 0 or more.
+        `single_layer_scores`: float [n_layers], larger for better, 0 or more. Where the
+        individuals are a choice of a long history, `known` has the indices of all its sets and
+        `explored` their number of a generation.
         """
-        seen = {i.layers.indices for i in individuals}
+        seen = {i.layers.indices for i in individuals} | set(known)
         pending = {layers.indices for layers in claimed} - seen
-        place = sum(i.generation >= 0 for i in individuals) + len(pending)
+        bred = sum(i.generation >= 0 for i in individuals) if explored is None else explored
+        place = bred + len(pending)
         seen |= pending
         seen.update(layers.indices for layers in excluded)
         found: list[tuple[LayerSet, int]] = []

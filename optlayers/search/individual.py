@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,14 @@ class Individual(NamedTuple):
     variance: float | None = None
 
 
+class History(NamedTuple):
+    """Individuals; the indices of every evaluated set, and how many of them have a generation."""
+
+    individuals: list[Individual]
+    known: Collection[tuple[int, ...]]
+    explored: int
+
+
 def individuals_from(
     records: Iterable[Record], *, space: LayerSpace, population_size: int, maximise: bool = True
 ) -> list[Individual]:
@@ -45,12 +53,30 @@ def individuals_from(
     every answer paid for, and works where answers are not stored. Trials that say nothing of
     their generation (plain studies) get it from their rank: `population_size` a generation.
     """
+    return history_from(
+        records, space=space, population_size=population_size, maximise=maximise
+    ).individuals
+
+
+def history_from(
+    records: Iterable[Record],
+    *,
+    space: LayerSpace,
+    population_size: int,
+    maximise: bool = True,
+    most: int | None = None,
+) -> History:
+    """As `individuals_from`, with what a choice of at most `most` of them leaves out.
+
+    Half of the choice are the fittest, the others are spread evenly over time; all sets of one
+    layer stay, since they are few and weigh the layers.
+    """
     best: dict[tuple[int, ...], Record] = {}
     generations: dict[tuple[int, ...], int] = {}
-    least, most, n_layers = space.min_layers, space.max_layers, space.n_layers
+    least, largest, n_layers = space.min_layers, space.max_layers, space.n_layers
     for record in records:
         key = record.layers.indices
-        if not record.is_evaluated or not least <= len(key) <= most:
+        if not record.is_evaluated or not least <= len(key) <= largest:
             continue
         if key and key[-1] >= n_layers:
             continue
@@ -62,18 +88,26 @@ def individuals_from(
             rank = len(generations) // population_size
             generations[key] = rank if stated is None else stated
     fitness = _fitness(list(best.values()), maximise=maximise)
+    pairs = list(best.items())
+    chosen = range(len(pairs))
+    if most is not None and len(pairs) > most:
+        values = np.asarray(fitness)
+        top = np.argpartition(-values, most // 2)[: most // 2]
+        rest = np.setdiff1d(np.arange(len(pairs)), top)
+        even = rest[np.linspace(0, len(rest) - 1, most - len(top)).astype(int)]
+        single = [row for row, (key, _) in enumerate(pairs) if len(key) == 1]
+        chosen = np.unique(np.concatenate([top, even, np.array(single, dtype=int)])).tolist()
     # Sets found by other phases (probe, refine) have no generation.
     sign = 1.0 if maximise else -1.0
-    return [
-        Individual(
-            record.layers,
-            value,
-            generations.get(key, NO_GENERATION),
-            None if record.score is None else sign * record.score,
-            _variance(record),
+    individuals = []
+    for row in chosen:
+        key, record = pairs[row]
+        score = None if record.score is None else sign * record.score
+        generation = generations.get(key, NO_GENERATION)
+        individuals.append(
+            Individual(record.layers, fitness[row], generation, score, _variance(record))
         )
-        for (key, record), value in zip(best.items(), fitness, strict=True)
-    ]
+    return History(individuals, best.keys(), sum(g >= 0 for g in generations.values()))
 
 
 def _variance(record: Record) -> float | None:

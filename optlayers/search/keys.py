@@ -25,6 +25,7 @@ REASON: Final = "reason"  # why a trial failed
 
 # Set on the study.
 N_LAYERS: Final = "n_layers"
+SAMPLER: Final = "sampler"  # the name in the study file, explore.sampler
 N_FAST: Final = "n_fast"  # questions
 N_FULL: Final = "n_full"  # questions
 QUESTION_STRATA: Final = "question_strata"  # list of int, subject of each question

@@ -9,15 +9,15 @@ from functools import cached_property
 import numpy as np
 
 from optlayers.layerset import LayerSet
+from optlayers.search.alternatives import Explorer
 from optlayers.search.individual import estimates, is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.record import Record
 from optlayers.search.records import best_by_layers, given_up
-from optlayers.search.sampler import PatternGASampler
 from optlayers.search.space import LayerSpace
 from optlayers.study import StudyDefinition
 
-__all__ = ["Goal", "Phase", "Plan", "Proposal", "plan", "sampler_for", "single_layer_scores"]
+__all__ = ["Goal", "Phase", "Plan", "Proposal", "plan", "single_layer_scores"]
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,6 @@ class Plan:
     phase: Phase
     proposals: tuple[Proposal, ...] = ()
     waiting: bool = False
-
-
-def sampler_for(
-    definition: StudyDefinition, n_layers: int, seed: int | None = None
-) -> PatternGASampler:
-    """The sampler of a study; `seed` (default: the definition's) must differ by worker."""
-    return PatternGASampler(
-        n_layers=n_layers,
-        min_layers=definition.layers.min,
-        max_layers=definition.layers.max,
-        seed=definition.seed if seed is None else seed,
-        population_size=definition.explore.population,
-        single_layer_scores=definition.prior.single_layer_scores,
-        known_sets=definition.prior_layer_sets,
-    )
 
 
 def single_layer_scores(
@@ -75,7 +60,7 @@ def plan(
     definition: StudyDefinition,
     n_layers: int,
     records: Iterable[Record],
-    sampler: PatternGASampler,
+    sampler: Explorer,
     k: int,
 ) -> Plan:
     """At most k proposals for a study of these trials, in any order, and its phase.
@@ -100,7 +85,7 @@ class _Planner:
         definition: StudyDefinition,
         n_layers: int,
         records: Sequence[Record],
-        sampler: PatternGASampler,
+        sampler: Explorer,
         k: int,
     ) -> None:
         self.definition = definition
@@ -146,7 +131,8 @@ class _Planner:
         } - explored.keys()
         room = explore.population * explore.generations - len(explored) - len(running)
         found: list[Proposal] = []
-        if room > 0 and not self._out_of_patience(list(explored.values())):
+        tired = not self.sampler.ends_itself and self._out_of_patience(list(explored.values()))
+        if room > 0 and not tired:
             found = self.sampler.propose_from(
                 self.records,
                 min(self.k, room),

@@ -14,12 +14,21 @@ from optuna.trial import FrozenTrial, TrialState
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet
 from optlayers.search.genetic import GeneticSearch
-from optlayers.search.individual import Individual, individuals_from, is_explored
+from optlayers.search.individual import (
+    Individual,
+    history_from,
+    individuals_from,
+    is_explored,
+)
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.reader import RecordReader
 from optlayers.search.record import Record
 from optlayers.search.records import CLAIM_KEY, GENERATION_KEY, best_by_layers, given_up
 from optlayers.search.space import LayerSpace, search_space
+
+# Individuals that a proposal looks at: the best and an even choice of the others, so that it takes
+# no longer after many trials.
+_MOST = 1500
 
 _INDIVIDUAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -40,6 +49,8 @@ class PatternGASampler(BaseGASampler):
     of range, and `ValueError` in a study of several objectives. Parents are chosen by
     non-dominated sorting on (score, fewer layers), after NSGA-II (Deb et al. 2002).
     """
+
+    ends_itself = False
 
     def __init__(
         self,
@@ -125,7 +136,14 @@ class PatternGASampler(BaseGASampler):
         """
         if number is None:
             number = records[-1].number + 1 if records else 0
-        individuals = self._individuals(records, maximise=maximise)
+        history = history_from(
+            records,
+            space=self._space,
+            population_size=self._search.population_size,
+            maximise=maximise,
+            most=_MOST,
+        )
+        individuals = history.individuals
         running = [r for r in records if r.is_claimed]
         claimed = {r.layers for r in running if is_explored(r) and r.layers in self._space}
         excluded = {r.layers for r in running} | given_up(records)
@@ -139,6 +157,8 @@ class PatternGASampler(BaseGASampler):
             k,
             excluded=excluded,
             single_layer_scores=scores,
+            known=history.known,
+            explored=history.explored,
         )
         return [
             Proposal(layers, Phase.explore, Goal.race, generation=generation)

@@ -109,6 +109,18 @@ class Surrogate:
         own = 1.0 + _shared(asked, asked, self._kernel)
         return mean, self._spread**2 * (own - half.T @ half)
 
+    def combination(
+        self, sets: Sequence[LayerSet], coefficients: FloatArray
+    ) -> tuple[float, float]:
+        """Mean and standard deviation of sum_m c_m f(set m), with sum_m c_m = 0."""
+        asked = indicators(sets, self._n_layers)
+        # The constant of the covariance cancels where the coefficients sum to zero.
+        cross = _shared(self._x, asked, self._kernel) @ coefficients
+        half = self._inverse @ cross
+        own = float(coefficients @ _shared(asked, asked, self._kernel) @ coefficients)
+        variance = max(0.0, own - float(half @ half))
+        return self._spread * float(cross @ self._weights), self._spread * variance**0.5
+
     def choose(
         self, sets: Sequence[LayerSet], count: int, rng: np.random.Generator
     ) -> list[LayerSet]:

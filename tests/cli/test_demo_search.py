@@ -71,8 +71,13 @@ def test_a_killed_search_goes_on_to_the_true_optimum(searched: Path) -> None:
     assert rows[0]["fidelity"] == "full"
     assert rows[0]["ci_low"] < rows[0]["score"] < rows[0]["ci_high"]
     assert set(rows[0]) == {
-        "rank", "layers", "n_layers", "score", "ci_low", "ci_high", "questions", "fidelity", "trial"
+        "rank", "layers", "n_layers", "score", "ci_low", "ci_high", "questions", "fidelity",
+        "trial", "to_next", "to_best", "to_base", "to_donor", "held_out", "ties_with_best",
     }  # fmt: skip
+    # Ten sets, base and donor have answered the held-out questions, and base and donor the others.
+    assert all(row["held_out"]["questions"] == 256 for row in rows[:10])
+    assert rows[0]["to_base"]["p_value"] < 0.001
+    assert -0.2 < rows[0]["to_donor"]["difference"] <= 0.0
     assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
 
 

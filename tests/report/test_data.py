@@ -13,9 +13,7 @@ from finished import Finished
 from optuna.trial import TrialState
 from replay import BEST, N_LAYERS, definition, landscape, study_in
 
-from optlayers import references
 from optlayers.errors import InputError
-from optlayers.evaluation.landscape import ReplayEvaluator
 from optlayers.layerset import LayerSet
 from optlayers.report.baselines import read_baselines
 from optlayers.report.course import _covered
@@ -109,30 +107,20 @@ def test_what_was_paid_adds_up(finished: Finished) -> None:
     assert full[-1] == report.entries[0].row.score
 
 
-def test_the_layers_that_matter_have_effects_whose_intervals_leave_zero(finished: Finished) -> None:
+def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
     found = finished.report.effects
     assert found is not None
-    for layer, effect in enumerate(found.company):
-        assert effect.low < effect.mean < effect.high
-        assert (effect.low > 0.05) == (layer in BEST.indices), layer
-    np.testing.assert_allclose(found.synergy, found.synergy.T)
+    ranked = sorted(found.layers, key=lambda e: -e.effect)
+    assert {e.layers.indices[0] for e in ranked[:3]} == set(BEST.indices)
+    assert all(e.is_sure for e in ranked[:3])
     assert np.isnan(np.diag(found.synergy)).all()
+    np.testing.assert_array_equal(found.synergy, found.synergy.T)
+    for pair in found.pairs:
+        i, j = pair.layers.indices
+        assert found.synergy[i, j] == pair.effect
+        assert found.half[j, i] == pytest.approx(pair.ci_high - pair.effect)
+    assert np.isfinite(found.synergy).sum() == 2 * len(found.pairs)
     assert effects([], N_LAYERS) is None
-
-
-def test_synergy_is_what_a_pair_adds_beyond_its_parts() -> None:
-    rng = np.random.default_rng(0)
-    records = []
-    for number in range(150):
-        layers = tuple(rng.choice(6, size=int(rng.integers(1, 4)), replace=False).tolist())
-        score = 0.3 + 0.05 * len(layers) + 0.2 * ({1, 4} <= set(layers))
-        records.append(record(number, layers, score=score, questions=4000))
-    found = effects(records, 6)
-    assert found is not None
-    i, j, effect = found.pairs()[0]
-    assert {i, j} == {1, 4}
-    assert effect.low < 0.2 < effect.high
-    assert effect.mean == pytest.approx(0.2, abs=0.03)
 
 
 def test_time_under_way_counts_overlaps_once() -> None:
@@ -194,9 +182,3 @@ def test_baselines_are_drawn_and_a_bad_file_is_told(tmp_path: Path, finished: Fi
         read_baselines(path)
     with pytest.raises(InputError, match="No such file"):
         read_baselines(tmp_path / "none.json")
-
-
-def test_a_reference_that_cannot_be_answered_is_left_out(tmp_path: Path) -> None:
-    study = study_in(tmp_path)
-    references.check(study, ReplayEvaluator(landscape()), 0)
-    assert list(references.results(study.user_attrs)) == ["base"]

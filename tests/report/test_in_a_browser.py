@@ -24,7 +24,7 @@ MARKS = ".points path, .point path, .bars path, .lines path, .heatmaplayer image
 
 @pytest.fixture(scope="module")
 def html(finished: Finished) -> Path:
-    path = finished.folder / "report.html"
+    path = finished.folder / "page.html"
     path.write_text(page(finished.report, figures(finished.report)), encoding="utf-8")
     return path
 

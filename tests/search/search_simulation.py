@@ -13,8 +13,8 @@ from search_landscape import N_FAST, N_FULL, N_LAYERS, Landscape
 
 from optlayers.layerset import LayerSet
 from optlayers.search import (
+    Explorer,
     Goal,
-    PatternGASampler,
     Phase,
     Plan,
     RacingPruner,
@@ -26,6 +26,7 @@ from optlayers.search import (
     plan,
     rungs,
     sampler_for,
+    search_space,
 )
 from optlayers.study import StudyDefinition
 
@@ -65,10 +66,10 @@ class Worker:
     queue: list[optuna.Trial] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
     reader: RecordReader = field(default_factory=RecordReader)
-    _sampler: PatternGASampler | None = None
+    _sampler: Explorer | None = None
 
     @property
-    def sampler(self) -> PatternGASampler:
+    def sampler(self) -> Explorer:
         if self._sampler is None:
             self._sampler = sampler_for(self.definition, N_LAYERS, self.seed)
         return self._sampler
@@ -86,7 +87,7 @@ class Worker:
             template = optuna.trial.create_trial(
                 state=TrialState.RUNNING,
                 params=proposal.layers.to_params(N_LAYERS),
-                distributions=self.sampler.search_space(),
+                distributions=search_space(N_LAYERS),
                 user_attrs={**proposal.user_attrs(), keys.WORKER: self.name},
             )
             number = study._storage.create_new_trial(study._study_id, template_trial=template)

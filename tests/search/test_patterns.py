@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,24 @@ def test_quality_is_mean_fitness_times_log_of_one_plus_frequency() -> None:
     }
     assert set(found) == {"1", "2", "1,2"}
     assert found["1,2"].frequency == 2
-    assert found["1,2"].quality == pytest.approx(0.7 * math.log(3))
+    pair = found["1,2"]
+    assert pair.mean == pytest.approx(0.7)
+    assert pair.quality == pytest.approx((0.7 + pair.synergy) * math.log(3))
+    assert found["1"].quality == pytest.approx(0.7 * math.log(3))
+
+
+def test_a_pair_that_is_more_than_its_parts_has_synergy_and_one_that_repeats_itself_less() -> None:
+    def worth(layers: tuple[int, ...]) -> float:
+        both = 0.3 * ({0, 1} <= set(layers)) - 0.1 * ({2, 3} <= set(layers))
+        return 0.3 + 0.1 * len({2, 3} & set(layers)) + both
+
+    sets = [s for n in (1, 2) for s in itertools.combinations(range(8), n)]
+    found = mine_patterns(
+        [Individual(LayerSet(s), worth(s), 0) for s in sets], top=len(sets), min_frequency=1
+    )
+    synergy = {str(p.layers): p.synergy for p in found}
+    assert synergy["0,1"] > 0.05 > 0.0 > synergy["2,3"]
+    assert synergy["2"] == 0.0
 
 
 def test_groups_of_three_are_mined_and_only_from_the_top() -> None:

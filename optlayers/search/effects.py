@@ -1,0 +1,142 @@
+"""What a search has learned: the effect of each layer, pairs that work together, and how sure.
+
+All from the model of `surrogate`: posterior means of differences of scores, with 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from optlayers.layerset import LayerSet
+from optlayers.search.individual import Individual
+from optlayers.search.patterns import Pattern, mine_patterns
+from optlayers.search.record import Record
+from optlayers.search.records import best_by_layers
+from optlayers.search.statistics import Z95
+from optlayers.search.surrogate import Observation, Surrogate
+
+# Evaluated sets that a layer is added to, for its mean effect.
+_COMPANY = 150
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a group of layers does to the score (0 to 1), and its 95 % interval.
+
+    For one layer: what it adds, averaged over the sets that the search has evaluated. For a pair or
+    a triple: synergy, what they add together beyond their parts. `sets` counts the evaluated sets
+    that hold all of them: with none, the interval is the model's prior.
+    """
+
+    layers: LayerSet
+    effect: float
+    ci_low: float
+    ci_high: float
+    sets: int
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.ci_low > 0.0 or self.ci_high < 0.0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The effects of all layers (by index), of all pairs seen together, and the mined patterns.
+
+    `pairs` and `triples` (those of the patterns) come strongest first, in either direction.
+    """
+
+    layers: tuple[Effect, ...]
+    pairs: tuple[Effect, ...]
+    triples: tuple[Effect, ...]
+    patterns: tuple[Pattern, ...]
+    sets: int
+
+
+def explain(records: Iterable[Record], n_layers: int) -> Explanation | None:
+    """What the evaluated sets say; None with fewer sets than layers (or than three)."""
+    best = [r for r in best_by_layers(records).values() if r.layers.indices]
+    known = [
+        Observation(r.layers, r.score, _variance(r.score, r.questions))
+        for r in best
+        if r.score is not None and r.layers.indices[-1] < n_layers
+    ]
+    # The donor itself says nothing of single layers; it would dominate the model.
+    known = [o for o in known if len(o.layers) < max(2, n_layers // 2)]
+    if len(known) < max(3, n_layers):
+        return None
+    model = Surrogate(known, n_layers)
+    every = max(1, len(known) // _COMPANY)
+    company = [o.layers for o in known[::every]]
+    held = {i: {o.layers for o in known if i in o.layers.indices} for i in range(n_layers)}
+    layers = tuple(_effect(model, (i,), *_added(i, company), len(held[i])) for i in range(n_layers))
+    pairs = [
+        _effect(model, pair, *_beyond(pair), len(held[pair[0]] & held[pair[1]]))
+        for pair in itertools.combinations(range(n_layers), 2)
+        if held[pair[0]] & held[pair[1]]
+    ]
+    patterns = mine_patterns([Individual(o.layers, o.score) for o in known])
+    triples = [
+        _effect(
+            model,
+            p.layers.indices,
+            *_beyond(p.layers.indices),
+            len(set.intersection(*(held[i] for i in p.layers.indices))),
+        )
+        for p in patterns
+        if len(p.layers) == 3
+    ]
+    return Explanation(
+        layers=layers,
+        pairs=tuple(sorted(pairs, key=_strength)),
+        triples=tuple(sorted(triples, key=_strength)),
+        patterns=tuple(patterns),
+        sets=len(known),
+    )
+
+
+def _strength(effect: Effect) -> tuple[bool, float]:
+    """Sure ones first, then the strongest."""
+    return not effect.is_sure, -abs(effect.effect)
+
+
+def _variance(score: float, questions: int | None) -> float | None:
+    if not questions or not 0.0 <= score <= 1.0:
+        return None
+    share = (score * questions + 1.0) / (questions + 2.0)
+    return share * (1.0 - share) / questions
+
+
+def _added(layer: int, company: Sequence[LayerSet]) -> tuple[list[LayerSet], list[float]]:
+    """The mean of f(S with the layer) - f(S without it), as sets and their coefficients."""
+    rest = [tuple(i for i in s.indices if i != layer) for s in company]
+    with_it = [LayerSet((*indices, layer)) for indices in rest]
+    share = 1.0 / len(company)
+    without = [LayerSet(indices) for indices in rest]
+    return [*with_it, *without], [share] * len(rest) + [-share] * len(rest)
+
+
+def _beyond(group: tuple[int, ...]) -> tuple[list[LayerSet], list[float]]:
+    """Inclusion and exclusion: f(ab) - f(a) - f(b) + f(), and so on for three."""
+    sets, signs = [], []
+    for size in range(len(group) + 1):
+        for part in itertools.combinations(group, size):
+            sets.append(LayerSet(part))
+            signs.append(1.0 if (len(group) - size) % 2 == 0 else -1.0)
+    return sets, signs
+
+
+def _effect(
+    model: Surrogate,
+    group: tuple[int, ...],
+    sets: Sequence[LayerSet],
+    coefficients: Sequence[float],
+    count: int,
+) -> Effect:
+    mean, error = model.combination(sets, np.array(coefficients))
+    return Effect(LayerSet(group), mean, mean - Z95 * error, mean + Z95 * error, count)
