@@ -54,6 +54,18 @@ def dashboard(
         raise RunError(f"{host} port {port}: {error}; choose another --host or --port") from None
 
 
+def write_notes(opened: Any, definition: Any, storage: str) -> None:
+    """Notes and figures of a study at the end of its search; their failure is only told."""
+    from optlayers.patience import mask_password
+    from optlayers.report.dashboard import annotate
+
+    try:
+        annotate(opened, definition, mask_password(storage))
+    except Exception as error:
+        # The search itself has ended well.
+        say(f"notes for the dashboard were not written: {str(error).splitlines()[0]}")
+
+
 def _renew(opened: Any, shown_url: str) -> None:
     """Keep notes and figures up with the studies."""
     from optlayers.report.dashboard import annotate_all

@@ -22,6 +22,7 @@ from optlayers.cli.app import (
     at_least,
     say,
 )
+from optlayers.cli.dashboard import write_notes
 from optlayers.cli.pool import Pool, Slot
 from optlayers.storage import DEFAULT_URL
 
@@ -54,8 +55,6 @@ def search(
     """Search the best layer sets of a study; run the same command again to go on."""
     from optlayers.cli.placement import cores, parse_devices, places, visible_gpus
     from optlayers.leaderboard import status
-    from optlayers.patience import mask_password
-    from optlayers.report.dashboard import annotate
     from optlayers.storage import open_study, storage_errors
     from optlayers.study import load_study
 
@@ -92,7 +91,7 @@ def search(
         _summary(definition, opened, study, storage, json)
         if replay is None:
             # Last of all, since the dashboard's library takes seconds to load.
-            annotate(opened, definition, mask_password(storage))
+            write_notes(opened, definition, storage)
 
 
 def _seconds(minutes: float | None) -> float | None:

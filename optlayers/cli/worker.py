@@ -28,6 +28,7 @@ from optlayers.cli.app import (
     at_least,
 )
 from optlayers.cli.app import say as say_line
+from optlayers.cli.dashboard import write_notes
 from optlayers.storage import DEFAULT_URL
 
 
@@ -128,8 +129,6 @@ class _Options:
 
 def _work(study: str, options: _Options, wait: bool) -> bool:
     from optlayers.liveness import process_name
-    from optlayers.patience import mask_password
-    from optlayers.report.dashboard import annotate
     from optlayers.search import pruner_for
     from optlayers.storage import open_study, storage_errors
     from optlayers.study import load_study
@@ -158,7 +157,7 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
         ).run()
         if not wait and options.replay is None:
             # What `search` does for its own workers.
-            annotate(opened, definition, mask_password(options.storage))
+            write_notes(opened, definition, options.storage)
     return done
 
 

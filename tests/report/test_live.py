@@ -111,3 +111,12 @@ def test_watching_a_study_that_others_run_ends_with_it(tmp_path: Path) -> None:
     assert lines[-1].startswith("done: ")
     assert "[2,5,7]" in lines[-1]
     assert "\x1b" not in out
+
+
+def test_a_view_that_renews_itself_is_no_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "optlayers", "status", "--watch", "--json"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--watch and --json" in done.stderr
