@@ -34,6 +34,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "" if share is None else f"{100 * share:.{digits}f} %"
 
 
+def interval(low: float, high: float) -> str:
+    """`94.4 to 98.8 %`."""
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
 def points(share: float | None, digits: int = 1) -> str:
     """A difference of scores in points, with its sign; never a minus zero."""
     if share is None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 
-from optlayers.report.figure import percent, shown
+from optlayers.report.figure import interval, percent, shown
 from optlayers.search import Goal, Record
 
 # By it a note is known as ours; one that somebody wrote is left alone.
@@ -69,10 +69,10 @@ def _stage(record: Record) -> str:
         where += f", round {record.round}"
     if record.state == TrialState.FAIL:
         return f"**Stage**: {where}; it failed: {record.reason or 'no reason was stored'}"
-    interval = ""
+    span = ""
     if record.ci_low is not None and record.ci_high is not None:
-        interval = f" ({percent(record.ci_low)} to {percent(record.ci_high)})"
-    score = f"{percent(record.score)}{interval} on {record.questions} questions"
+        span = f" ({interval(record.ci_low, record.ci_high)})"
+    score = f"{percent(record.score)}{span} on {record.questions} questions"
     if record.is_full:
         return f"**Stage**: {where}; **all questions**: {score}"
     ended = "out of the race" if record.goal == Goal.race else "asked the fast questions only"

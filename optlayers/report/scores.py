@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optlayers.report.data import Entry, Report
-from optlayers.report.figure import Figure, chance, hundredths, percent, points, shown
+from optlayers.report.figure import Figure, chance, hundredths, interval, percent, points, shown
 from optlayers.report.theme import AQUA, BLUE, GREY, INK, ORANGE, SOFT, axis, layout
 
 TOP = 20
@@ -83,7 +83,7 @@ def best_sets(report: Report) -> Figure | None:
                 e.row.rank,
                 shown(e.row.layers),
                 percent(e.row.score),
-                f"{percent(e.row.ci_low)} to {percent(e.row.ci_high)}",
+                interval(e.row.ci_low, e.row.ci_high),
                 points(e.behind),
                 chance(e.p_value),
             )
@@ -174,7 +174,7 @@ def score_by_size(report: Report) -> Figure | None:
                     e.row.n_layers,
                     shown(e.row.layers),
                     percent(e.row.score),
-                    f"{percent(e.row.ci_low)} to {percent(e.row.ci_high)}",
+                    interval(e.row.ci_low, e.row.ci_high),
                     e.row.questions,
                 )
                 for e in front
@@ -184,7 +184,7 @@ def score_by_size(report: Report) -> Figure | None:
                     0 if name == "base" else report.n_layers,
                     name,
                     percent(r.score),
-                    f"{percent(r.ci_low)} to {percent(r.ci_high)}",
+                    interval(r.ci_low, r.ci_high),
                     r.questions,
                 )
                 for name, r in report.references.items()

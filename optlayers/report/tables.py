@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optlayers.report.data import Entry, Report
-from optlayers.report.figure import chance, percent, points, shown
+from optlayers.report.figure import chance, interval, percent, points, shown
 
 Cells = list[Any]
 
@@ -71,11 +71,11 @@ def tiles(report: Report) -> list[Tile]:
     if report.best is not None:
         row = report.best.row
         found.append(Tile("best layers", shown(row.layers), f"trial {row.trial}"))
-        interval = f"{percent(row.ci_low)} to {percent(row.ci_high)}"
-        found.append(Tile("score", percent(row.score), interval))
+        span = interval(row.ci_low, row.ci_high)
+        found.append(Tile("score", percent(row.score), span))
     for reference in report.references.values():
-        interval = f"{percent(reference.ci_low)} to {percent(reference.ci_high)}"
-        found.append(Tile(f"{reference.name} alone", percent(reference.score), interval))
+        span = interval(reference.ci_low, reference.ci_high)
+        found.append(Tile(f"{reference.name} alone", percent(reference.score), span))
     course = report.course
     found.append(
         Tile(
@@ -127,7 +127,7 @@ def _leader(entry: Entry) -> Cells:
         cell(shown(row.layers), " ".join(f"{i:03d}" for i in row.layers)),
         row.n_layers,
         cell(percent(row.score), row.score),
-        cell(f"{percent(row.ci_low)} to {percent(row.ci_high)}", row.ci_low),
+        cell(interval(row.ci_low, row.ci_high), row.ci_low),
         cell(points(entry.behind), entry.behind),
         cell(chance(entry.p_value), entry.p_value),
         "tied" if entry.tied else "",
@@ -151,11 +151,9 @@ def held_out_table(report: Report) -> Table | None:
         if found.name in report.references:
             seen = report.references[found.name].score
         layers = "all" if found.name == "donor" else shown(found.layers)
-        interval = f"{percent(found.ci_low)} to {percent(found.ci_high)}"
+        span = interval(found.ci_low, found.ci_high)
         drop = None if seen is None else found.score - seen
-        rows.append(
-            [found.name, layers, percent(seen), percent(found.score), interval, points(drop)]
-        )
+        rows.append([found.name, layers, percent(seen), percent(found.score), span, points(drop)])
     return Table(
         head=["", "layers", "search score", "held-out score", "95 % interval", "change, points"],
         rows=rows,
