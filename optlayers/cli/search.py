@@ -172,5 +172,6 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     out.print("Next:", markup=False)
     out.print(f"  optlayers export-best{option} --top 5 --out exports", markup=False)
     out.print(f"  optlayers leaderboard{option} --top 50", markup=False)
+    out.print(f"  optlayers report{option} --out report.html", markup=False)
     where = f" --storage {mask_password(storage)}" if storage != DEFAULT_URL else ""
     out.print(f"  optlayers dashboard{where}", markup=False)
