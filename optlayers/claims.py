@@ -29,7 +29,9 @@ MAX_RETRIES = 3
 # From this retry on a set is evaluated alone: one that ends its workers takes no other with it.
 ALONE_FROM = 2
 RETRIES = "retries"
-_KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND)
+# For whoever sorts trials in a table: the number of layers, and the set so that text sorts well.
+SIZE, SET = "size", "set"
+_KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, SIZE, SET)
 
 
 @dataclass
@@ -109,7 +111,13 @@ class Claims:
         wanted = [
             NewTrial(
                 proposal.layers.to_params(self.n_layers),
-                {**proposal.user_attrs(), keys.WORKER: self.worker, keys.DEVICE: self.device},
+                {
+                    **proposal.user_attrs(),
+                    SIZE: len(proposal.layers),
+                    SET: " ".join(f"{layer:02d}" for layer in proposal.layers),
+                    keys.WORKER: self.worker,
+                    keys.DEVICE: self.device,
+                },
             )
             for proposal in proposals
         ]

@@ -22,6 +22,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb.models import (
     StudyModel,
+    StudySystemAttributeModel,
     TrialHeartbeatModel,
     TrialIntermediateValueModel,
     TrialModel,
@@ -339,3 +340,34 @@ def _swap_plainly(storage: BaseStorage, study_id: int, change: Change, space: Sp
         )
         storage.create_new_trial(study_id, template_trial=template)
     return True
+
+
+# ------------------------------------------------------------------ attributes of a study
+
+
+def put_study_attrs(storage: BaseStorage, study_id: int, attrs: Attrs) -> None:
+    """Set system attributes of a study, over what was there, all in one commit."""
+    backend = backend_of(storage)
+    if backend is None:
+        for key, item in attrs.items():
+            storage.set_study_system_attr(study_id, key, item)
+        return
+    table: Any = StudySystemAttributeModel.__table__
+
+    def write() -> None:
+        with _create_scoped_session(backend.scoped_session) as session:
+            _lock(session, study_id)
+            mine = table.c.study_id == study_id
+            present = {key for (key,) in session.execute(select(table.c.key).where(mine))}
+            old = [{"name": key} for key in attrs if key in present]
+            if old:
+                where = (mine, table.c.key == bindparam("name"))
+                session.connection().execute(delete(table).where(*where), old)
+            rows = [
+                {"study_id": study_id, "key": key, "value_json": json.dumps(item)}
+                for key, item in attrs.items()
+            ]
+            _put(session, StudySystemAttributeModel, rows)
+
+    if attrs:
+        patiently(storage, write)

@@ -42,6 +42,7 @@ from optlayers.search import (
     sampler_for,
 )
 from optlayers.study import StudyDefinition
+from optlayers.worklog import WorkLog, cpu_name
 
 _CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
@@ -123,6 +124,13 @@ class Worker:
         self._publish()
         self.claims = Claims(self.study, self.evaluator.n_layers, self.device)
         self.claims.heart.hung = self._hung
+        self.log = WorkLog(
+            self.study,
+            self.claims.worker,
+            self.evaluator.n_layers,
+            self.device,
+            getattr(self.evaluator, "hardware", "") or cpu_name(),
+        )
         self.scorer = StratifiedScore(strata=order.subject, weights=order.weights)
         self.sampler = sampler_for(
             self.definition,
@@ -174,6 +182,9 @@ class Worker:
                 held = self._claim()
                 if held:
                     began, pause = time.monotonic(), POLL_SECONDS
+                    self.log.say(
+                        f"{self._phase.value}: {len(held)} layer set{'s' * (len(held) > 1)}"
+                    )
                     self._evaluate(held)
                     self._slowest = max(self._slowest, time.monotonic() - began)
                 elif self._phase == Phase.done:
@@ -182,10 +193,13 @@ class Worker:
                     holdout.check(
                         self.study, self.definition, self._records(), self.evaluator, self.index
                     )
+                    self.log.say("done", now=True)
                     return True
                 else:
+                    self.log.say(f"{self._phase.value}: waits for other workers")
                     time.sleep(pause)
                     pause = min(1.5 * pause, LONGEST_POLL)
+            self.log.say("left: time is up", now=True)
             return False
         except TimeUp:
             self._leave(keys.REASON_INTERRUPTED, 0)
@@ -323,7 +337,9 @@ class Worker:
             return self.evaluator.evaluate(sets, start, stop)
         finally:
             self.claims.heart.expect(None)
-            self._pace = max(self._pace, (time.monotonic() - began) / max(1, work))
+            seconds = time.monotonic() - began
+            self._pace = max(self._pace, seconds / max(1, work))
+            self.log.did(sets, stop - start, seconds)
 
     def _next(self, claim: Claim) -> int:
         """Number of questions at the claim's next stop."""

@@ -183,3 +183,19 @@ def mysql_url(mariadb: Server) -> Iterator[str]:
     """The URL of an empty MariaDB database."""
     with mariadb.database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A replayed search that is done, with its report (`finished.Finished`)."""
+    from finished import make_in
+
+    return make_in(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="session")
+def chrome() -> Iterator[Any]:
+    """Chromium, driven by Playwright; skipped where it is missing (fails in CI)."""
+    from browser import launched
+
+    yield from launched()

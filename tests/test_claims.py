@@ -46,6 +46,8 @@ def test_a_claim_is_a_running_trial_with_all_there_is_to_know(tmp_path: Path) ->
         keys.GOAL: "race",
         keys.PHASE: "explore",
         keys.GENERATION: 2,
+        "size": 2,
+        "set": "01 04",
         keys.WORKER: process_name(),
         keys.DEVICE: "cpu",
     }

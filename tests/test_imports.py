@@ -124,7 +124,7 @@ LEVELS = [
     {"study"},
     {"models", "checkpoints", "search"},
     {"evaluation", "storage"},
-    {"claims", "holdout", "leaderboard"},
+    {"claims", "holdout", "leaderboard", "worklog"},
     {"evidence"},
     {"report", "worker"},
     {"cli"},

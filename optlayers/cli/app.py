@@ -81,6 +81,7 @@ COMMANDS = (
     "dashboard",
     "status",
     "leaderboard",
+    "report",
     "patterns",
     "eval",
     "export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,8 @@ def export(
     pair = open_both(definition, LayerSet.parse(layers) if layers.strip() != "all" else None)
     chosen = LayerSet.parse(layers, pair[0].n_layers)
     write(definition, pair, chosen, known.score(chosen.indices), out, dtype)
+    if known.rows:
+        keep(definition, storage, [out])
     address = upload(out, repository, private)
     if json:
         print_json({"layers": list(chosen.indices), "out": str(out), "pushed": address})
@@ -88,6 +91,18 @@ def upload(folder: Path, repository: str | None, private: bool) -> str | None:
     address = push(folder, repository, private)
     say(f"uploaded to {address}")
     return address
+
+
+def keep(definition: Any, storage: str, folders: Sequence[Path]) -> None:
+    """Keep what the checkpoints say of themselves with the study, where the database has it."""
+    from optlayers.report.dashboard import keep_reports
+    from optlayers.storage import open_study
+
+    try:
+        keep_reports(open_study(storage, definition, create=False), storage, folders)
+    except Exception as error:
+        # The checkpoints are there; only the dashboard will not show their reports.
+        say(f"reports were not kept with the study: {str(error).splitlines()[0]}")
 
 
 def write(

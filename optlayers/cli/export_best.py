@@ -32,7 +32,7 @@ def export_best(
     each goes to a repository of its own, REPO-01-layers-3-7 and so on.
     """
     from optlayers.checkpoints.writer import Shelf
-    from optlayers.cli.export import checked, open_both, upload, write
+    from optlayers.cli.export import checked, keep, open_both, upload, write
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
     from optlayers.errors import InputError
@@ -66,6 +66,7 @@ def export_best(
         upload(target, repository and f"{repository}-{target.name}", private)
         if not json:
             print(target)
+    keep(definition, storage, targets)
     if shelf is not None:
         say(f"{shelf.linked / 1e9:.2f} GB were linked instead of written")
     if json:

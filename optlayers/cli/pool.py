@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from optlayers.cli.live import LocalWorker
 from optlayers.errors import InputError, RunError
 
 MAX_RESTARTS = 5
@@ -39,6 +40,11 @@ class Slot:
         if self.process is None:
             return "starting again"
         return self.lines[-1] if self.lines else "starting"
+
+    @property
+    def shown(self) -> LocalWorker:
+        """The worker for the live view."""
+        return LocalWorker(self.device, self.state, self.process.pid if self.process else 0)
 
 
 class Pool:

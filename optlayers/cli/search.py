@@ -23,6 +23,7 @@ from optlayers.cli.app import (
     at_least,
     say,
 )
+from optlayers.cli.dashboard import write_notes
 from optlayers.cli.pool import Pool, Slot
 from optlayers.storage import DEFAULT_URL
 
@@ -89,6 +90,9 @@ def search(
             if status(definition, opened).phase != "done":
                 say("time is up; run the same command again to go on")
         _summary(definition, opened, study, storage, json)
+        if replay is None:
+            # Last of all, since the dashboard's library takes seconds to load.
+            write_notes(opened, definition, storage)
 
 
 def _first_index(storage: str) -> int:
@@ -107,7 +111,6 @@ def _seconds(minutes: float | None) -> float | None:
 def _run(pool: Pool, definition: Any, opened: Any) -> None:
     """Keep the workers running and show how they do, until all have finished."""
     from optlayers.cli.live import LiveView
-    from optlayers.leaderboard import status
     from optlayers.patience import tell_waits
 
     def stop(_number: int, _frame: Any) -> None:
@@ -123,7 +126,7 @@ def _run(pool: Pool, definition: Any, opened: Any) -> None:
             while pool.watch(_told(opened)):
                 while pool.notes:
                     view.note(pool.notes.popleft())
-                view.show(status(definition, opened), [(s.device, s.state) for s in pool.slots])
+                view.follow(definition, opened, [slot.shown for slot in pool.slots])
                 time.sleep(POLL_SECONDS)
     finally:
         tell_waits(opened._storage, say)
@@ -181,5 +184,6 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     out.print("Next:", markup=False)
     out.print(f"  optlayers export-best{option} --top 5 --out exports", markup=False)
     out.print(f"  optlayers leaderboard{option} --top 50", markup=False)
+    out.print(f"  optlayers report{option} --out report.html", markup=False)
     where = f" --storage {mask_password(storage)}" if storage != DEFAULT_URL else ""
     out.print(f"  optlayers dashboard{where}", markup=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +28,7 @@ from optlayers.cli.app import (
     at_least,
 )
 from optlayers.cli.app import say as say_line
+from optlayers.cli.dashboard import write_notes
 from optlayers.storage import DEFAULT_URL
 
 
@@ -140,8 +143,8 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
 
     index = zlib.crc32(process_name().encode()) if options.index is None else options.index
     say_line("working")
-    with storage_errors(options.storage):
-        return Worker(
+    with storage_errors(options.storage), _shown(definition, opened, wait):
+        done = Worker(
             definition,
             opened,
             evaluator,
@@ -152,6 +155,26 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
             hang_seconds=None if options.hang_minutes is None else 60 * options.hang_minutes,
             say=say_line,
         ).run()
+        if not wait and options.replay is None:
+            # What `search` does for its own workers.
+            write_notes(opened, definition, options.storage)
+    return done
+
+
+@contextlib.contextmanager
+def _shown(definition: Any, opened: Any, attached: bool) -> Iterator[None]:
+    """The live view around a worker that was started by hand."""
+    if attached:
+        yield
+        return
+    from optlayers.cli.live import Watcher
+
+    watcher = Watcher(definition, opened)
+    watcher.start()
+    try:
+        yield
+    finally:
+        watcher.close()
 
 
 def _evaluator(definition: Any, options: _Options) -> tuple[Any, str]:

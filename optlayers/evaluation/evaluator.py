@@ -140,6 +140,12 @@ class ModelEvaluator:
             say("building prompts")
             self.tasks.questions(self.order.subject.tolist(), self.order.document.tolist())
 
+    @property
+    def hardware(self) -> str:
+        """The name of the GPU that it runs on; empty on a CPU."""
+        device = self.engine.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
     @staticmethod
     def _check_vocabulary(tokenizer: object, base: Checkpoint) -> None:
         tokens = len(tokenizer)  # type: ignore[arg-type]

@@ -1,0 +1,187 @@
+"""What optuna-dashboard shows of a study beyond its trials: notes, figures, and reports.
+
+Written when a search ends and while the dashboard runs, never by a worker at work; notes of trials
+go in together, in one commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+from pydantic import ValidationError
+from sqlalchemy.engine import make_url
+
+from optlayers.report.data import Report, gather
+from optlayers.report.figures import figures
+from optlayers.report.images import titled
+from optlayers.report.notes import MARK, study_note, trial_note
+from optlayers.report.page import definition_text
+from optlayers.search import Record, keys, read_records
+from optlayers.storage import DEFAULT_URL, DEFINITION
+from optlayers.study import StudyDefinition
+from optlayers.transactions import put_study_attrs
+
+# The dashboard looks at every note for every trial: more of them would make it slow.
+MOST_NOTES = 1500
+# Its panels for figures are so high, and cut off what is higher.
+PANEL_HEIGHT = 440
+SHOWN = "optlayers:shown"
+ARTIFACTS_ENV = "OPTLAYERS_ARTIFACTS"
+REPORTS = ("README.md", "checkpoint_info.json")
+
+
+def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -> int:
+    """Write what is missing: names, the study's note, the trials' notes, the figures.
+
+    Returns the number of trials that got a note. Does nothing where nothing has finished since the
+    last time. `shown_url` is the database's, without password, for the commands in the note.
+    """
+    records = [r for r in read_records(study.get_trials(deepcopy=False)) if r.state.is_finished()]
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    if attrs.get(SHOWN) == len(records) or not records:
+        return 0
+    report = gather(definition, study)
+    _write_study_note(study, report, shown_url, attrs)
+    written = _write_trial_notes(study, records, attrs)
+    _write_figures(study, report, attrs)
+    put_study_attrs(study._storage, study._study_id, {SHOWN: len(records)})
+    return written
+
+
+def _write_study_note(
+    study: optuna.Study, report: Report, shown_url: str, attrs: dict[str, Any]
+) -> None:
+    from optuna_dashboard import get_note, save_note
+
+    option = "" if shown_url == DEFAULT_URL else shown_url
+    text = study_note(report.definition, definition_text(report), option)
+    old = get_note(study) if "dashboard:note_ver" in attrs else ""
+    if text != old and (not old or MARK in old):
+        save_note(study, text)
+
+
+class _Collector:
+    """Stands in for a storage and keeps what the dashboard's functions write, to write it at once.
+
+    They set one attribute after the other, each a commit; a study has thousands.
+    """
+
+    def __init__(self, present: dict[str, Any]) -> None:
+        self.present = present
+        self.attrs: dict[str, Any] = {}
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self.attrs[key] = value
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self.present
+
+
+def _write_trial_notes(study: optuna.Study, records: list[Record], attrs: dict[str, Any]) -> int:
+    """Notes of the trials that have none, the best first, in one commit."""
+    from optuna_dashboard import save_note
+    from optuna_dashboard._note import note_ver_key
+
+    facts = study.user_attrs
+    subjects, strata = facts.get("subjects", []), facts.get(keys.QUESTION_STRATA, [])
+    ids = {t.number: t._trial_id for t in study.get_trials(deepcopy=False)}
+    chosen = sorted(records, key=lambda r: (not r.is_full, -(r.score or 0.0)))[:MOST_NOTES]
+    # Trials with a note are left out, so that there is nothing for the others to look at.
+    collector = _Collector({})
+    written = 0
+    strata = np.asarray(strata, dtype=np.int64)
+    for record in chosen:
+        if note_ver_key(ids[record.number]) in attrs:
+            continue
+        trial: Any = SimpleNamespace(storage=collector, study=study, _trial_id=ids[record.number])
+        save_note(trial, trial_note(record, subjects, strata))
+        written += 1
+    put_study_attrs(study._storage, study._study_id, collector.attrs)
+    return written
+
+
+def _write_figures(study: optuna.Study, report: Report, attrs: dict[str, Any]) -> None:
+    """All figures, in one commit."""
+    import plotly.graph_objects as go
+    from optuna_dashboard import save_plotly_graph_object
+
+    collector = _Collector({k: v for k, v in attrs.items() if "plot_data" in k})
+    target: Any = SimpleNamespace(_storage=collector, _study_id=study._study_id)
+    for figure in figures(report):
+        plot = titled(figure, columns=2)
+        plot["layout"]["height"] = PANEL_HEIGHT
+        drawn = go.Figure(plot, skip_invalid=True)
+        save_plotly_graph_object(target, drawn, graph_object_id=f"optlayers-{figure.name}")
+    put_study_attrs(study._storage, study._study_id, collector.attrs)
+
+
+def annotate_all(storage: Any, shown_url: str) -> int:
+    """`annotate` every study of optlayers in a database; how many trials got a note."""
+    written = 0
+    for name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        stored = study.user_attrs.get(DEFINITION)
+        try:
+            definition = StudyDefinition.model_validate(stored)
+        except ValidationError:
+            # Not one of ours, or of another version.
+            continue
+        written += annotate(study, definition, shown_url)
+    return written
+
+
+# ------------------------------------------------------------------ artifacts
+
+
+def artifact_folder(url: str) -> Path:
+    """Where reports of exports lie: beside an SQLite database, else in this folder.
+
+    The environment variable OPTLAYERS_ARTIFACTS names another place.
+    """
+    named = os.environ.get(ARTIFACTS_ENV)
+    if named:
+        return Path(named)
+    database = make_url(url).database if url.startswith("sqlite") else None
+    return (Path(database).parent if database else Path()) / "optuna-artifacts"
+
+
+def keep_reports(study: optuna.Study, url: str, exports: Iterable[Path]) -> int:
+    """Keep model card and checkpoint_info.json of exported checkpoints as the study's artifacts.
+
+    An artifact of the same name is replaced. Returns how many files were kept.
+    """
+    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+
+    folder = artifact_folder(url)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = 0
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")
+        store = FileSystemArtifactStore(base_path=str(folder))
+        old = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
+        for export in exports:
+            for name in REPORTS:
+                if not (export / name).is_file():
+                    continue
+                copy = Path(scratch) / f"{export.name}-{name}"
+                shutil.copyfile(export / name, copy)
+                before = old.get(copy.name)
+                upload_artifact(artifact_store=store, file_path=str(copy), study_or_trial=study)
+                if before is not None:
+                    # As the dashboard removes one.
+                    study._storage.set_study_system_attr(
+                        study._study_id, f"artifacts:{before}", json.dumps(None)
+                    )
+                    (folder / before).unlink(missing_ok=True)
+                kept += 1
+    return kept

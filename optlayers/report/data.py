@@ -1,0 +1,265 @@
+"""What a report holds: a study's trials, gathered once into plain frozen values."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from optlayers import holdout
+from optlayers.evidence import Evidence, evidence
+from optlayers.holdout import HeldOut
+from optlayers.leaderboard import Row, leaderboard
+from optlayers.leaderboard import status as read_status
+from optlayers.report.baselines import Baseline
+from optlayers.report.course import Course, Generation, course, generations
+from optlayers.report.effects import Effects, effects
+from optlayers.report.progress import Funnel, Savings, funnel, savings
+from optlayers.search import (
+    Record,
+    StratifiedScore,
+    best_by_layers,
+    decode_answers,
+    keys,
+    read_records,
+)
+from optlayers.search.statistics import spearman
+from optlayers.study import StudyDefinition
+from optlayers.worklog import WorkerState, read_workers
+
+# Rows of the leaderboard whose evidence is gathered, beside all full ones.
+COMPARED = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the leaderboard, where its set was proposed, and what speaks for it (if gathered).
+
+    `evidence` holds the paired differences to the first, the next, base and donor, and the
+    held-out score.
+    """
+
+    row: Row
+    phase: str
+    evidence: Evidence | None = None
+
+    @property
+    def behind(self) -> float | None:
+        """The paired difference to the first: 0 or less, mostly."""
+        if self.row.rank == 1:
+            return 0.0
+        found = self.evidence and self.evidence.to_best
+        return found.difference if found else None
+
+    @property
+    def p_value(self) -> float | None:
+        """The chance of as large a difference to the first between equals."""
+        found = self.evidence and self.evidence.to_best
+        return found.p_value if found else None
+
+    @property
+    def tied(self) -> bool:
+        """Whether it is the first, or cannot be told from it."""
+        return self.row.rank == 1 or bool(self.evidence and self.evidence.ties_with_best)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Base or donor on all questions of the search; score and interval in [0, 1]."""
+
+    name: str
+    score: float
+    ci_low: float
+    ci_high: float
+    questions: int
+    answers: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject: how many questions, its weight, and the shares of right answers."""
+
+    name: str
+    questions: int
+    weight: float
+    winner: float
+    base: float | None
+    donor: float | None
+
+
+@dataclass(frozen=True)
+class FastFull:
+    """Fast and full score of one layer set."""
+
+    layers: list[int]
+    fast: float
+    full: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report shows of a study."""
+
+    name: str
+    phase: str
+    made: str
+    definition: dict[str, Any]
+    fingerprint: str
+    n_layers: int
+    n_fast: int
+    n_full: int
+    trials: dict[str, int]
+    entries: list[Entry]
+    references: dict[str, Reference]
+    held_out: list[HeldOut]
+    effects: Effects | None
+    generations: list[Generation]
+    course: Course
+    baselines: list[Baseline]
+    funnel: Funnel
+    savings: Savings
+    fast_full: list[FastFull]
+    rank_correlation: float | None
+    subjects: list[Subject]
+    workers: list[WorkerState]
+
+    @property
+    def best(self) -> Entry | None:
+        """The first of the leaderboard."""
+        return self.entries[0] if self.entries else None
+
+    @property
+    def full(self) -> list[Entry]:
+        """The entries that rest on all questions."""
+        return [entry for entry in self.entries if entry.row.fidelity == "full"]
+
+    @property
+    def front(self) -> list[Entry]:
+        """The Pareto front of score and few layers, few layers first.
+
+        Of each size the first of the leaderboard counts: a full one, where there is any.
+        """
+        of_size: dict[int, Entry] = {}
+        for entry in self.entries:
+            of_size.setdefault(entry.row.n_layers, entry)
+        found: list[Entry] = []
+        for _, entry in sorted(of_size.items()):
+            if not found or entry.row.score > found[-1].row.score:
+                found.append(entry)
+        return found
+
+
+def gather(
+    definition: StudyDefinition, study: optuna.Study, baselines: Sequence[Baseline] = ()
+) -> Report:
+    """The report of a study as it stands now, finished or not."""
+    trials = study.get_trials(deepcopy=False)
+    attrs = study.user_attrs
+    records = read_records(trials)
+    n_layers = int(attrs.get(keys.N_LAYERS, 0))
+    n_fast, n_full = int(attrs.get(keys.N_FAST, 0)), int(attrs.get(keys.N_FULL, 0))
+    strata = np.asarray(attrs.get(keys.QUESTION_STRATA, []), dtype=np.int64)
+    weights = np.asarray(attrs.get(keys.SUBJECT_WEIGHTS, []), dtype=np.float64)
+    rows = leaderboard(definition, records)
+    known = {record.number: record for record in best_by_layers(records).values()}
+    state = read_status(definition, study)
+    pairs = _fast_full(known.values(), n_fast)
+    rho = spearman(np.array([p.fast for p in pairs]), np.array([p.full for p in pairs]))
+    workers = read_workers(attrs)
+    refs = _references(attrs, strata, weights)
+    return Report(
+        name=definition.name,
+        phase=state.phase,
+        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        definition=definition.to_dict(),
+        fingerprint=definition.fingerprint(),
+        n_layers=n_layers,
+        n_fast=n_fast,
+        n_full=n_full,
+        trials=state.trials,
+        entries=_entries(study, records, rows, known),
+        references=refs,
+        held_out=holdout.results(study, definition, records, n_layers),
+        effects=effects(records, n_layers),
+        generations=generations(records, n_layers),
+        course=course(trials, records, n_full),
+        baselines=list(baselines),
+        funnel=funnel(records),
+        savings=savings(records, workers, n_full),
+        fast_full=pairs,
+        rank_correlation=None if np.isnan(rho) else float(rho),
+        subjects=_subjects(attrs, rows, known, refs, strata, weights),
+        workers=workers,
+    )
+
+
+def _entries(
+    study: optuna.Study, records: Sequence[Record], rows: Sequence[Row], known: dict[int, Record]
+) -> list[Entry]:
+    """The rows with what speaks for them."""
+    full = sum(row.fidelity == "full" for row in rows)
+    compared = rows[: max(full, COMPARED)]
+    found: list[Evidence | None] = [*evidence(study, records, compared)]
+    found += [None] * (len(rows) - len(compared))
+    return [Entry(r, known[r.trial].phase, e) for r, e in zip(rows, found, strict=True)]
+
+
+def _references(
+    attrs: dict[str, Any], strata: NDArray[np.int64], weights: NDArray[np.float64]
+) -> dict[str, Reference]:
+    """Base and donor on the questions of the search, as far as they have answered them."""
+    found = {}
+    for name in ("base", "donor"):
+        packed = attrs.get(holdout.REFERENCE + name)
+        if packed is not None and len(strata):
+            answers = decode_answers(packed, len(strata))
+            interval = StratifiedScore(strata=strata, weights=weights).interval(answers)
+            found[name] = Reference(name, *interval, questions=len(answers), answers=answers)
+    return found
+
+
+def _fast_full(records: Any, n_fast: int) -> list[FastFull]:
+    """Of the sets that answered all questions, the score on the fast ones beside it."""
+    return [
+        FastFull(list(r.layers.indices), float(r.intermediate[n_fast]), float(r.score))
+        for r in sorted(records, key=lambda r: r.number)
+        if r.is_full and n_fast in r.intermediate and r.score is not None
+    ]
+
+
+def _subjects(
+    attrs: dict[str, Any],
+    rows: Sequence[Row],
+    known: dict[int, Record],
+    refs: dict[str, Reference],
+    strata: NDArray[np.int64],
+    weights: NDArray[np.float64],
+) -> list[Subject]:
+    """Per subject the winner, base and donor, on the questions that the winner answered."""
+    answers = known[rows[0].trial].answers if rows else None
+    names = attrs.get("subjects", [])
+    if answers is None or not names:
+        return []
+    mine = strata[: len(answers)]
+    found = []
+    for number, name in enumerate(names):
+        where = np.flatnonzero(mine == number)
+        if not len(where):
+            continue
+        shares = {k: float(r.answers[where].mean()) for k, r in refs.items()}
+        found.append(
+            Subject(
+                name=str(name),
+                questions=len(where),
+                weight=float(weights[number] / weights.sum()),
+                winner=float(answers[where].mean()),
+                base=shares.get("base"),
+                donor=shares.get("donor"),
+            )
+        )
+    return found

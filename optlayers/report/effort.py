@@ -1,0 +1,191 @@
+"""Figures of effort: best score against cost, and the funnel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optlayers.report.course import Step
+from optlayers.report.data import Report
+from optlayers.report.figure import Figure, hundredths, percent, shown
+from optlayers.report.theme import (
+    BLUE,
+    GREY,
+    INK,
+    PHASES,
+    SEARCHES,
+    SOFT,
+    axis,
+    layout,
+)
+
+MOST_ROWS = 300
+
+
+def _line(steps: list[Step], end: float, name: str, colour: str, width: float) -> dict[str, Any]:
+    """A staircase to the end of the search."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [round(s.cost, 3) for s in steps] + [round(end, 3)],
+        "y": hundredths([s.score for s in steps] + [steps[-1].score]),
+        "text": [shown(s.layers) for s in [*steps, steps[-1]]],
+        "line": {"shape": "hv", "color": colour, "width": width},
+        "hovertemplate": "%{x:.1f} full evaluations<br>%{y:.1f} %, layers %{text}<extra></extra>",
+    }
+
+
+def score_by_cost(report: Report) -> Figure | None:
+    """Best score against cost, with the phases marked, and baselines where they were run."""
+    course = report.course
+    if not course.full and not course.fast:
+        return None
+    data: list[dict[str, Any]] = []
+    end = max([course.cost, *(min(line.cost[-1], 2 * course.cost) for line in report.baselines)])
+    if course.fast:
+        data.append(_line(course.fast, course.cost, "best on the fast questions", GREY, 1.5))
+    if course.full:
+        data.append(_line(course.full, course.cost, "best on all questions", BLUE, 3))
+    for line, colour in zip(report.baselines, SEARCHES, strict=False):
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": line.name,
+                "x": [round(c, 2) for c in line.cost],
+                "y": hundredths(line.score),
+                "line": {"shape": "hv", "color": colour, "width": 1.5, "dash": "dot"},
+                "hovertemplate": "%{x:.0f} full evaluations<br>%{y:.1f} %<extra>"
+                + line.name
+                + "</extra>",
+            }
+        )
+    shapes: list[dict[str, Any]] = []
+    labels: list[dict[str, Any]] = []
+    for phase in course.phases:
+        colour = PHASES.get(phase.phase, SOFT)
+        # A strip along the bottom: the phases in their order, as wide as they cost.
+        shapes.append(
+            {
+                "type": "rect",
+                "xref": "x",
+                "yref": "paper",
+                "x0": phase.start,
+                "x1": phase.stop,
+                "y0": 0,
+                "y1": 0.025,
+                "fillcolor": colour,
+                "line": {"width": 0},
+            }
+        )
+        shapes.append(
+            {
+                "type": "line",
+                "xref": "x",
+                "yref": "paper",
+                "x0": phase.start,
+                "x1": phase.start,
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": colour, "width": 1, "dash": "dot"},
+            }
+        )
+        labels.append(
+            {
+                "xref": "x",
+                "yref": "paper",
+                "x": phase.start,
+                "y": 0.03 + 0.06 * (len(labels) % 2),
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "text": phase.phase,
+                "showarrow": False,
+                "font": {"color": colour, "size": 12},
+            }
+        )
+    reached = course.full[-1] if course.full else course.fast[-1]
+    beside = ", ".join(line.name for line in report.baselines)
+    return Figure(
+        name="score-by-cost",
+        title="Best score against cost",
+        alt=(
+            f"Stairs of the best score so far. {percent(reached.score)} with layers "
+            f"{shown(reached.layers)} after {reached.cost:.1f} of {course.cost:.1f} full "
+            f"evaluations. Phases: "
+            + ", ".join(f"{p.phase} to {p.stop:.1f}" for p in course.phases)
+            + (f". Beside it: {beside}." if beside else ".")
+        ),
+        note=(
+            "One unit of cost is one layer set on all questions; shared prefixes save on top of "
+            "it. The best of many on the fast questions flatters."
+            + (
+                " Dotted: other searches, the median of several runs, allowed to ask all "
+                "questions of any set."
+                if report.baselines
+                else ""
+            )
+        ),
+        plot={
+            "data": data,
+            "layout": layout(
+                xaxis=axis("cost, full evaluations", range=[0, end * 1.02], showgrid=False),
+                yaxis=axis("best score so far, %"),
+                shapes=shapes,
+                annotations=labels,
+            ),
+        },
+        height=460,
+        head=("full evaluations", "best on all questions", "layers", "trial"),
+        rows=[
+            (f"{s.cost:.1f}", percent(s.score), shown(s.layers), s.trial)
+            for s in (course.full or course.fast)[:MOST_ROWS]
+        ],
+    )
+
+
+def funnel_chart(report: Report) -> Figure | None:
+    """How many layer sets came how far."""
+    steps = report.funnel.steps()
+    if not report.funnel.proposed:
+        return None
+    names = [name for name, _, _ in steps]
+    return Figure(
+        name="funnel",
+        title="The funnel",
+        alt="Bars: " + ", ".join(f"{count} {name}" for name, count, _ in steps) + " layer sets.",
+        note="Few sets answer every question: most are told apart on a part of them.",
+        plot={
+            "data": [
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "y": names,
+                    "x": [count for _, count, _ in steps],
+                    "text": [str(count) for _, count, _ in steps],
+                    "textposition": "outside",
+                    "cliponaxis": False,
+                    "textfont": {"color": INK},
+                    "customdata": [meaning for _, _, meaning in steps],
+                    "marker": {
+                        "color": [GREY if name == "raced out" else BLUE for name in names],
+                        "cornerradius": 4,
+                    },
+                    "hovertemplate": "%{x} %{customdata}<extra></extra>",
+                    "showlegend": False,
+                }
+            ],
+            "layout": layout(
+                xaxis=axis("layer sets", range=[0, 1.12 * report.funnel.proposed]),
+                yaxis=axis(
+                    "",
+                    type="category",
+                    categoryorder="array",
+                    categoryarray=names[::-1],
+                    showgrid=False,
+                ),
+            ),
+        },
+        height=280,
+        head=("step", "layer sets", "meaning"),
+        rows=steps,
+    )

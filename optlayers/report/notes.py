@@ -1,0 +1,79 @@
+"""Notes in Markdown for optuna-dashboard: of the study, and of each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna.trial import TrialState
+
+from optlayers.report.figure import interval, percent, shown
+from optlayers.search import Goal, Record
+
+# By it a note is known as ours; one that somebody wrote is left alone.
+MARK = "*Written by optlayers.*"
+
+
+def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
+    """What the study asks, its definition, and the commands that go with it."""
+    name = definition["name"]
+    option = f" --study {name}" + (f" --storage {shown_url}" if shown_url else "")
+    budget = definition["layers"]
+    commands = "\n".join(
+        f"optlayers {command}{option}{rest}"
+        for command, rest in (
+            ("search", ""),
+            ("status", " --watch"),
+            ("leaderboard", ""),
+            ("report", " --out report.html"),
+            ("export-best", " --top 5 --out exports"),
+        )
+    )
+    return (
+        f"# {name}\n\nWhich {budget['min']} to {budget['max']} layers of "
+        f"`{definition['donor']['model']}` to put into `{definition['base']['model']}`.\n\n"
+        "A trial is one layer set: `layer_07 = donor` puts layer 7 of the donor into the base. The "
+        "objective, *score*, is the share of right answers; a pruned trial ended on part of the "
+        "questions, and its score flatters more. Sort trials by the user attributes `score`, "
+        "`size` (number of layers), `set`, `questions` or `generation`. The dashboard's "
+        "importances rest on complete trials alone, in which the best layers are nearly "
+        "always the donor's, so that "
+        "these look unimportant; *What each layer adds* rests on all trials.\n\n"
+        f"```bash\n{commands}\n```\n\n```yaml\n{text}```\n\n{MARK}\n"
+    )
+
+
+def trial_note(record: Record, subjects: Sequence[str], strata: Any) -> str:
+    """The set of a trial, its stage, and its answers by subject."""
+    lines = [f"## Layers {shown(record.layers)}", ""]
+    lines += [_stage(record), ""]
+    answers = record.answers
+    if answers is not None and len(subjects) and len(strata) >= len(answers):
+        mine = np.asarray(strata)[: len(answers)]
+        asked = np.bincount(mine, minlength=len(subjects)).tolist()
+        right = np.bincount(mine[answers], minlength=len(subjects)).tolist()
+        lines += ["| subject | right | of | |", "|---|---|---|---|"]
+        for name, r, n in zip(subjects, right, asked, strict=False):
+            if n:
+                lines.append(f"| {name} | {r} | {n} | {percent(r / n, 0)} |")
+        lines.append("")
+    return "\n".join([*lines, MARK, ""])
+
+
+def _stage(record: Record) -> str:
+    where = record.phase or "outside of the phases"
+    if record.generation is not None:
+        where += f", generation {record.generation}"
+    if record.round is not None:
+        where += f", round {record.round}"
+    if record.state == TrialState.FAIL:
+        return f"**Stage**: {where}; it failed: {record.reason or 'no reason was stored'}"
+    span = ""
+    if record.ci_low is not None and record.ci_high is not None:
+        span = f" ({interval(record.ci_low, record.ci_high)})"
+    score = f"{percent(record.score)}{span} on {record.questions} questions"
+    if record.is_full:
+        return f"**Stage**: {where}; **all questions**: {score}"
+    ended = "out of the race" if record.goal == Goal.race else "asked the fast questions only"
+    return f"**Stage**: {where}; **{ended}**: {score}"

@@ -1,0 +1,93 @@
+"""The page: a report as one HTML file that asks the network for nothing.
+
+The figures are data, drawn by plotly's own script, which lies gzipped in the file (a third of its
+size) and is unpacked by the browser.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from optlayers import __version__
+from optlayers.report.data import Report
+from optlayers.report.figure import Figure
+from optlayers.report.tables import (
+    cost_table,
+    held_out_table,
+    lead,
+    leaderboard_table,
+    tiles,
+    versions_table,
+    workers_table,
+)
+from optlayers.report.theme import DARK
+
+ROWS = 200
+
+
+def page(report: Report, figures: Sequence[Figure]) -> str:
+    """The report as HTML."""
+    folder = resources.files("optlayers.report")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((folder / "page.html.j2").read_text("utf-8"))
+    held_out = held_out_table(report)
+    contents = [
+        ("leaderboard", "Leaderboard"),
+        *([("held-out", "Held-out check")] if held_out else []),
+        *((f.name, f.name.replace("-", " ").capitalize()) for f in figures),
+        ("cost", "Cost"),
+        ("machines", "Hardware and versions"),
+        ("definition", "Definition"),
+    ]
+    return template.render(
+        title=f"{report.name}: optlayers search report",
+        css=Markup((folder / "page.css").read_text("utf-8")),
+        js=Markup((folder / "page.js").read_text("utf-8")),
+        report=report,
+        lead=lead(report),
+        tiles=tiles(report),
+        contents=contents,
+        leaderboard=leaderboard_table(report, ROWS),
+        held_out=held_out,
+        figures=figures,
+        cost=cost_table(report),
+        workers=workers_table(report),
+        versions=versions_table(report),
+        command=f"optlayers search --study {report.name}",
+        definition=definition_text(report),
+        version=__version__,
+        figures_json=_embedded({f.name: f.plot for f in figures}),
+        dark_json=_embedded(DARK),
+        plotly=packed_plotly(),
+    )
+
+
+def definition_text(report: Report) -> str:
+    """The study's definition as YAML, as one would write it."""
+    text: str = yaml.safe_dump(
+        report.definition, sort_keys=False, default_flow_style=None, width=90, allow_unicode=True
+    )
+    return text
+
+
+def _embedded(data: Any) -> Markup:
+    """JSON that no HTML parser takes for an end of the script."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+@functools.cache
+def packed_plotly() -> Markup:
+    """plotly's script as the installed package has it, gzipped, in base64."""
+    script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    return Markup(base64.b64encode(gzip.compress(script, 9, mtime=0)).decode("ascii"))

@@ -1,0 +1,123 @@
+"""How far a study has come: the funnel of layer sets, and the share of work that is saved.
+
+Used by the report and by the live view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import TrialState
+
+from optlayers.leaderboard import Status, status
+from optlayers.search import Goal, Phase, Record, keys, read_records
+from optlayers.study import StudyDefinition
+from optlayers.worklog import WorkerState, read_workers
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """Distinct layer sets by how far they came.
+
+    proposed: taken up at all. fast: answered the fast questions at least. raced_out: ended early
+    by racing against better ones. full: answered all questions. refined: of these, neighbours
+    that local refinement brought in.
+    """
+
+    proposed: int
+    fast: int
+    raced_out: int
+    full: int
+    refined: int
+
+    def steps(self) -> list[tuple[str, int, str]]:
+        """Name, count and meaning of each step."""
+        return [
+            ("proposed", self.proposed, "layer sets taken up by a worker"),
+            ("fast", self.fast, "answered the fast questions at least"),
+            ("raced out", self.raced_out, "ended early: out of the race for the best place"),
+            ("full", self.full, "answered all questions"),
+            ("refined", self.refined, "of the full ones, neighbours found by local refinement"),
+        ]
+
+
+def funnel(records: Sequence[Record]) -> Funnel:
+    """The funnel of a study's trials."""
+    proposed, fast, full, refined = set(), set(), set(), set()
+    raced: set[tuple[int, ...]] = set()
+    for record in records:
+        layers = record.layers.indices
+        if record.state != TrialState.WAITING:
+            proposed.add(layers)
+        if not record.is_evaluated:
+            continue
+        fast.add(layers)
+        if record.is_full:
+            full.add(layers)
+            if record.phase == Phase.refine:
+                refined.add(layers)
+        elif record.goal == Goal.race:
+            raced.add(layers)
+    return Funnel(len(proposed), len(fast), len(raced - full), len(full), len(refined))
+
+
+@dataclass(frozen=True)
+class Savings:
+    """Work against evaluating every set on all questions, one by one.
+
+    racing: share of the questions that were not asked. prefixes: share of the layer passes of
+    those asked that shared prefixes spared. Both 0 to 1, or None where nothing is known yet.
+    """
+
+    racing: float | None
+    prefixes: float | None
+
+    @property
+    def together(self) -> float | None:
+        """Share of all layer passes that was not run."""
+        if self.racing is None or self.prefixes is None:
+            return self.racing
+        return 1.0 - (1.0 - self.racing) * (1.0 - self.prefixes)
+
+
+def savings(records: Sequence[Record], workers: Sequence[WorkerState], n_full: int) -> Savings:
+    """What racing and shared prefixes have saved so far."""
+    sets = {record.layers.indices for record in records if record.is_evaluated}
+    paid = sum(record.evaluated for record in records if record.is_evaluated)
+    passes = sum(worker.passes for worker in workers)
+    spared = sum(worker.saved_passes for worker in workers)
+    return Savings(
+        racing=max(0.0, 1.0 - paid / (len(sets) * n_full)) if sets and n_full else None,
+        prefixes=spared / (passes + spared) if passes else None,
+    )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study at one moment, as the database tells it."""
+
+    status: Status
+    funnel: Funnel
+    savings: Savings
+    workers: list[WorkerState]
+
+    @property
+    def passes(self) -> int:
+        """Layer passes that all workers have run, one layer on one question each."""
+        return sum(worker.passes for worker in self.workers)
+
+
+def snapshot(definition: StudyDefinition, study: optuna.Study) -> Snapshot:
+    """The study as it stands now."""
+    attrs = study.user_attrs
+    workers = read_workers(attrs)
+    state = status(definition, study)
+    records = read_records(study.get_trials(deepcopy=False))
+    return Snapshot(
+        status=state,
+        funnel=funnel(records),
+        savings=savings(records, workers, int(attrs.get(keys.N_FULL, 0))),
+        workers=workers,
+    )

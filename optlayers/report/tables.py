@@ -1,0 +1,252 @@
+"""The tables and sentences of a report, as plain cells for HTML and Markdown alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from optlayers.report.data import Entry, Report
+from optlayers.report.figure import chance, interval, percent, points, shown
+
+Cells = list[Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its cells are texts, numbers, or {text, sort}; None is empty."""
+
+    head: list[str]
+    rows: list[Cells] = field(default_factory=list)
+    note: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number that everybody asks for."""
+
+    name: str
+    value: str
+    more: str = ""
+
+
+def cell(text: str, sort: float | str | None) -> dict[str, Any]:
+    """A cell that sorts by another value than it shows."""
+    return {"text": text, "sort": "" if sort is None else sort}
+
+
+def duration(seconds: float) -> str:
+    """`54 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def lead(report: Report) -> str:
+    """The study and its result in two sentences."""
+    donor, base = report.definition["donor"]["model"], report.definition["base"]["model"]
+    budget = report.definition["layers"]
+    what = (
+        f"Which {budget['min']} to {budget['max']} of {report.n_layers} layers of {donor} to put "
+        f"into {base}."
+    )
+    best = report.best
+    if best is None:
+        return f"{what} Nothing has been evaluated yet."
+    row = best.row
+    tied = sum(e.tied for e in report.entries) - 1
+    ties = {0: "no other set is", 1: "one other set is"}.get(tied, f"{tied} other sets are")
+    state = "Finished." if report.phase == "done" else f"Under way, phase {report.phase}."
+    end = f"; {ties} statistically tied with it" if best.tied else ""
+    return (
+        f"{what} {state} Best: layers {shown(row.layers)} with {percent(row.score)} of "
+        f"{row.questions:,} questions right{end}."
+    )
+
+
+def tiles(report: Report) -> list[Tile]:
+    """Best score, base and donor, cost, savings."""
+    found: list[Tile] = []
+    if report.best is not None:
+        row = report.best.row
+        found.append(Tile("best layers", shown(row.layers), f"trial {row.trial}"))
+        span = interval(row.ci_low, row.ci_high)
+        found.append(Tile("score", percent(row.score), span))
+    for reference in report.references.values():
+        span = interval(reference.ci_low, reference.ci_high)
+        found.append(Tile(f"{reference.name} alone", percent(reference.score), span))
+    course = report.course
+    found.append(
+        Tile(
+            "layer sets",
+            f"{report.funnel.fast:,}",
+            f"for the price of {course.cost:.0f} full evaluations",
+        )
+    )
+    if report.savings.together is not None:
+        parts = [f"{percent(report.savings.racing, 0)} by racing"]
+        if report.savings.prefixes is not None:
+            parts.append(f"{percent(report.savings.prefixes, 0)} of the rest by shared prefixes")
+        found.append(Tile("work saved", percent(report.savings.together, 0), ", ".join(parts)))
+    if course.seconds:
+        found.append(Tile("time", duration(course.seconds), _hands(len(report.workers))))
+    return found
+
+
+def _hands(workers: int) -> str:
+    return "" if not workers else "1 worker" if workers == 1 else f"{workers} workers"
+
+
+def leaderboard_table(report: Report, most: int) -> Table:
+    """The first rows of the leaderboard."""
+    rows = [_leader(entry) for entry in report.entries[:most]]
+    left = len(report.entries) - len(rows)
+    more = f" The {left:,} that follow are in the JSON report." if left > 0 else ""
+    return Table(
+        head=[
+            "rank", "layers", "size", "score", "95 % interval", "behind, points", "p", "tied",
+            "over base, points", "held-out", "questions", "fidelity", "phase", "trial",
+        ],
+        rows=rows,
+        note=(
+            "Sets on all questions stand before those on part of them. Tied: on the same "
+            "questions, the difference to the first may well be chance (p above 0.05). Held-out: "
+            f"on questions that no decision has seen. A click on a heading sorts.{more}"
+        ),
+        caption=f"The best {len(rows)} of {len(report.entries):,} layer sets",
+    )  # fmt: skip
+
+
+def _leader(entry: Entry) -> Cells:
+    row, more = entry.row, entry.evidence
+    over = more.to_base.difference if more and more.to_base else None
+    held = more.held_out.score if more and more.held_out else None
+    return [
+        row.rank,
+        cell(shown(row.layers), " ".join(f"{i:03d}" for i in row.layers)),
+        row.n_layers,
+        cell(percent(row.score), row.score),
+        cell(interval(row.ci_low, row.ci_high), row.ci_low),
+        cell(points(entry.behind), entry.behind),
+        cell(chance(entry.p_value), entry.p_value),
+        "tied" if entry.tied else "",
+        cell(points(over), over),
+        cell(percent(held), held),
+        row.questions,
+        row.fidelity,
+        entry.phase,
+        row.trial,
+    ]
+
+
+def held_out_table(report: Report) -> Table | None:
+    """The held-out check, beside the score that the search saw; None where there is none."""
+    if not report.held_out:
+        return None
+    known = {tuple(e.row.layers): e.row.score for e in report.entries}
+    rows: list[Cells] = []
+    for found in report.held_out:
+        seen = known.get(found.layers.indices)
+        if found.name in report.references:
+            seen = report.references[found.name].score
+        layers = "all" if found.name == "donor" else shown(found.layers)
+        span = interval(found.ci_low, found.ci_high)
+        drop = None if seen is None else found.score - seen
+        rows.append([found.name, layers, percent(seen), percent(found.score), span, points(drop)])
+    return Table(
+        head=["", "layers", "search score", "held-out score", "95 % interval", "change, points"],
+        rows=rows,
+        note=(
+            f"{report.held_out[0].questions} questions that no decision has seen. The search score "
+            "of the best of many flatters; this one does not."
+        ),
+    )
+
+
+def cost_table(report: Report) -> Table:
+    """What each phase took, and what was saved."""
+    unit = max(1, report.n_full)
+    whole = report.course
+    rows: list[Cells] = [
+        [
+            p.phase,
+            p.trials,
+            p.sets,
+            f"{p.questions:,}",
+            f"{p.stop - p.start:.1f}",
+            percent((p.stop - p.start) / whole.cost if whole.cost else None, 0),
+            duration(p.seconds),
+        ]
+        for p in whole.phases
+    ]
+    rows.append(
+        [
+            "all",
+            sum(p.trials for p in whole.phases),
+            report.funnel.fast,
+            f"{whole.questions:,}",
+            f"{whole.cost:.1f}",
+            percent(1.0, 0),
+            duration(whole.seconds),
+        ]
+    )
+    saved = report.savings
+    note = f"A full evaluation is one layer set on all {unit:,} questions."
+    if saved.racing is not None:
+        note += (
+            f" Racing, and fast questions first, spared {percent(saved.racing)} of what evaluating "
+            f"all {report.funnel.fast:,} sets in full would ask"
+        )
+        if saved.prefixes is not None:
+            passes = sum(w.passes for w in report.workers)
+            note += (
+                f"; prefixes that hybrids share spared {percent(saved.prefixes)} of the layer "
+                f"passes of the rest ({passes:,} were run, one layer on one question each)"
+            )
+        note += "."
+    note += " The base, the donor and held-out questions come on top."
+    if report.trials.get("failed"):
+        note += f" {report.trials['failed']} trials failed or were given back."
+    return Table(
+        head=["phase", "trials", "layer sets", "questions", "full evaluations", "share", "time"],
+        rows=rows,
+        note=note,
+    )
+
+
+def workers_table(report: Report) -> Table:
+    """Who worked on what, and how fast."""
+    rows: list[Cells] = []
+    for worker in report.workers:
+        rate = worker.questions / worker.seconds if worker.seconds else 0.0
+        passes = worker.passes / worker.seconds if worker.seconds else 0.0
+        rows.append(
+            [
+                worker.host,
+                worker.device,
+                worker.hardware,
+                f"{worker.questions:,}",
+                f"{rate:,.0f}",
+                f"{passes:,.0f}",
+                duration(worker.seconds),
+                worker.state,
+            ]
+        )
+    return Table(
+        head=[
+            "machine", "device", "hardware", "questions", "questions/s", "layer passes/s",
+            "evaluating", "last word",
+        ],
+        rows=rows,
+    )  # fmt: skip
+
+
+def versions_table(report: Report) -> Table:
+    """The versions that the workers ran; where they differ, all of them."""
+    found: dict[str, list[str]] = {}
+    for worker in report.workers:
+        for name, version in worker.versions.items():
+            if version not in found.setdefault(name, []):
+                found[name].append(version)
+    return Table(head=["package", "version"], rows=[[n, ", ".join(v)] for n, v in found.items()])

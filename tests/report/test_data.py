@@ -1,0 +1,184 @@
+"""What a report gathers, against the truth that the search was replayed from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from finished import Finished
+from optuna.trial import TrialState
+from replay import BEST, N_LAYERS, definition, landscape, study_in
+
+from optlayers.errors import InputError
+from optlayers.layerset import LayerSet
+from optlayers.report.baselines import read_baselines
+from optlayers.report.course import _covered
+from optlayers.report.data import gather
+from optlayers.report.effects import effects
+from optlayers.report.figures import MAKERS, figures
+from optlayers.report.page import page
+from optlayers.report.progress import funnel, savings
+from optlayers.report.text import as_data, markdown
+from optlayers.search import Record, paired_difference, read_records
+from optlayers.worklog import WorkerState
+
+
+def record(number: int, layers: tuple[int, ...], **more: object) -> Record:
+    done = {"state": TrialState.PRUNED, "score": 0.5, "questions": 32, "fidelity": "fast"}
+    return Record(number=number, layers=LayerSet(layers), **{**done, **more})  # type: ignore[arg-type]
+
+
+FULL = {"state": TrialState.COMPLETE, "questions": 160, "fidelity": "full"}
+
+
+def test_the_funnel_counts_distinct_sets_by_how_far_they_came() -> None:
+    found = funnel(
+        [
+            record(0, (1,), goal="fast", phase="probe"),
+            record(1, (1, 2), goal="race", phase="explore"),
+            record(2, (1, 3), goal="race", phase="explore"),
+            record(3, (1, 3), goal="full", phase="validate", **FULL),
+            record(4, (2, 3), goal="full", phase="refine", **FULL),
+            record(5, (4,), state=TrialState.RUNNING, score=None),
+            record(6, (5,), state=TrialState.WAITING, score=None),
+            record(7, (6,), state=TrialState.FAIL, score=None),
+        ]
+    )
+    assert [count for _, count, _ in found.steps()] == [6, 4, 1, 2, 1]
+
+
+def test_savings_are_against_every_set_in_full_and_every_pass_alone() -> None:
+    records = [record(0, (1,), evaluated=32), record(1, (2,), evaluated=160, **FULL)]
+    found = savings(records, [WorkerState("a", passes=30, saved_passes=10)], 160)
+    assert found.racing == pytest.approx(1 - 192 / 320)
+    assert found.prefixes == pytest.approx(0.25)
+    assert found.together == pytest.approx(1 - 0.6 * 0.75)
+    assert savings([], [], 160).together is None
+
+
+def test_the_report_agrees_with_the_truth(finished: Finished) -> None:
+    report, known = finished.report, landscape()
+    truth = known.scores()
+    assert report.best is not None
+    assert report.best.row.layers == list(BEST.indices)
+    assert (report.phase, report.n_layers, report.n_full) == ("done", N_LAYERS, 160)
+    for entry in report.full:
+        layers = LayerSet(tuple(entry.row.layers))
+        assert entry.row.score == pytest.approx(truth[layers])
+        against = paired_difference(
+            known.answers[known.index[layers]],
+            known.answers[known.index[BEST]],
+            known.order.subject,
+            known.order.weights,
+        )
+        assert entry.behind == pytest.approx(0 if layers == BEST else against.difference)
+        assert entry.tied == (layers == BEST or against.p_value > 0.05)
+    assert not any(entry.tied for entry in report.entries if entry.row.fidelity == "fast")
+    assert report.references["base"].score == pytest.approx(truth[LayerSet(())])
+    assert report.references["donor"].score == pytest.approx(0.9, abs=0.08)
+    for subject, name in enumerate(s.name for s in known.order.subjects):
+        [row] = [s for s in report.subjects if s.name == name]
+        mine = known.order.subject == subject
+        assert row.winner == pytest.approx(known.answers[known.index[BEST]][mine].mean())
+        assert row.base == pytest.approx(known.answers[known.index[LayerSet(())]][mine].mean())
+        assert row.donor is not None
+
+
+def test_what_was_paid_adds_up(finished: Finished) -> None:
+    report = finished.report
+    records = read_records(finished.study.get_trials(deepcopy=False))
+    paid = sum(r.evaluated for r in records)
+    assert report.course.questions == paid
+    assert report.course.cost == pytest.approx(paid / 160)
+    assert [p.phase for p in report.course.phases] == ["probe", "explore", "validate", "refine"]
+    [worker] = report.workers
+    assert worker.questions == paid
+    assert worker.state == "done"
+    assert worker.passes + worker.saved_passes == worker.questions * N_LAYERS
+    assert worker.saved_passes > 0
+    assert "cores" in worker.hardware
+    assert "optuna" in worker.versions
+    full = [s.score for s in report.course.full]
+    assert full == sorted(full)
+    assert full[-1] == report.entries[0].row.score
+
+
+def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
+    found = finished.report.effects
+    assert found is not None
+    ranked = sorted(found.layers, key=lambda e: -e.effect)
+    assert {e.layers.indices[0] for e in ranked[:3]} == set(BEST.indices)
+    assert all(e.is_sure for e in ranked[:3])
+    assert np.isnan(np.diag(found.synergy)).all()
+    np.testing.assert_array_equal(found.synergy, found.synergy.T)
+    for pair in found.pairs:
+        i, j = pair.layers.indices
+        assert found.synergy[i, j] == pair.effect
+        assert found.half[j, i] == pytest.approx(pair.ci_high - pair.effect)
+    assert np.isfinite(found.synergy).sum() == 2 * len(found.pairs)
+    assert effects([], N_LAYERS) is None
+
+
+def test_time_under_way_counts_overlaps_once() -> None:
+    assert _covered([(0, 10), (5, 12), (20, 21), (20.5, 20.7)]) == 13
+    assert _covered([]) == 0
+
+
+def test_every_figure_is_valid_and_has_words_and_a_table(finished: Finished) -> None:
+    found = figures(finished.report)
+    assert len(found) == len(MAKERS) == 9
+    for figure in found:
+        drawn = go.Figure(figure.plot)
+        assert len(drawn.data) > 0
+        assert len(figure.alt) > 30
+        assert figure.rows
+        assert all(len(row) == len(figure.head) for row in figure.rows), figure.name
+    assert len({figure.name for figure in found}) == 9
+
+
+def test_json_holds_every_set_and_markdown_every_section(finished: Finished) -> None:
+    report = finished.report
+    data = json.loads(json.dumps(as_data(report), allow_nan=False))
+    assert data["format"] == 1
+    assert len(data["entries"]) == len(report.entries)
+    assert data["entries"][0]["layers"] == list(BEST.indices)
+    assert data["effects"]["synergy"][0][0] is None
+    assert data["definition"]["name"] == "replayed"
+    text = markdown(report, figures(report), "figures")
+    for part in ("## Leaderboard", "## What it cost", "```yaml", "2, 5, 7", "figures/funnel.svg"):
+        assert part in text
+    widths = [line.count("|") for line in text.splitlines() if line.startswith("| rank")]
+    assert widths
+
+
+def test_a_study_that_has_just_begun_has_a_report_too(tmp_path: Path) -> None:
+    report = gather(definition(), study_in(tmp_path))
+    assert figures(report) == []
+    assert "Nothing has been evaluated yet" in page(report, [])
+    assert json.dumps(as_data(report), allow_nan=False)
+
+
+def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:
+    bad = '</script><img src=x onerror=alert(1)>"'
+    subjects = [dataclasses.replace(s, name=bad) for s in finished.report.subjects]
+    report = dataclasses.replace(finished.report, name=bad, subjects=subjects)
+    text = page(report, figures(report))
+    assert "<img" not in text
+    assert text.count("</script>") == 4
+
+
+def test_baselines_are_drawn_and_a_bad_file_is_told(tmp_path: Path, finished: Finished) -> None:
+    path = tmp_path / "baselines.json"
+    path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3, 0.4]}}}')
+    report = gather(finished.definition, finished.study, read_baselines(path))
+    [drawn] = [f for f in figures(report) if f.name == "score-by-cost"]
+    assert "random" in [trace["name"] for trace in drawn.plot["data"]]
+    path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3]}}}')
+    with pytest.raises(InputError, match=r"baselines\.json"):
+        read_baselines(path)
+    with pytest.raises(InputError, match="No such file"):
+        read_baselines(tmp_path / "none.json")

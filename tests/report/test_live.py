@@ -1,0 +1,122 @@
+"""What one sees while a search goes, on a terminal and on a pipe, from the database alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from finished import Finished
+from replay import STUDY, definition, study_in, url_in, worker_in
+from rich.console import Console
+
+from optlayers.cli import live
+from optlayers.cli.live import LiveView, LocalWorker, line, present, view
+from optlayers.liveness import process_name
+from optlayers.report.progress import snapshot
+from optlayers.worklog import WorkerState
+
+
+def on_terminal(block: object) -> str:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, color_system=None)
+    console.print(block)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def worker(name: str = "far/1-2:7:1", **more: object) -> WorkerState:
+    return WorkerState(name, **{"device": "cuda:0", "state": "explore: 16 layer sets", **more})  # type: ignore[arg-type]
+
+
+def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
+    found = snapshot(finished.definition, finished.study)
+    now = dataclasses.replace(
+        found,
+        workers=[worker(seen=time.time(), questions=500, seconds=2.0)],
+        status=dataclasses.replace(found.status, phase="refine"),
+    )
+    local = [LocalWorker("cpu", "loading models")]
+    text = on_terminal(view(now, local, live._Pace(1234.0, 5678.0, 75.0)))
+    f = found.funnel
+    for part in (
+        "replayed", "✓ validate", "● refine",
+        f"{f.proposed} proposed, {f.fast} fast, {f.raced_out} raced out, {f.full} full",
+        f"{f.refined} refined", "[2,5,7]", "of 1", "of 2", "of 3",
+        "1,234 questions/s", "5,678 layer passes/s", "about 75 s left",
+        "% by racing", "by shared prefixes", "far cuda:0: explore: 16 layer sets, 250 questions/s",
+        "cpu: loading models",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_a_line_says_the_same_in_short(finished: Finished) -> None:
+    found = snapshot(finished.definition, finished.study)
+    text = line(found, [], live._Pace(10.0, 20.0, None))
+    assert text.startswith("done: ")
+    assert "[2,5,7], 10 questions/s, 20 layer passes/s" in text
+    assert "\n" not in text
+
+
+def test_before_the_first_result_the_workers_speak(tmp_path: Path) -> None:
+    found = snapshot(definition(), study_in(tmp_path))
+    assert line(found, [LocalWorker("cpu", "loading tasks")], live._Pace()).endswith(
+        "starting: cpu: loading tasks"
+    )
+    assert "no worker yet" in line(found, [], live._Pace())
+
+
+def test_workers_that_have_left_are_not_shown_and_silent_ones_are_told() -> None:
+    mine = process_name()
+    host, pid, start = mine.rsplit(":", 2)
+    states = [
+        worker(mine),
+        worker(f"{host}:{pid}:{int(start) + 1}"),  # its number was given to another
+        worker("a:1:1", state="done"),
+        worker("b:1:1", state="left: time is up"),
+        worker("c:1:1", seen=time.time() - 1000),
+    ]
+    assert {w.name for w in present(states)} == {mine, "c:1:1"}
+
+
+def test_the_rate_is_of_the_last_while(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    found = snapshot(finished.definition, finished.study)
+    shown = LiveView(Console(file=io.StringIO()))
+    for second, questions in ((0, 0), (10, 1000), (35, 3000), (45, 4000)):
+        now[0] = 100.0 + second
+        state = dataclasses.replace(found.status, question_evaluations=questions, expected=8000)
+        pace = shown._pace(dataclasses.replace(found, status=state, workers=[]))
+    # The first look is out of the window of 30 s; the one at 35 s remains, and the one at 45 s.
+    assert pace.questions == pytest.approx(100.0)
+    assert pace.left == pytest.approx(40.0)
+
+
+def test_watching_a_study_that_others_run_ends_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "replayed.yaml"
+    file.write_text(f"{STUDY}seed: 0\n")
+    study_in(tmp_path)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "optlayers", "status", "--study", str(file), "--watch",
+         "--storage", url_in(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    worker_in(tmp_path, seconds=0.0001).run()
+    out, err = watching.communicate(timeout=60)
+    assert watching.returncode == 0, err
+    lines = out.splitlines()
+    assert lines[-1].startswith("done: ")
+    assert "[2,5,7]" in lines[-1]
+    assert "\x1b" not in out
+
+
+def test_a_view_that_renews_itself_is_no_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "optlayers", "status", "--watch", "--json"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--watch and --json" in done.stderr
