@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from optlayers.cli import pool
 from optlayers.cli.pool import MAX_RESTARTS, Pool, Slot
 from optlayers.errors import InputError, RunError
 
@@ -17,7 +17,7 @@ def pool_of(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str, workers:
     program = folder / "worker"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(pool.sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program))
     found = Pool([Slot(["worker"], "cpu") for _ in range(workers)], {})
     found.start()
     return found
