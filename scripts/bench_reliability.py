@@ -55,6 +55,7 @@ from optlayers.search import (  # noqa: E402
 from optlayers.storage import open_study  # noqa: E402
 from optlayers.study import StudyDefinition, load_study  # noqa: E402
 
+MOST_LAYERS = 4
 LANDSCAPE = ROOT / "studies" / "demo" / "landscape.npz"
 STUDY = """\
 name: reliability
@@ -253,8 +254,11 @@ def check_asked(run: Run, folder: Path, workers: Workers, figures: Figures) -> N
     in_flight: Counter[tuple[str, int]] = Counter()
     for number in range(workers.started):
         for log in (folder / "asked" / str(number)).glob("*.log"):
-            lines = [line.split() for line in log.read_text().splitlines()]
+            lines = [line.split(" ") for line in log.read_text().splitlines()]
             for call, start, stop, layers in lines:
+                if not layers or len(layers.split(",")) > MOST_LAYERS:
+                    # Base and donor, which each worker may look at in the end.
+                    continue
                 parts = [(layers, question) for question in range(int(start), int(stop))]
                 asked.update(parts)
                 if number in workers.killed and call == lines[-1][0]:

@@ -14,13 +14,13 @@ def test_a_search_whose_workers_are_killed_loses_nothing(
 ) -> None:
     sqlite = f"sqlite:///{tmp_path / 'optuna.db'}"
     url = sqlite if kind == "sqlite" else request.getfixturevalue("postgresql_url")
-    run = Run(kind, workers=4, seconds=8.0, sets=30, kill_every=1.0)
+    run = Run(kind, workers=3, seconds=5.0, sets=16, kill_every=1.0)
     workers, figures = search(run, url, None, tmp_path)
     check(run, url, tmp_path, workers, figures)
     assert run.faults == []
     assert figures.kills >= 3
     assert figures.lost >= 1
-    assert figures.layer_sets >= 30
+    assert figures.layer_sets >= 16
 
 
 def test_the_checks_find_what_is_wrong(tmp_path: Path) -> None:

@@ -53,14 +53,14 @@ def serve(
         server: Any = make_server(opened, host, port, ThreadPoolExecutor(threads))
     except RuntimeError as error:
         raise RunError(f"{host} port {port}: {error}; choose another --host or --port") from None
-    server.start()
-    say(f"serving {mask_password(storage)} at grpc://{host}:{port}; Ctrl-C ends it")
 
     def stop(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
     try:
+        signal.signal(signal.SIGTERM, stop)
+        server.start()
+        say(f"serving {mask_password(storage)} at grpc://{host}:{port}; Ctrl-C ends it")
         server.wait_for_termination()
     except KeyboardInterrupt:
         server.stop(STOP_SECONDS).wait(STOP_SECONDS)

@@ -80,7 +80,7 @@ def test_a_mistake_of_the_user_ends_the_pool_at_once(
 def test_workers_that_do_not_leave_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr("optlayers.cli.pool.STOP_SECONDS", 0.3)
     found = pool_of(tmp_path, monkeypatch, "trap '' TERM; while :; do sleep 0.05; done", workers=2)
     time.sleep(0.2)
     began = time.monotonic()
