@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
+from transformers import models as transformers_models
 from transformers.cache_utils import Cache
 from transformers.models.llama.modeling_llama import (
     LlamaDecoderLayer,
@@ -81,7 +82,41 @@ class Family:
     call: Callable[[nn.Module, torch.Tensor, LayerInputs], torch.Tensor]
 
 
+def _plain(module: str, name: str) -> Family:
+    """A family of transformers whose decoder is shaped and called as Llama's.
+
+    module: its folder in transformers; name: how its classes begin. They are imported when they
+    are first needed, since most studies need one or two families.
+    """
+
+    def make(part: str) -> Any:
+        package = getattr(transformers_models, module)
+        return getattr(getattr(package, f"modeling_{module}"), f"{name}{part}")
+
+    def norm(config: Any) -> nn.Module:
+        made: nn.Module = make("RMSNorm")(config.hidden_size, eps=config.rms_norm_eps)
+        return made
+
+    return Family(
+        kind="full_attention",
+        embedding="model.embed_tokens",
+        layers="model.layers",
+        norm="model.norm",
+        head="lm_head",
+        build_layer=lambda config, index: make("DecoderLayer")(config, index),
+        build_norm=norm,
+        build_rotary=lambda config: make("RotaryEmbedding")(config=config),
+        call=_call_llama,
+    )
+
+
 FAMILIES: dict[str, Family] = {
+    "mistral": _plain("mistral", "Mistral"),
+    "olmo2": _plain("olmo2", "Olmo2"),
+    "phi3": _plain("phi3", "Phi3"),
+    "qwen2": _plain("qwen2", "Qwen2"),
+    "qwen3": _plain("qwen3", "Qwen3"),
+    "smollm3": _plain("smollm3", "SmolLM3"),
     "llama": Family(
         kind="full_attention",
         embedding="model.embed_tokens",
@@ -120,7 +155,21 @@ def config_from_dict(data: dict[str, Any]) -> PreTrainedConfig:
         raise _no_family(model_type)
     if model_type == "llamba":
         return LlambaConfig(**rest)
-    return AutoConfig.for_model(model_type, **rest)
+    config = AutoConfig.for_model(model_type, **rest)
+    _check_attention(config)
+    return config
+
+
+def _check_attention(config: Any) -> None:
+    """Raise `ValueError` for attention in windows, which no family runs yet."""
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    # Where a config names no kinds, a window holds for every layer.
+    if "sliding_attention" in kinds if kinds is not None else window is not None:
+        raise ValueError(
+            f"model_type {config.model_type!r} with sliding_window {window} has no adapter; "
+            "choose a model of full attention, or add a Family to optlayers/models/families.py"
+        )
 
 
 def _no_family(model_type: object) -> ValueError:

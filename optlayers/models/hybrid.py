@@ -71,7 +71,16 @@ class HybridPreTrainedModel(PreTrainedModel):
     config_class = HybridConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LlamaDecoderLayer", "LlambaBlock"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        "LlamaDecoderLayer",
+        "LlambaBlock",
+        "MistralDecoderLayer",
+        "Olmo2DecoderLayer",
+        "Phi3DecoderLayer",
+        "Qwen2DecoderLayer",
+        "Qwen3DecoderLayer",
+        "SmolLM3DecoderLayer",
+    ]
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
