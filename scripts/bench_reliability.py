@@ -64,6 +64,8 @@ donor: {model: d}
 layers: {min: 1, max: 4}
 tasks: [{name: t}]
 questions: {fast: 6, full: 24}
+validate: {top: 8}
+refine: {top: 1, verify: 3, rounds: 1}
 """
 COHORT = 4
 END_SECONDS = 120.0  # from the end of a study to that of its last worker
