@@ -88,13 +88,16 @@ def test_a_worker_killed_in_the_middle_leaves_nothing_stuck(tmp_path: Path) -> N
     process = SPAWN.Process(target=work, args=(tmp_path, 0, 2e-3))
     process.start()
     deadline = time.monotonic() + 60
-    while sum(t.state.is_finished() for t in trials(tmp_path)) < 12:
+    lost: list[optuna.trial.FrozenTrial] = []
+    while not lost:  # held still first: between two cohorts nothing is running
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.kill()
+        os.kill(process.pid or 0, signal.SIGSTOP)
+        seen = trials(tmp_path)
+        if sum(t.state.is_finished() for t in seen) >= 12:
+            lost = [t for t in seen if t.state == TrialState.RUNNING]
+        os.kill(process.pid or 0, signal.SIGKILL if lost else signal.SIGCONT)
     process.join()
-    lost = [t for t in trials(tmp_path) if t.state == TrialState.RUNNING]
-    assert lost
     worker_in(tmp_path, index=1).run()
     assert_sound(tmp_path)
     after = {t.number: t for t in trials(tmp_path)}
