@@ -9,36 +9,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from search_course import follow  # noqa: E402
 from search_landscapes import Known  # noqa: E402
 
 from optlayers.evaluation.prefix_tree import layer_passes  # noqa: E402
 from optlayers.layerset import LayerSet, all_layer_sets  # noqa: E402
-from optlayers.search import (  # noqa: E402
-    RacingPruner,
-    encode_answers,
-    plan,
-    pruner_for,
-    rungs,
-    sampler_for,
-)
 from optlayers.search.guide import Guide  # noqa: E402
 from optlayers.search.operators import mutate, repair, uniform_crossover  # noqa: E402
-from optlayers.search.proposal import Goal, Phase  # noqa: E402
-from optlayers.search.record import Record  # noqa: E402
 from optlayers.search.space import LayerSpace  # noqa: E402
 from optlayers.study import StudyDefinition  # noqa: E402
-from optlayers.worker import COHORT as OURS  # noqa: E402
-from optlayers.worker import LISTED  # noqa: E402
 
 COHORT = 16
 
@@ -245,71 +233,7 @@ def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
             "seed": int(rng.integers(2**31)),
         }
     )
-    sampler = sampler_for(definition, known.n_layers)
-    pruner, scorer = pruner_for(definition), known.scorer()
-    assert isinstance(pruner, RacingPruner)
-    steps = rungs(known.n_fast, known.n_full)
-    records: list[Record] = []
-    while True:
-        found = plan(definition, known.n_layers, records, sampler, OURS)
-        if found.phase is not Phase.explore:
-            found = plan(definition, known.n_layers, records, sampler, LISTED * OURS)
-        if found.phase is Phase.done:
-            return
-        racing: list[Record] = []
-        for proposal in found.proposals:
-            earlier = [r.questions or 0 for r in records if r.layers == proposal.layers]
-            record = Record(
-                number=len(records) + len(racing),
-                state=TrialState.RUNNING,
-                layers=proposal.layers,
-                phase=proposal.phase.value,
-                goal=proposal.goal.value,
-                generation=proposal.generation,
-                round=proposal.round,
-                questions=max(earlier, default=0),
-            )
-            racing.append(record)
-        records += racing
-        active = [r.number for r in racing]
-        while active:
-            groups: dict[int, list[int]] = {}
-            for number in active:
-                record = records[number]
-                to_full = record.goal == Goal.full
-                ahead = [s for s in steps if s > (record.questions or 0)]
-                groups.setdefault(steps[-1] if to_full else ahead[0], []).append(number)
-            active = []
-            for stop, numbers in sorted(groups.items()):
-                oracle.ask([records[n].layers for n in numbers], stop)
-                for n in numbers:
-                    record = records[n]
-                    answers = known.answers[known.index[record.layers], :stop]
-                    interval = scorer.interval(answers)
-                    records[n] = replace(
-                        record,
-                        questions=stop,
-                        score=interval.score,
-                        packed_answers=encode_answers(answers),
-                        intermediate={**record.intermediate, stop: interval.score},
-                    )
-                for n in numbers:
-                    record = records[n]
-                    others = [r for r in records if r.number != n]
-                    if stop == known.n_full:
-                        state, fidelity = TrialState.COMPLETE, "full"
-                    elif record.goal == Goal.fast or pruner.judge(
-                        record,
-                        others,
-                        n_fast=known.n_fast,
-                        n_full=known.n_full,
-                        strata=known.strata,
-                    ):
-                        state, fidelity = TrialState.PRUNED, "fast"
-                    else:
-                        active.append(n)
-                        continue
-                    records[n] = replace(record, state=state, fidelity=fidelity)
+    follow(definition, known, lambda sets, stop, phase: oracle.ask(sets, stop))
 
 
 SEARCHES: dict[str, Callable[[Oracle, np.random.Generator], None]] = {

@@ -54,6 +54,10 @@ class Known:
         """Number of questions."""
         return int(self.answers.shape[1])
 
+    def of(self, layers: LayerSet, stop: int) -> NDArray[np.bool_]:
+        """Right or wrong [stop] of a set on the first questions."""
+        return np.asarray(self.answers[self.index[layers], :stop])
+
     def scorer(self) -> StratifiedScore:
         """Scores of prefixes."""
         return StratifiedScore(strata=self.strata)
@@ -136,6 +140,27 @@ FAMILIES: dict[str, Callable[[np.random.Generator, FloatArray], FloatArray]] = {
 }
 
 
+@dataclass(frozen=True)
+class Question:
+    """Questions [n]: how hard each is, and which ones every set guesses rightly."""
+
+    difficulty: NDArray[np.float32]
+    guess: NDArray[np.bool_]
+
+    @classmethod
+    def draw(cls, n: int, rng: np.random.Generator) -> Question:
+        """Difficulties spread evenly, one lucky guess in eight for all sets alike."""
+        return cls(rng.uniform(0.0, 1.0, n).astype(np.float32), rng.random(n) < 0.125)
+
+    def answers(self, skill: FloatArray, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Right or wrong [sets, n] of sets of that skill [sets]."""
+        shape = (len(skill), len(self.difficulty))
+        noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.08)
+        lucky = rng.random(shape, dtype=np.float32) < 0.14
+        passed = skill[:, None].astype(np.float32) + noise > self.difficulty
+        return passed | self.guess | lucky
+
+
 def synthetic(family: str, seed: int) -> Known:
     """A landscape of 32 layers and 57 subjects of 20 questions, in MMLU's shape.
 
@@ -146,16 +171,11 @@ def synthetic(family: str, seed: int) -> Known:
     sets = list(all_layer_sets(LAYERS, 0, 4))
     skill = FAMILIES[family](rng, indicators(sets, LAYERS)) + 0.05
     n_full = SUBJECTS * PER_SUBJECT
-    difficulty = rng.uniform(0.0, 1.0, n_full).astype(np.float32)
-    guess = rng.random(n_full) < 0.125
+    questions = Question.draw(n_full, rng)
     answers = np.empty((len(sets), n_full), dtype=np.bool_)
     for start in range(0, len(sets), 4096):
         part = slice(start, start + 4096)
-        shape = (len(skill[part]), n_full)
-        noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(0.08)
-        lucky = rng.random(shape, dtype=np.float32) < 0.14
-        passed = skill[part, None].astype(np.float32) + noise > difficulty
-        answers[part] = passed | guess | lucky
+        answers[part] = questions.answers(skill[part], rng)
     strata = np.concatenate([rng.permutation(SUBJECTS) for _ in range(PER_SUBJECT)])
     index = {layers: row for row, layers in enumerate(sets)}
     return Known(family, LAYERS, 4, SUBJECTS * FAST, strata, index, answers)
