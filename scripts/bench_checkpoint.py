@@ -3,7 +3,8 @@
     python scripts/bench_checkpoint.py --shape llamba-8b --dir /scratch --out benchmarks
 
 Base and donor have random weights in the published formats and shard sizes (8B: 16 GB each), so
-nothing is downloaded; three times that must be free in --dir, and is free again afterwards. The
+nothing is downloaded; 48 GB must be free in --dir, and are free again afterwards. It needs torch,
+transformers, safetensors and tokenizers, and saves what it has measured at every step. The
 export's rate stands beside that of a plain copy of the same disk, each onto the disk (fsync).
 """
 
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from random_pair import SHAPES, make_pair  # noqa: E402
+from random_pair import SHAPES, make_pair, pair_bytes  # noqa: E402
 
 BATCH, PROMPT, NEW = 8, 64, 50
 
@@ -43,10 +45,12 @@ where = {"device_map": device} if importlib.util.find_spec("accelerate") else {}
 start = time.perf_counter()
 model = AutoModelForCausalLM.from_pretrained(
     folder, trust_remote_code=True, dtype=getattr(torch, dtype), **where).to(device).eval()
-AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+AutoTokenizer.from_pretrained(folder)
 wait()
-load = time.perf_counter() - start
+found = {"load": time.perf_counter() - start, "module": type(model).__module__}
 tokens = torch.load(out + ".tokens", weights_only=True).to(device)
+with torch.inference_mode():
+    torch.save(model(tokens).logits.cpu(), out)
 mask = torch.ones_like(tokens)
 for row in range(len(tokens)):  # prompts of several lengths, padded on the left
     mask[row, : 3 * row] = 0
@@ -56,18 +60,51 @@ def generate(count):
                           min_new_tokens=count, do_sample=False)
     wait()
     assert made.shape[1] == tokens.shape[1] + count
-    return time.perf_counter() - start
-generate(2)
-first, whole = generate(1), generate(new)
-with torch.inference_mode():
-    logits = model(tokens).logits.cpu()
-torch.save(logits, out)
+    return time.perf_counter() - start, made
+if new:
+    generate(2)
+    found["first"], _ = generate(1)
+    found["whole"], made = generate(new)
+    mask = torch.cat([mask, torch.ones_like(made[:, tokens.shape[1]:])], 1)
+    with torch.inference_mode():
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        whole = model(made, attention_mask=mask, position_ids=places, logits_to_keep=new + 1)
+        whole = whole.logits[:, :-1]
+        # No stop token was allowed, so none may be the best here either.
+        ends = model.generation_config.eos_token_id
+        whole[..., ends if ends is not None else []] = -torch.inf
+        found["same"] = float((whole.argmax(-1) == made[:, -new:]).float().mean())
 lines = Path("/proc/self/status").read_text().splitlines()
-peak = torch.cuda.max_memory_allocated() if gpu else next(
+found["peak"] = torch.cuda.max_memory_allocated() if gpu else next(
     int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
-print("\\nFOUND " + json.dumps({"load": load, "first": first, "whole": whole, "peak": peak,
-                               "module": type(model).__module__}))
+print("\\nFOUND " + json.dumps(found))
 """
+
+
+class Table:
+    """What was measured so far, printed with the time that has passed, and kept in files."""
+
+    def __init__(self, out: Path, shape: str, on_gpu: bool) -> None:
+        self.out, self.shape = out, shape
+        self.stem = f"checkpoint-{shape}-{'gpu' if on_gpu else 'cpu'}"
+        self.rows: dict[str, str] = {}
+        self.start = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Print a line with the time."""
+        print(f"[{time.perf_counter() - self.start:5.0f} s] {text}", flush=True)
+
+    def note(self, name: str, value: str) -> None:
+        """Add a row and save them all, so that what was measured outlives a later failure."""
+        self.rows[name] = value
+        self.say(f"{name}: {value}")
+        self.out.mkdir(parents=True, exist_ok=True)
+        head = f"# {self.stem}\n\nMade by `scripts/bench_checkpoint.py --shape {self.shape}`.\n\n"
+        lines = [f"| {key} | {text} |\n" for key, text in self.rows.items()]
+        text = head + "| what | |\n|---|---|\n" + "".join(lines)
+        (self.out / f"{self.stem}.md").write_text(text, encoding="utf-8")
+        rows = json.dumps(self.rows, indent=1) + "\n"
+        (self.out / f"{self.stem}.json").write_text(rows, encoding="utf-8")
 
 
 def copy_rate(source: Path, target: Path) -> float:
@@ -93,20 +130,12 @@ def largest_file(folder: Path) -> Path:
 
 
 def export(work: Path, layers: str) -> dict[str, float]:
-    """Export as the command does; seconds, bytes and the most memory that was not file cache."""
-    from optlayers.checkpoints.card import documents
-    from optlayers.checkpoints.reader import Checkpoint
+    """Export as the command does, less the model card; seconds, bytes and the most memory."""
+    from optlayers.checkpoints.reader import Checkpoint, hash_ahead
     from optlayers.checkpoints.writer import export_hybrid
     from optlayers.layerset import LayerSet
-    from optlayers.study import parse_study
 
     base, donor = (Checkpoint(name, work / name) for name in ("base", "donor"))
-    text = (
-        "name: bench\nbase: {model: base}\ndonor: {model: donor}\nlayers: {min: 1, max: 4}\n"
-        "tasks: [{name: none}]\n"
-    )
-    definition = parse_study(text, "bench", work)
-    chosen = LayerSet.parse(layers, base.n_layers)
     before = peak_memory()
     total = 0
 
@@ -115,11 +144,16 @@ def export(work: Path, layers: str) -> dict[str, float]:
         total = whole
 
     start = time.perf_counter()
-    texts = documents(definition, base, donor, chosen, None)
-    export_hybrid(base, donor, chosen, work / "hybrid", work / "donor", texts, progress)
+    wait = hash_ahead(base, donor)
+
+    def documents() -> dict[str, str]:
+        wait()
+        return {"sources.json": json.dumps({"base": base.sha256, "donor": donor.sha256})}
+
+    chosen = LayerSet.parse(layers, base.n_layers)
+    export_hybrid(base, donor, chosen, work / "hybrid", work / "donor", documents, progress)
     took = time.perf_counter() - start
-    peak = peak_memory()
-    return {"seconds": took, "bytes": total, "peak": peak, "before": before}
+    return {"seconds": took, "bytes": total, "peak": peak_memory(), "before": before}
 
 
 def stack_logits(
@@ -148,11 +182,13 @@ def stack_logits(
     return plain, packed
 
 
-def stranger(work: Path, device: str, dtype: str, tokens: torch.Tensor) -> tuple[Any, torch.Tensor]:
-    """What a process without optlayers measures on the folder, and its logits."""
+def stranger(
+    work: Path, device: str, dtype: str, tokens: torch.Tensor, new: int = NEW
+) -> tuple[Any, torch.Tensor]:
+    """What a process without optlayers measures on the folder, and its logits of the tokens."""
     out = str(work / "logits.pt")
     torch.save(tokens, out + ".tokens")
-    question = json.dumps([str(work / "hybrid"), device, dtype, NEW, out])
+    question = json.dumps([str(work / "hybrid"), device, dtype, new, out])
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"HF_MODULES_CACHE": str(work / "modules"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -161,8 +197,10 @@ def stranger(work: Path, device: str, dtype: str, tokens: torch.Tensor) -> tuple
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        raise SystemExit("the process without optlayers failed")
     line = next(x for x in done.stdout.splitlines() if x.startswith("FOUND "))
     return json.loads(line.removeprefix("FOUND ")), torch.load(out, weights_only=True)
 
@@ -188,66 +226,81 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> str:
     return f"relative distance {off:.1e}, the same best token at {100 * same:.1f} % of positions"
 
 
-def run(args: argparse.Namespace, work: Path) -> list[tuple[str, str]]:
-    """Everything, and the table."""
+def run(args: argparse.Namespace, work: Path, table: Table) -> None:
+    """Everything, in the order in which it can fail."""
     gpu = args.device.startswith("cuda")
     dtype = args.dtype or ("bfloat16" if gpu else "float32")
-    table: list[tuple[str, str]] = []
-
-    def note(name: str, value: str) -> None:
-        table.append((name, value))
-        print(f"{name}: {value}", flush=True)
-
     on = torch.cuda.get_device_name() if gpu else platform.processor() or "CPU"
-    import transformers
-
-    note("machine", f"{on}, torch {torch.__version__}, transformers {transformers.__version__}")
-    start = time.perf_counter()
-    total = make_pair(work, args.shape, args.device, dtype)
-    note(
-        "base and donor, random",
-        f"{total / 1e9:.2f} GB, made in {time.perf_counter() - start:.0f} s",
+    table.note(
+        "machine", f"{on}, torch {torch.__version__}, transformers {version('transformers')}"
     )
+    need, free = 3 * pair_bytes(args.shape, dtype) // 2, shutil.disk_usage(work).free
+    table.say(f"{work}: {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+    if free < need:
+        raise SystemExit("too little room; name a larger disk with --dir")
+    start = time.perf_counter()
+    total = make_pair(work, args.shape, args.device, dtype, table.say)
+    os.sync()  # the times below are not for what is still to be written of this
+    took = time.perf_counter() - start
+    table.note(
+        "base and donor, random",
+        f"{total / 1e9:.2f} GB of {dtype}, made and written in {took:.0f} s",
+    )
+    if gpu:
+        torch.cuda.empty_cache()
     rate = copy_rate(largest_file(work / "base"), work / "copy")
-    note("plain copy of one file", f"{rate / 1e6:.0f} MB/s")
+    table.note("plain copy of one file", f"{rate / 1e6:.0f} MB/s")
     found = child(work, args.layers)
     mine = found["bytes"] / found["seconds"]
-    note(
+    table.note(
         f"export, layers {args.layers}",
         f"{found['bytes'] / 1e9:.2f} GB in {found['seconds']:.1f} s, "
         f"{mine / 1e6:.0f} MB/s with the SHA-256 of all sources, "
         f"{mine / rate:.2f} of the plain copy",
     )
-    note(
+    table.note(
         "memory of the export",
         f"{found['peak'] / 1e6:.0f} MB at the peak, of which "
         f"{found['before'] / 1e6:.0f} MB before it began (Python and its libraries)",
     )
     if args.export_only:
-        return table
+        return
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randint(4, SHAPES[args.shape][5], (BATCH, PROMPT), generator=generator)
     seen, logits = stranger(work, args.device, dtype, tokens)
     each = (seen["whole"] - seen["first"]) / (NEW - 1)
     assert seen["module"].startswith("transformers_modules."), seen["module"]
-    note("load without optlayers", f"{seen['load']:.1f} s")
-    note(
+    assert bool(logits.isfinite().all())
+    table.note("load without optlayers", f"{seen['load']:.1f} s")
+    table.note(
         f"generate {NEW} tokens, batch {BATCH}, prompts of {PROMPT}",
         f"{seen['whole']:.2f} s, {BATCH * NEW / seen['whole']:.0f} tokens/s; first token "
         f"{seen['first']:.3f} s, then {each * 1e3:.1f} ms each",
     )
-    note(
+    table.note(
+        "tokens that the full forward pass chooses too, of those generated with the cache",
+        f"{100 * seen['same']:.1f} %",
+    )
+    table.note(
         "peak memory of loading and generating" + (" on the GPU" if gpu else ""),
         f"{seen['peak'] / 1e9:.2f} GB",
     )
     plain, packed = stack_logits(work, args.layers, tokens, args.device, getattr(torch, dtype))
-    note("logits against the search's layers, padded", distance(plain, logits))
-    note(
-        "logits against the search's layers, packed" + (" and fused" if gpu else ""),
-        distance(packed, logits),
+    fused = " and fused" if gpu else ""
+    table.note("logits against the search's layers, padded", distance(plain, logits))
+    table.note(f"logits against the search's layers, packed{fused}", distance(packed, logits))
+    if dtype == "float32":
+        return
+    for parent in ("base", "donor"):
+        shutil.rmtree(work / parent)
+    if gpu:
+        torch.cuda.empty_cache()
+    _, exact = stranger(work, args.device, "float32", tokens, new=0)
+    table.note(f"rounding: {dtype} against float32, the checkpoint", distance(logits, exact))
+    table.note(
+        f"rounding: {dtype} against float32, the search's layers, packed{fused}",
+        distance(packed, exact),
     )
-    assert bool(logits.isfinite().all())
-    return table
 
 
 def main() -> None:
@@ -266,14 +319,9 @@ def main() -> None:
         print(json.dumps(export(args.export_in, args.layers)))
         return
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=args.dir) as work:
-        table = run(args, Path(work))
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem = f"checkpoint-{args.shape}-{'gpu' if args.device.startswith('cuda') else 'cpu'}"
-    head = f"# {stem}\n\nMade by `scripts/bench_checkpoint.py --shape {args.shape}`.\n\n"
-    head += "| what | |\n|---|---|\n"
-    lines = [f"| {name} | {value} |" for name, value in table]
-    (args.out / f"{stem}.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
-    (args.out / f"{stem}.json").write_text(json.dumps(dict(table), indent=1), encoding="utf-8")
+        table = Table(args.out, args.shape, args.device.startswith("cuda"))
+        run(args, Path(work), table)
+        table.say("done")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+Say = Callable[[str], None]
 SHARD_BYTES = 5_000_000_000
 # width, layers, heads, key heads, inner width, vocabulary, state, value heads
 SHAPES = {
@@ -114,14 +116,18 @@ def _draw(
     return values.normal_(0.0, scale, generator=generator).cpu()
 
 
+def pair_bytes(shape: str, dtype: str) -> int:
+    """Bytes of weights of base and donor together."""
+    width = getattr(torch, dtype).itemsize
+    return sum(width * math.prod(size) for c in configs(shape) for _, size in _shapes(c))
+
+
 def _plan(config: dict[str, Any], width: int) -> list[list[tuple[str, tuple[int, ...]]]]:
     """The tensors of each file; width: bytes of a value."""
     shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
     filled = 0
     for name, size in _shapes(config):
-        count = width
-        for n in size:
-            count *= n
+        count = width * math.prod(size)
         if shards[-1] and filled + count > SHARD_BYTES:
             shards.append([])
             filled = 0
@@ -130,12 +136,14 @@ def _plan(config: dict[str, Any], width: int) -> list[list[tuple[str, tuple[int,
     return shards
 
 
-def _write(folder: Path, config: dict[str, Any], seed: int, device: str, dtype: str) -> int:
+def _write(
+    folder: Path, config: dict[str, Any], seed: int, device: str, dtype: str, say: Say
+) -> int:
     """One model; its bytes of weights."""
     folder.mkdir(parents=True)
     kind = getattr(torch, dtype)
     generator = torch.Generator(device).manual_seed(seed)
-    shards = _plan(config, torch.empty((), dtype=kind).element_size())
+    shards = _plan(config, kind.itemsize)
     total, where = 0, {}
     for number, shard in enumerate(shards, start=1):
         file = "model.safetensors"
@@ -145,6 +153,7 @@ def _write(folder: Path, config: dict[str, Any], seed: int, device: str, dtype: 
         save_file(tensors, folder / file, metadata={"format": "pt"})
         total += sum(tensor.nbytes for tensor in tensors.values())
         where.update(dict.fromkeys(tensors, file))
+        say(f"{folder.name}/{file}")
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -152,14 +161,19 @@ def _write(folder: Path, config: dict[str, Any], seed: int, device: str, dtype: 
     return total
 
 
-def make_pair(folder: Path, shape: str, device: str, dtype: str) -> int:
-    """Write `base/` and `donor/` (with a tokenizer) into a folder; their bytes of weights."""
+def make_pair(
+    folder: Path, shape: str, device: str, dtype: str, say: Say = lambda file: None
+) -> int:
+    """Write `base/` and `donor/` (with a tokenizer) into a folder; their bytes of weights.
+
+    say: told of every file of weights that is written.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     base, donor = configs(shape)
-    total = _write(folder / "base", base, 0, device, dtype)
-    total += _write(folder / "donor", donor, 1, device, dtype)
+    total = _write(folder / "base", base, 0, device, dtype, say)
+    total += _write(folder / "donor", donor, 1, device, dtype, say)
     words = {f"t{i}": i for i in range(base["vocab_size"])}
     core = Tokenizer(models.WordLevel(words, unk_token="t0"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +10,7 @@ import yaml
 
 from optlayers.checkpoints.info import FILE, checkpoint_info
 from optlayers.checkpoints.licence import licence_texts
-from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.reader import Checkpoint, hash_ahead
 from optlayers.layerset import LayerSet
 from optlayers.study import StudyDefinition
 
@@ -77,17 +75,10 @@ def documents(
     These are `README.md`, `checkpoint_info.json` and the licence files of both parts. The sources
     are hashed from now on, beside what else is done.
     """
-
-    def hash_sources() -> None:
-        # What goes wrong here goes wrong again where the result is asked for.
-        with contextlib.suppress(Exception):
-            _ = base.sha256, donor.sha256
-
-    hashing = threading.Thread(target=hash_sources, daemon=True)
-    hashing.start()
+    wait = hash_ahead(base, donor)
 
     def make() -> dict[str, str]:
-        hashing.join()
+        wait()
         info = checkpoint_info(definition, base, donor, layers, score, dtype)
         licences = {**licence_texts(base.folder, "base"), **licence_texts(donor.folder, "donor")}
         return {

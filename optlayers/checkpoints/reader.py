@@ -6,10 +6,12 @@ processes on one machine share one copy of what is not converted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -179,6 +181,20 @@ class Checkpoint:
     def n_layers(self) -> int:
         """Number of decoder layers."""
         return int(self.config.num_hidden_layers)
+
+
+def hash_ahead(*checkpoints: Checkpoint) -> Callable[[], None]:
+    """Start to hash the sources beside what else is done; what it returns waits for that."""
+
+    def hash_all() -> None:
+        # What goes wrong here goes wrong again where the result is asked for.
+        with contextlib.suppress(Exception):
+            for checkpoint in checkpoints:
+                _ = checkpoint.sha256
+
+    hashing = threading.Thread(target=hash_all, daemon=True)
+    hashing.start()
+    return hashing.join
 
 
 def _sha256(path: Path) -> str:
