@@ -6,65 +6,34 @@ What it shows comes from the database, so that all workers of a study show, wher
 from __future__ import annotations
 
 import contextlib
-import sys
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from optlayers.leaderboard import Row
-from optlayers.liveness import is_gone, process_of
+from optlayers.cli.view import LocalWorker, Pace, line, view
 from optlayers.report.progress import Snapshot, snapshot
-from optlayers.report.tables import duration
-from optlayers.worklog import WorkerState
 
-LINE_SECONDS = 5.0
+LINE_SECONDS, LONGEST_LINE_SECONDS = 5.0, 60.0
 WINDOW_SECONDS = 30.0
 RENEW_SECONDS = 1.0
 # At most this share of the time goes into reading the database for the view.
 SHARE = 0.05
-SILENT_SECONDS = 300.0
-PHASES = ("probe", "explore", "validate", "refine", "done")
-MOST_WORKERS = 16
 
 
-@dataclass(frozen=True)
-class LocalWorker:
-    """A worker process of this machine, which may not have reached the database yet."""
-
-    device: str
-    state: str
-    pid: int = 0
-
-
-@dataclass(frozen=True)
-class _Pace:
-    """Questions and layer passes a second over the last while, and the seconds left."""
-
-    questions: float | None = None
-    passes: float = 0.0
-    left: float | None = None
-
-    def __str__(self) -> str:
-        if self.questions is None:
-            return "rate not known yet"
-        about = f", about {duration(self.left)} left" if self.left else ""
-        return f"{self.questions:,.0f} questions/s, {self.passes:,.0f} layer passes/s{about}"
-
-
-def row_text(row: Row) -> str:
-    """Score, interval and layers of a set."""
-    layers = ",".join(map(str, row.layers)) or "none"
-    return f"{100 * row.score:.1f} % ({100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}) [{layers}]"
+def renews_itself(console: Console) -> bool:
+    """Whether a view may renew itself there: on a terminal that can, watched by a person."""
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        return False
+    # FORCE_COLOR makes rich take a pipe for a terminal.
+    return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
 
 
 class LiveView:
@@ -72,10 +41,12 @@ class LiveView:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
-        rich = self.console.is_terminal and (console is not None or sys.stderr.isatty())
-        self._live = Live(console=self.console, auto_refresh=False) if rich else None
+        renews = renews_itself(self.console)
+        self._live = Live(console=self.console, auto_refresh=False) if renews else None
         self._seen: deque[tuple[float, int, int]] = deque()
-        self._last_line = self._next_look = 0.0
+        self._began = time.monotonic()
+        self._next_line = self._next_look = 0.0
+        self._phase = ""
 
     def __enter__(self) -> LiveView:
         if self._live is not None:
@@ -111,115 +82,37 @@ class LiveView:
         pace = self._pace(found)
         if self._live is not None:
             self._live.update(view(found, local, pace), refresh=True)
-        elif found.status.phase == "done" or time.monotonic() - self._last_line >= LINE_SECONDS:
-            self._last_line = time.monotonic()
+            return
+        now, phase = time.monotonic(), found.status.phase
+        if phase != self._phase or now >= self._next_line:
+            # A log of a day should not have a line for every five seconds of it.
+            wait = min(max(LINE_SECONDS, SHARE * (now - self._began)), LONGEST_LINE_SECONDS)
+            self._phase, self._next_line = phase, now + wait
             self.console.print(Text(line(found, local, pace)), soft_wrap=True)
 
-    def _pace(self, found: Snapshot) -> _Pace:
+    def _pace(self, found: Snapshot) -> Pace:
         now, state = time.monotonic(), found.status
-        self._seen.append((now, state.question_evaluations, found.passes))
-        while now - self._seen[0][0] > WINDOW_SECONDS:
-            self._seen.popleft()
-        then, questions, passes = self._seen[0]
+        seen = self._seen
+        done = (state.question_evaluations, found.passes)
+        if len(seen) > 1 and seen[-1][1:] == seen[-2][1:] == done:
+            seen.pop()  # a study that stands still is not remembered second by second
+        seen.append((now, *done))
+        while now - seen[0][0] > WINDOW_SECONDS and not self._loses_a_change():
+            seen.popleft()
+        then, questions, passes = seen[0]
         if now <= then:
-            return _Pace()
+            return Pace()
         rate = (state.question_evaluations - questions) / (now - then)
         left = None
         if rate > 0:
             left = max(0.0, state.expected - state.question_evaluations) / rate
-        return _Pace(rate, (found.passes - passes) / (now - then), left)
+        run = (found.passes - passes) / (now - then)
+        return Pace(rate, run if found.passes else None, left)
 
-
-def _saved(found: Snapshot) -> str:
-    """`saved 63 % by racing, 35 % by prefixes`, as far as it is known."""
-    parts = []
-    if found.savings.racing is not None:
-        parts.append(f"{100 * found.savings.racing:.0f} % by racing")
-    if found.savings.prefixes is not None:
-        parts.append(f"{100 * found.savings.prefixes:.0f} % of the rest by shared prefixes")
-    return ", ".join(parts)
-
-
-def _funnel(found: Snapshot) -> str:
-    f = found.funnel
-    return (
-        f"{f.proposed} proposed, {f.fast} fast, {f.raced_out} raced out, {f.full} full, "
-        f"{f.refined} refined"
-    )
-
-
-def line(found: Snapshot, local: Sequence[LocalWorker], pace: _Pace) -> str:
-    """The study in one line, for logs."""
-    state = found.status
-    done, running = state.trials["complete"] + state.trials["pruned"], state.trials["running"]
-    if not done:
-        workers = [f"{w.device}: {w.state}" for w in local]
-        workers = workers or [f"{w.device}: {w.state}" for w in present(found.workers)]
-        return f"{state.phase}: " + ("; ".join(workers) or "no worker yet")
-    best = f"best {row_text(state.best)}" if state.best else "no best yet"
-    return (
-        f"{state.phase}: {done} trials done, {running} running ({_funnel(found)}), {best}, {pace}"
-    )
-
-
-def present(workers: Sequence[WorkerState]) -> list[WorkerState]:
-    """The workers that are still there, as far as can be told, the last to be heard of first."""
-    here = [w for w in workers if not is_gone(w.name) and not w.state.startswith(("done", "left"))]
-    return sorted(here, key=lambda w: -w.seen)
-
-
-def _phases(phase: str) -> Text:
-    """The phases in their order; what is over, what is now, what will be."""
-    text = Text()
-    now = PHASES.index(phase) if phase in PHASES else -1
-    for number, name in enumerate(PHASES[:-1]):
-        style = "bold" if number == now else "green" if number < now else "dim"
-        mark = "● " if number == now else "✓ " if number < now else "  "
-        text.append(f"{mark}{name}   ", style=style)
-    return text
-
-
-def view(found: Snapshot, local: Sequence[LocalWorker], pace: _Pace) -> Group:
-    """The study as a block of text for a terminal."""
-    state = found.status
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_row("study", Text(f"{state.study}", style="bold"))
-    table.add_row("phase", _phases(state.phase))
-    counts = state.trials
-    failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    table.add_row("layer sets", f"{_funnel(found)}; {counts['running']} running{failed}")
-    best = Text(row_text(state.best), style="bold") if state.best else Text("none yet")
-    table.add_row("best", best)
-    for row in state.best_of_size:
-        table.add_row(f"  of {row.n_layers}", f"{row_text(row)} {row.fidelity}")
-    table.add_row("rate", str(pace))
-    table.add_row("saved", _saved(found) or "nothing is known yet")
-    for name, what in _workers(found, local):
-        table.add_row(name, what)
-    bar = ProgressBar(
-        total=max(1, state.expected), completed=min(state.question_evaluations, state.expected)
-    )
-    return Group(table, bar)
-
-
-def _workers(found: Snapshot, local: Sequence[LocalWorker]) -> list[tuple[str, str]]:
-    """A row a worker: those that the database knows, then those of this machine that begin."""
-    known = present(found.workers)
-    pids = {process_of(w.name) for w in known} - {0}
-    rows = []
-    for worker in known:
-        silent = time.time() - worker.seen
-        state = worker.state
-        if silent > SILENT_SECONDS:
-            state += f" (silent for {duration(silent)})"
-        rate = f", {worker.questions / worker.seconds:,.0f} questions/s" if worker.seconds else ""
-        rows.append(f"{worker.host} {worker.device}: {state}{rate}")
-    rows += [f"{w.device}: {w.state[:60]}" for w in local if w.pid not in pids]
-    more = len(rows) - MOST_WORKERS
-    rows = [*rows[:MOST_WORKERS], *([f"and {more} more"] if more > 0 else [])]
-    return [("workers" if i == 0 else "", row) for i, row in enumerate(rows)]
+    def _loses_a_change(self) -> bool:
+        """Whether without the oldest look nothing would have happened: cohorts can take minutes."""
+        (_, *oldest), (_, *second), (_, *newest) = self._seen[0], self._seen[1], self._seen[-1]
+        return any(a != c and b == c for a, b, c in zip(oldest, second, newest, strict=True))
 
 
 class Watcher(threading.Thread):

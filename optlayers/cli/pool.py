@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from optlayers.cli.live import LocalWorker
+from optlayers.cli.view import LocalWorker
 from optlayers.errors import InputError, RunError
 
 MAX_RESTARTS = 5

@@ -14,8 +14,8 @@ from finished import Finished
 from replay import STUDY, definition, study_in, url_in, worker_in
 from rich.console import Console
 
-from optlayers.cli import live
-from optlayers.cli.live import LiveView, LocalWorker, line, present, view
+from optlayers.cli.live import LiveView, renews_itself
+from optlayers.cli.view import LocalWorker, Pace, line, present, view
 from optlayers.liveness import process_name
 from optlayers.report.progress import snapshot
 from optlayers.worklog import WorkerState
@@ -39,14 +39,15 @@ def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
         status=dataclasses.replace(found.status, phase="refine"),
     )
     local = [LocalWorker("cpu", "loading models")]
-    text = on_terminal(view(now, local, live._Pace(1234.0, 5678.0, 75.0)))
+    text = on_terminal(view(now, local, Pace(1234.0, 5678.0, 75.0)))
     f = found.funnel
     for part in (
         "replayed", "✓ validate", "● refine",
         f"{f.proposed} proposed, {f.fast} fast, {f.raced_out} raced out, {f.full} full",
         f"{f.refined} refined", "[2,5,7]", "of 1", "of 2", "of 3",
         "1,234 questions/s", "5,678 layer passes/s", "about 75 s left",
-        "% by racing", "by shared prefixes", "far cuda:0: explore: 16 layer sets, 250 questions/s",
+        "% by racing", "by shared prefixes",
+        "far 7 cuda:0: explore: 16 layer sets, 250 questions/s",
         "cpu: loading models",
     ):  # fmt: skip
         assert part in text, part
@@ -54,7 +55,7 @@ def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
 
 def test_a_line_says_the_same_in_short(finished: Finished) -> None:
     found = snapshot(finished.definition, finished.study)
-    text = line(found, [], live._Pace(10.0, 20.0, None))
+    text = line(found, [], Pace(10.0, 20.0, None))
     assert text.startswith("done: ")
     assert "[2,5,7], 10 questions/s, 20 layer passes/s" in text
     assert "\n" not in text
@@ -62,10 +63,10 @@ def test_a_line_says_the_same_in_short(finished: Finished) -> None:
 
 def test_before_the_first_result_the_workers_speak(tmp_path: Path) -> None:
     found = snapshot(definition(), study_in(tmp_path))
-    assert line(found, [LocalWorker("cpu", "loading tasks")], live._Pace()).endswith(
+    assert line(found, [LocalWorker("cpu", "loading tasks")], Pace()).endswith(
         "starting: cpu: loading tasks"
     )
-    assert "no worker yet" in line(found, [], live._Pace())
+    assert "no worker yet" in line(found, [], Pace())
 
 
 def test_workers_that_have_left_are_not_shown_and_silent_ones_are_told() -> None:
@@ -86,13 +87,61 @@ def test_the_rate_is_of_the_last_while(finished: Finished, monkeypatch: pytest.M
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     found = snapshot(finished.definition, finished.study)
     shown = LiveView(Console(file=io.StringIO()))
-    for second, questions in ((0, 0), (10, 1000), (35, 3000), (45, 4000)):
+
+    def look(second: float, questions: int) -> Pace:
         now[0] = 100.0 + second
         state = dataclasses.replace(found.status, question_evaluations=questions, expected=8000)
-        pace = shown._pace(dataclasses.replace(found, status=state, workers=[]))
+        return shown._pace(dataclasses.replace(found, status=state, workers=[]))
+
+    for second, questions in ((0, 0), (10, 1000), (35, 3000)):
+        look(second, questions)
+    pace = look(45, 4000)
     # The first look is out of the window of 30 s; the one at 35 s remains, and the one at 45 s.
     assert pace.questions == pytest.approx(100.0)
     assert pace.left == pytest.approx(40.0)
+    # While a cohort takes longer than the window, the rate falls, but never to nothing.
+    for second in range(46, 136):
+        pace = look(second, 4000)
+    assert pace.questions == pytest.approx(1000 / 100)
+    assert len(shown._seen) < 10
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_view_fits_every_terminal(finished: Finished, width: int) -> None:
+    found = snapshot(finished.definition, finished.study)
+    many = [worker(f"far/1-2:{i}:1", seen=time.time()) for i in range(40)]
+    now = dataclasses.replace(found, workers=many)
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=width, height=24, color_system=None
+    )
+    console.print(view(now, [], Pace(1234.0, 5678.0, 75.0)))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert f"{found.funnel.refined} refined" in text
+    assert "by shared prefixes" in text
+    assert text.endswith(" more")
+    for row in found.status.best_of_size:
+        assert f"[{','.join(map(str, row.layers))}]" in text
+    # The interval of the best, drawn where there is room.
+    assert ("─●" in text) == (width > 60)
+
+
+def test_only_a_terminal_that_somebody_watches_is_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("CI", raising=False)
+    assert renews_itself(Console(file=Terminal(), force_terminal=True))
+    # What FORCE_COLOR does to a pipe.
+    assert not renews_itself(Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setenv("TERM", "dumb")
+    assert not renews_itself(Console(file=Terminal(), force_terminal=True))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("CI", "true")
+    assert not renews_itself(Console(file=Terminal(), force_terminal=True))
 
 
 def test_watching_a_study_that_others_run_ends_with_it(tmp_path: Path) -> None:
