@@ -16,7 +16,7 @@ PACKAGE = Path(optlayers.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("torch", "transformers", "lm_eval", "datasets")
 # The files that travel with an exported checkpoint.
-STANDALONE = ("ssd.py", "generation.py", "llamba.py", "families.py", "hybrid.py")
+STANDALONE = ("ssd.py", "generation.py", "llamba.py", "parts.py", "families.py", "hybrid.py")
 
 
 @functools.cache
@@ -90,7 +90,7 @@ def test_only_the_command_line_imports_typer() -> None:
         (["search"], ["torch", "transformers", "lm_eval", "safetensors"]),
         (["models", "checkpoints"], ["optuna", "sqlalchemy"]),
         (["evaluation"], ["optuna", "sqlalchemy"]),
-        (["layerset", "errors", "study"], ["torch", "transformers", "optuna", "numpy"]),
+        (["graft", "layerset", "errors", "study"], ["torch", "transformers", "optuna", "numpy"]),
         (
             ["storage", "patience", "rows", "liveness", "leaderboard", "claims", "worker"],
             ["torch", "transformers"],
@@ -120,7 +120,7 @@ def test_a_room_does_not_reach_what_it_must_not_know(name: str, libraries: list[
 # From the ground up: a room may import its own level's modules and those of the levels below.
 LEVELS = [
     {"errors", "__init__"},
-    {"layerset", "liveness", "patience", "transactions"},
+    {"graft", "layerset", "liveness", "patience", "transactions"},
     {"study"},
     {"models", "checkpoints", "search"},
     {"evaluation", "rows", "storage"},

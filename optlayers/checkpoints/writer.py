@@ -24,6 +24,7 @@ import torch
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.tensorfile import FLOATS, Entry, write_tensors
 from optlayers.errors import ExportError, InputError
+from optlayers.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
 from optlayers.models import hybrid as hybrid_module
 from optlayers.models.families import family_of
@@ -31,7 +32,7 @@ from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
 
 SHARD_BYTES = 2_000_000_000
 SPARE_BYTES = 50_000_000
-MODELING = ("ssd.py", "generation.py", "llamba.py", "families.py", "hybrid.py")
+MODELING = ("ssd.py", "generation.py", "llamba.py", "parts.py", "families.py", "hybrid.py")
 TOKENIZER = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -67,19 +68,32 @@ class Shelf:
     linked: int = 0
 
 
-def plan_pieces(base: Checkpoint, donor: Checkpoint, layers: LayerSet) -> list[Piece]:
+def plan_pieces(
+    base: Checkpoint, donor: Checkpoint, layers: LayerSet, graft: Graft = WHOLE
+) -> list[Piece]:
     """Every tensor of the hybrid in the order of the model; nothing is read yet."""
     mine = family_of(base.config)
     pieces: list[Piece] = []
 
-    def below(source: Checkpoint, prefix: str, target: str) -> None:
+    def below(source: Checkpoint, prefix: str, target: str, half: str = "layer") -> None:
         names = sorted(source.tensors_named_below(prefix))
+        if half != "layer":
+            wanted = family_of(source.config).halves.names(half)
+            names = [name for name in names if name.split(".")[0] in wanted]
         pieces.extend(Piece(f"{target}.{n}", source, f"{prefix}.{n}") for n in names)
 
     below(base, mine.embedding, "model.embed_tokens")
     for i in range(base.n_layers):
-        source = donor if i in layers else base
-        below(source, f"{family_of(source.config).layers}.{i}", f"model.layers.{i}")
+        mine_at, target = f"{mine.layers}.{i}", f"model.layers.{i}"
+        theirs_at = f"{family_of(donor.config).layers}.{graft.source(i)}"
+        if i not in layers:
+            below(base, mine_at, target)
+        elif graft.swap == "layer":
+            below(donor, theirs_at, target)
+        else:
+            for half in ("mixer", "mlp"):
+                source, at = (donor, theirs_at) if half == graft.swap else (base, mine_at)
+                below(source, at, f"{target}.{half}", half)
     below(base, mine.norm, "model.norm")
     below(base, mine.head, "lm_head")
     return pieces
@@ -113,6 +127,7 @@ def export_hybrid(
     *,
     dtype: str | None = None,
     shelf: Shelf | None = None,
+    graft: Graft = WHOLE,
 ) -> Path:
     """Write the hybrid to the folder `out`, which must not exist; returns it.
 
@@ -128,7 +143,7 @@ def export_hybrid(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: it exists already; choose another, or remove it")
     target = DTYPES[dtype] if dtype else None
-    pieces = plan_pieces(base, donor, layers)
+    pieces = plan_pieces(base, donor, layers, graft)
     shards = plan_shards(pieces, target, by_layer=shelf is not None)
     partial = out.parent / f".{out.name}.partial-{socket.gethostname()}-{os.getpid()}"
     try:
@@ -138,7 +153,7 @@ def export_hybrid(
         _check_space(out, sum(_size(shard, target) for shard in new) + SPARE_BYTES)
         partial.mkdir()
         written = _write_weights(partial, shards, target, progress, shelf)
-        _write_config(partial, base, donor, layers, _dtype_of(pieces, target))
+        _write_config(partial, base, donor, layers, graft, _dtype_of(pieces, target))
         _copy_tokenizer(tokenizer, partial)
         folder = Path(hybrid_module.__file__).parent
         for file in MODELING:
@@ -265,7 +280,12 @@ def _dtype_of(pieces: list[Piece], dtype: str | None) -> torch.dtype:
 
 
 def _write_config(
-    folder: Path, base: Checkpoint, donor: Checkpoint, layers: LayerSet, dtype: torch.dtype
+    folder: Path,
+    base: Checkpoint,
+    donor: Checkpoint,
+    layers: LayerSet,
+    graft: Graft,
+    dtype: torch.dtype,
 ) -> None:
     parents = []
     for checkpoint in (base, donor):
@@ -280,6 +300,8 @@ def _write_config(
         base_config=parents[0],
         donor_config=parents[1],
         donor_layers=list(layers.indices),
+        swap=graft.swap,
+        donor_map=None if graft.donor_map is None else list(graft.donor_map),
         architectures=[HybridForCausalLM.__name__],
         **known,
     )

@@ -6,11 +6,12 @@ travels with an exported checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import GenerationMixin, PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 
@@ -23,6 +24,10 @@ class RecurrentCache(DynamicCache):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config=config)
+        # Both parents may look through windows, each through its own.
+        for i, window in enumerate(getattr(config, "sliding_windows", ())):
+            if window is not None and window != config.sliding_window:
+                self.layers[i] = DynamicSlidingWindowLayer(sliding_window=window)
         self._countable = any(kind != "linear_attention" for kind in config.layer_types)
         self._seen = 0
 
@@ -83,12 +88,16 @@ def causal_lm_output(
     out: BaseModelOutputWithPast,
     labels: torch.Tensor | None,
     logits_to_keep: int | torch.Tensor,
+    finish: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
     **kwargs: Any,
 ) -> CausalLMOutputWithPast:
-    """Logits of the kept positions, and the loss where there are labels."""
+    """Logits of the kept positions, and the loss where there are labels.
+
+    finish: what the model does to the logits after its head.
+    """
     h = out.last_hidden_state
     keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    logits = model.lm_head(h[:, keep])
+    logits = finish(model.lm_head(h[:, keep]))
     loss = None
     if labels is not None:
         loss = model.loss_function(

@@ -14,17 +14,24 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from .families import LayerInputs, Rotary, config_from_dict, embedding_rows, family_of
+from .families import (
+    attention_of,
+    config_from_dict,
+    embedding_rows,
+    family_of,
+    restore_buffers,
+)
 from .generation import (
     RecurrentCache,
     RecurrentGenerationMixin,
     causal_lm_output,
     last_output,
-    padding_mask,
 )
+from .parts import LayerInputs, SplitLayer, placed, strip
+
+HALVES = ("mixer", "mlp")
 
 
 class HybridConfig(PreTrainedConfig):
@@ -38,11 +45,15 @@ class HybridConfig(PreTrainedConfig):
         donor_config: dict[str, Any] | None = None,
         donor_layers: list[int] | None = None,
         use_cache: bool = True,
+        swap: str = "layer",
+        donor_map: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         self.base_config = base_config or {"model_type": "llamba"}
         self.donor_config = donor_config or {"model_type": "llama"}
         self.donor_layers = sorted(donor_layers or [])
+        self.swap = swap
+        self.donor_map = donor_map
         self.use_cache = use_cache
         base, donor = self.parents()
         self.vocab_size = embedding_rows(base)
@@ -57,12 +68,32 @@ class HybridConfig(PreTrainedConfig):
         """The configs of base and donor."""
         return config_from_dict(self.base_config), config_from_dict(self.donor_config)
 
+    def source(self, layer: int, half: str) -> tuple[int, int]:
+        """Where a half (`mixer` or `mlp`) of a layer comes from: 0 base or 1 donor, its layer."""
+        if layer not in self.donor_layers or self.swap not in ("layer", half):
+            return 0, layer
+        return 1, self.donor_map[layer] if self.donor_map else layer
+
     @property
     def layer_types(self) -> list[str]:
         """The kind of each layer in the words of transformers' caches."""
-        base, donor = (family_of(config).kind for config in self.parents())
-        chosen = set(self.donor_layers)
-        return [donor if i in chosen else base for i in range(self.num_hidden_layers)]
+        kinds = [family_of(config).kinds(config) for config in self.parents()]
+        sources = [self.source(i, "mixer") for i in range(self.num_hidden_layers)]
+        return [kinds[parent][index] for parent, index in sources]
+
+    @property
+    def sliding_windows(self) -> list[int | None]:
+        """The window of each layer's attention; None: it has none."""
+        windows = [getattr(config, "sliding_window", None) for config in self.parents()]
+        return [
+            windows[self.source(i, "mixer")[0]] if kind == "sliding_attention" else None
+            for i, kind in enumerate(self.layer_types)
+        ]
+
+    @property
+    def sliding_window(self) -> int | None:
+        """The first of the windows, for what looks for one."""
+        return next((window for window in self.sliding_windows if window is not None), None)
 
 
 class HybridPreTrainedModel(PreTrainedModel):
@@ -72,6 +103,11 @@ class HybridPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = [  # noqa: RUF012
+        "BambaDecoderLayer",
+        "FalconH1DecoderLayer",
+        "Gemma2DecoderLayer",
+        "Gemma3DecoderLayer",
+        "GraniteMoeHybridDecoderLayer",
         "LlamaDecoderLayer",
         "LlambaBlock",
         "MistralDecoderLayer",
@@ -80,6 +116,7 @@ class HybridPreTrainedModel(PreTrainedModel):
         "Qwen2DecoderLayer",
         "Qwen3DecoderLayer",
         "SmolLM3DecoderLayer",
+        "SplitLayer",
     ]
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
@@ -87,6 +124,10 @@ class HybridPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # A recurrent state cannot be taken back, which assisted generation would have to.
     _is_stateful = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        restore_buffers(module)
 
 
 class HybridModel(HybridPreTrainedModel):
@@ -97,25 +138,33 @@ class HybridModel(HybridPreTrainedModel):
         parents = config.parents()
         for parent in parents:
             # Attention modules read the implementation from the config that they were made with.
-            parent._attn_implementation = config._attn_implementation
+            parent._attn_implementation = attention_of(parent, config._attn_implementation)
+        self.parent_configs = parents
         self.families = [family_of(parent) for parent in parents]
-        chosen = set(config.donor_layers)
-        self.origin = [int(i in chosen) for i in range(config.num_hidden_layers)]
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            [
-                self.families[side].build_layer(parents[side], i)
-                for i, side in enumerate(self.origin)
-            ]
-        )
+        depth = config.num_hidden_layers
+        mixers, mlps = ([config.source(i, half) for i in range(depth)] for half in HALVES)
+        self.origins = [(mixers[i][0], mlps[i][0]) for i in range(depth)]
+        # What a layer needs depends on the parent of its mixer, and on its kind.
+        self.needs = list(zip((parent for parent, _ in mixers), config.layer_types, strict=True))
+        self.embed_tokens = self.families[0].build_embedding(parents[0])
+        self.layers = nn.ModuleList()
+        for i in range(depth):
+            (parent, index), (other, _) = mixers[i], mlps[i]
+            layer = self.families[parent].build_layer(parents[parent], index)
+            if other != parent:
+                rest = self.families[other].build_layer(parents[other], mlps[i][1])
+                layer = SplitLayer(
+                    strip(layer, self.families[parent].halves.names("mixer")),
+                    strip(rest, self.families[other].halves.names("mlp")),
+                )
+            self.layers.append(placed(layer, i))
         self.norm = self.families[0].build_norm(parents[0])
-        self.rotary = nn.ModuleDict(
-            {
-                str(side): family.build_rotary(parents[side])
-                for side, family in enumerate(self.families)
-                if family.build_rotary and side in self.origin
-            }
-        )
+        self.rotary = nn.ModuleDict()
+        for parent in sorted({parent for parent, _ in mixers}):
+            build = self.families[parent].build_rotary
+            rotary = build(parents[parent]) if build else None
+            if rotary is not None:
+                self.rotary[str(parent)] = rotary
         self.post_init()
 
     def forward(
@@ -139,35 +188,29 @@ class HybridModel(HybridPreTrainedModel):
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(h.shape[1], device=h.device) + seen)[None]
-        causal = attention_mask
-        if isinstance(attention_mask, dict):
-            causal = attention_mask.get("full_attention")
-        elif "full_attention" in self.config.layer_types:
-            causal = create_causal_mask(
-                config=self.config,
-                inputs_embeds=h,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-            )
-        rotary: dict[str, Rotary] = {
-            side: module(h, position_ids=position_ids) for side, module in self.rotary.items()
-        }
-        inputs = [
-            LayerInputs(
-                rotary.get(str(side)),
-                causal,
-                padding_mask(attention_mask, h),
-                position_ids,
-                past_key_values,
-            )
-            for side in (0, 1)
-        ]
+        inputs: dict[tuple[int, str], LayerInputs] = {}
+        rotaries = dict(self.rotary.items())
+        for layer, (parent, kind) in enumerate(self.needs):
+            if (parent, kind) not in inputs:
+                inputs[parent, kind] = self.families[parent].inputs(
+                    self.parent_configs[parent],
+                    rotaries.get(str(parent)),
+                    kind,
+                    h,
+                    position_ids,
+                    attention_mask,
+                    past_key_values,
+                    layer,
+                )
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
-        for layer, side in zip(self.layers, self.origin, strict=True):
+        for module, (mixer, mlp), need in zip(self.layers, self.origins, self.needs, strict=True):
             if states is not None:
                 states.append(h)
-            h = self.families[side].call(layer, h, inputs[side])
+            if mixer == mlp:
+                h = self.families[mixer].call(module, h, inputs[need])
+            else:
+                halves = self.families[mixer].halves, self.families[mlp].halves
+                h = module(h, halves, **vars(inputs[need]))
         return last_output(self.norm(h), past_key_values, states)
 
 
@@ -206,4 +249,7 @@ class HybridForCausalLM(HybridPreTrainedModel, RecurrentGenerationMixin):
             use_cache,
             output_hidden_states,
         )
-        return causal_lm_output(self, out, labels, logits_to_keep, **kwargs)
+        family, base = self.model.families[0], self.model.parent_configs[0]
+        return causal_lm_output(
+            self, out, labels, logits_to_keep, lambda logits: family.finish(base, logits), **kwargs
+        )

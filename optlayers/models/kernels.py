@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from optlayers.models.families import Rotary
 from optlayers.models.packed import QUERY_BLOCK, PackedBatch
+from optlayers.models.parts import Rotary
 
 CHUNK = 64  # tokens a step of the recurrence
 # Parts of a head run side by side where there are too few sequences and heads to fill the device

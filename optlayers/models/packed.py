@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from optlayers.models.families import Rotary
 from optlayers.models.llamba import CONV_WIDTH
+from optlayers.models.parts import Rotary
 from optlayers.models.ssd import ssd
 
 QUERY_BLOCK = 64

@@ -75,6 +75,7 @@ class _Slot:
 
     module: nn.Module
     buffer: torch.Tensor
+    kind: str
     holds: int = -1
     copied: Any = field(default_factory=lambda: torch.cuda.Event())  # type: ignore[no-untyped-call]
     used: Any = field(default_factory=lambda: torch.cuda.Event())  # type: ignore[no-untyped-call]
@@ -86,6 +87,7 @@ class Layers:
     def __init__(self, modules: Sequence[nn.Module] = ()) -> None:
         self._modules: list[nn.Module | None] = list(modules)
         self._host: dict[int, torch.Tensor] = {}
+        self._kinds: dict[int, str] = {}
         self._slots: list[_Slot] = []
         self._stream: Any = None
 
@@ -117,19 +119,31 @@ class Layers:
         self._modules.append(module)
 
     def append_away(
-        self, module: nn.Module, build: Callable[[], nn.Module], device: torch.device
+        self,
+        module: nn.Module,
+        build: Callable[[], nn.Module],
+        device: torch.device,
+        layer_kind: str = "",
     ) -> None:
-        """Add a layer that waits in host memory; `build` makes one without weights, for a slot."""
+        """Add a layer that waits in host memory; `build` makes one without weights, for a slot.
+
+        Layers of one kind are built alike and share their slots.
+        """
         kind = next(module.parameters()).dtype
         host = torch.empty(flat_size(module), dtype=kind, pin_memory=True)
         flatten(module, host)
         if not self._slots:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        if layer_kind not in self._kinds.values():
             for _ in range(SLOTS):
                 buffer = torch.empty(len(host), dtype=kind, device=device)
                 made = build()
                 flatten(made, buffer, copy=False)
-                self._slots.append(_Slot(made.eval(), buffer))
+                for name, extra in module.named_buffers():
+                    owner = made.get_submodule(name.rpartition(".")[0])
+                    setattr(owner, name.rpartition(".")[2], extra.to(device))
+                self._slots.append(_Slot(made.eval(), buffer, layer_kind))
+        self._kinds[len(self._modules)] = layer_kind
         self._host[len(self._modules)] = host
         self._modules.append(None)
 
@@ -142,7 +156,8 @@ class Layers:
         for layer in wanted:
             if self._slot_of(layer) is not None:
                 continue
-            slot = next(slot for slot in self._slots if slot.holds not in wanted)
+            kind = self._kinds[layer]
+            slot = next(s for s in self._slots if s.kind == kind and s.holds not in wanted)
             slot.holds = layer
             self._stream.wait_event(slot.used)
             with torch.cuda.stream(self._stream):

@@ -14,36 +14,50 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import ModelError
-from optlayers.models.families import Family, LayerInputs, Rotary, embedding_rows, family_of
+from optlayers.graft import WHOLE, Graft
+from optlayers.models.families import Family, attention_of, embedding_rows, family_of
 from optlayers.models.flat import flat_size, flatten
 from optlayers.models.packed import PACKED, Ops, PackedBatch, PlainOps
+from optlayers.models.parts import LayerInputs, strip
 from optlayers.models.residency import SLOTS, Layers, Placement, place
 
 BASE, DONOR = 0, 1
+NO_NAMES: set[str] = set()
+
+# What the layers of one parent need, by their kind.
+Inputs = dict[str, LayerInputs]
 
 
 @dataclass
 class Side:
-    """One parent: its family, config, decoder layers, and rotary embedding where it has one."""
+    """One parent: its family, config, decoder layers and their kinds, and rotary embedding."""
 
     family: Family
     config: Any
     layers: Layers
+    kinds: list[str]
     rotary: nn.Module | None
 
 
-def check_pair(base: Checkpoint, donor: Checkpoint) -> int:
-    """Raise `ModelError` unless the two have one depth and width; the number of layers."""
+def check_pair(base: Checkpoint, donor: Checkpoint, graft: Graft = WHOLE) -> int:
+    """Raise `ModelError` unless the two have one width and depth; the number of layers.
+
+    With a map of layers the donor may be of another depth; `InputError` where the map does not fit.
+    """
+    graft.check(base.n_layers, donor.n_layers)
     for field, attribute in (("layers", "num_hidden_layers"), ("hidden size", "hidden_size")):
+        if attribute == "num_hidden_layers" and graft.donor_map is not None:
+            continue
         mine, theirs = getattr(base.config, attribute), getattr(donor.config, attribute)
         if mine != theirs:
             raise ModelError(
                 f"base {base.name} has {mine} {field} and donor {donor.name} has {theirs}; "
                 "choose two models of one depth and width"
+                + (", or give a donor_map" if field == "layers" else "")
             )
     return int(base.config.num_hidden_layers)
 
@@ -71,10 +85,18 @@ def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -
     return module.eval().requires_grad_(False)
 
 
-def _empty_layer(family: Family, config: Any, index: int) -> nn.Module:
-    """A decoder layer without weights."""
+def _empty_layer(family: Family, config: Any, index: int, half: str = "layer") -> nn.Module:
+    """A decoder layer without weights, or a half of one."""
     with torch.device("meta"):
         layer: nn.Module = family.build_layer(config, index)
+    return layer if half == "layer" else strip(layer, family.halves.names(half))
+
+
+def _buffers_to(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Bring what a layer has beside its weights to their device and dtype."""
+    for module in layer.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device=device, dtype=dtype))
     return layer
 
 
@@ -85,12 +107,17 @@ def _placement(
     device: torch.device,
     dtype: torch.dtype,
     memory: int | None,
+    graft: Graft,
 ) -> Placement:
     """Where the layers of a pair will lie, from their configs."""
-    sizes = [
-        flat_size(_empty_layer(family_of(c.config), c.config, 0)) * dtype.itemsize
-        for c in (base, donor)
-    ]
+    sizes = []
+    for checkpoint, half in ((base, "layer"), (donor, graft.swap)):
+        family = family_of(checkpoint.config)
+        kinds = family.kinds(checkpoint.config)
+        # The largest counts where a model has layers of several kinds.
+        first = [kinds.index(kind) for kind in sorted(set(kinds))]
+        empty = [_empty_layer(family, checkpoint.config, i, half) for i in first]
+        sizes.append(max(map(flat_size, empty)) * dtype.itemsize)
     tied = bool(base.config.tie_word_embeddings)
     rows = embedding_rows(base.config) * (1 if tied else 2)
     ends = rows * int(base.config.hidden_size) * dtype.itemsize
@@ -118,13 +145,20 @@ class LayerStack:
     """
 
     def __init__(
-        self, base: Side, donor: Side, embedding: nn.Module, norm: nn.Module, head: nn.Linear
+        self,
+        base: Side,
+        donor: Side,
+        embedding: nn.Module,
+        norm: nn.Module,
+        head: nn.Linear,
+        graft: Graft = WHOLE,
     ) -> None:
         self.sides = (base, donor)
+        self.graft = graft
         self.embedding, self.norm, self.head = embedding, norm, head
         self.n_layers = len(base.layers)
         device = next(embedding.parameters()).device
-        fused = fused_ops(self.sides, device)
+        fused = fused_ops(self.sides, device) if graft.swap == "layer" else None
         self.fused = fused is not None
         self._ops: Ops = fused or PlainOps()
         self._expected: list[tuple[int, bool]] = []
@@ -133,7 +167,8 @@ class LayerStack:
     @property
     def packable(self) -> bool:
         """Whether both families have a packed form."""
-        return all(side.config.model_type in PACKED for side in self.sides)
+        known = all(side.config.model_type in PACKED for side in self.sides)
+        return known and self.graft.swap == "layer"
 
     @classmethod
     def load(
@@ -144,6 +179,7 @@ class LayerStack:
         dtype: torch.dtype,
         memory: int | None = None,
         say: Callable[[str], None] = lambda text: None,
+        graft: Graft = WHOLE,
     ) -> LayerStack:
         """Read both checkpoints layer by layer; raises `ModelError` where they do not fit.
 
@@ -151,44 +187,60 @@ class LayerStack:
         wait in host memory; `say` receives what was chosen. On the CPU the weights stay mapped
         where the files hold `dtype`, so processes on one machine share them.
         """
-        n_layers = check_pair(base, donor)
+        n_layers = check_pair(base, donor, graft)
 
-        def read(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> nn.Module:
-            tensors = {
-                name: tensor.to(device=device, dtype=dtype)
-                for name, tensor in checkpoint.tensors_below(prefix).items()
+        def tensors(checkpoint: Checkpoint, prefix: str, names: set[str]) -> dict[str, Tensor]:
+            """Those of one module, or of the parts of it that are named."""
+            found = checkpoint.tensors_named_below(prefix)
+            return {
+                name: checkpoint.tensor(f"{prefix}.{name}")
+                for name in found
+                if not names or name.split(".")[0] in names
             }
-            return _fill(module, tensors, f"{checkpoint.name} {prefix}")
+
+        def read(
+            checkpoint: Checkpoint, module: nn.Module, prefix: str, names: set[str] = NO_NAMES
+        ) -> nn.Module:
+            converted = {
+                name: tensor.to(device=device, dtype=dtype)
+                for name, tensor in tensors(checkpoint, prefix, names).items()
+            }
+            return _fill(module, converted, f"{checkpoint.name} {prefix}")
 
         placement = None
         if device.type == "cuda":
-            placement = _placement(base, donor, n_layers, device, dtype, memory)
+            placement = _placement(base, donor, n_layers, device, dtype, memory, graft)
             say(str(placement))
         sides = []
         for number, checkpoint in enumerate((base, donor)):
             config = checkpoint.config
-            config._attn_implementation = "sdpa"
+            config._attn_implementation = attention_of(config, "sdpa")
             family = family_of(config)
-            layers = Layers()
-            for i in range(n_layers):
-                layer = _empty_layer(family, config, i)
-                prefix = f"{family.layers}.{i}"
+            layers, half = Layers(), graft.swap if number == DONOR else "layer"
+            names = family.halves.names(half) if half != "layer" else NO_NAMES
+            places = [graft.source(i) if number == DONOR else i for i in range(n_layers)]
+            kinds = [family.kinds(config)[index] for index in places]
+            for i, index in enumerate(places):
+                layer = _buffers_to(_empty_layer(family, config, index, half), device, dtype)
+                prefix = f"{family.layers}.{index}"
                 if placement is None:
-                    layers.append(read(checkpoint, layer, prefix))
+                    layers.append(read(checkpoint, layer, prefix, names))
                     continue
-                _fill(layer, checkpoint.tensors_below(prefix), f"{checkpoint.name} {prefix}")
+                found = tensors(checkpoint, prefix, names)
+                _fill(layer, found, f"{checkpoint.name} {prefix}")
                 if placement.stays(number, i):
                     flatten(layer, torch.empty(flat_size(layer), dtype=dtype, device=device))
                     layers.append(layer)
                 else:
-                    build = functools.partial(_empty_layer, family, config, i)
-                    layers.append_away(layer.to(dtype), build, device)
-            rotary = family.build_rotary(config).to(device) if family.build_rotary else None
-            sides.append(Side(family, config, layers, rotary))
+                    build = functools.partial(_empty_layer, family, config, index, half)
+                    layers.append_away(layer.to(dtype), build, device, kinds[i])
+            rotary = family.build_rotary(config) if family.build_rotary else None
+            rotary = None if rotary is None else rotary.to(device)
+            sides.append(Side(family, config, layers, kinds, rotary))
         config, family = base.config, sides[BASE].family
         rows, width = embedding_rows(config), config.hidden_size
         with torch.device("meta"):
-            embedding = nn.Embedding(rows, width)
+            embedding = family.build_embedding(config)
             norm = family.build_norm(config)
             head = nn.Linear(width, rows, bias=base.has(f"{family.head}.bias"))
         read(base, embedding, family.embedding)
@@ -202,7 +254,7 @@ class LayerStack:
                 f"{base.name}: {family.head}.weight is missing, and config.json does not tie it "
                 "to the embedding"
             )
-        return cls(sides[BASE], sides[DONOR], embedding, norm, head)
+        return cls(sides[BASE], sides[DONOR], embedding, norm, head, graft)
 
     def expect(self, passes: list[tuple[int, bool]]) -> None:
         """Say which layer passes follow, over and over: (layer, whether the donor's)."""
@@ -218,42 +270,53 @@ class LayerStack:
             for step in range(len(self._expected)):
                 at = (self._at + step) % len(self._expected)
                 layer, from_donor = self._expected[at]
-                if from_donor == bool(side) and parent.layers.is_away(layer):
+                if self._needs(from_donor, side) and parent.layers.is_away(layer):
                     wanted.append(layer)
                 if len(set(wanted)) == SLOTS:
                     break
             parent.layers.prepare(wanted)
 
-    def _passed(self, side: Side, layer: int) -> None:
+    def _needs(self, from_donor: bool, side: int) -> bool:
+        """Whether a pass of base or donor needs a layer of a side: a half is run with the rest."""
+        return from_donor == bool(side) or (from_donor and self.graft.swap != "layer")
+
+    def _passed(self, from_donor: bool, layer: int) -> None:
         """Note that a pass has been queued."""
-        side.layers.release(layer)
+        for number, side in enumerate(self.sides):
+            if self._needs(from_donor, number):
+                side.layers.release(layer)
         self._at += 1
         self._look_ahead()
 
-    def begin(self, tokens: torch.Tensor) -> tuple[torch.Tensor, tuple[LayerInputs, LayerInputs]]:
+    def begin(self, tokens: torch.Tensor) -> tuple[torch.Tensor, tuple[Inputs, ...]]:
         """Embed tokens [B, T]: hidden states [B, T, E], and what the layers of each side need."""
         h: torch.Tensor = self.embedding(tokens)
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-
-        def inputs(side: Side) -> LayerInputs:
-            rotary: Rotary | None = None
-            if side.rotary is not None:
-                rotary = side.rotary(h, position_ids=positions)
-            return LayerInputs(rotary=rotary, position_ids=positions)
-
-        return h, (inputs(self.sides[BASE]), inputs(self.sides[DONOR]))
+        return h, tuple(
+            {
+                kind: side.family.inputs(side.config, side.rotary, kind, h, positions)
+                for kind in sorted(set(side.kinds))
+            }
+            for side in self.sides
+        )
 
     def run(
         self,
         layer: int,
         from_donor: bool,
         h: torch.Tensor,
-        inputs: tuple[LayerInputs, LayerInputs],
+        inputs: tuple[Inputs, ...],
     ) -> torch.Tensor:
         """Run one layer of one side on hidden states [B, T, E]."""
-        side = self.sides[from_donor]
-        out = side.family.call(side.layers[layer], h, inputs[from_donor])
-        self._passed(side, layer)
+        side, swap = self.sides[from_donor], self.graft.swap
+        if not from_donor or swap == "layer":
+            out = side.family.call(side.layers[layer], h, inputs[from_donor][side.kinds[layer]])
+        else:
+            mixer, mlp = (DONOR, BASE) if swap == "mixer" else (BASE, DONOR)
+            first, second = self.sides[mixer], self.sides[mlp]
+            out = first.family.halves.mix(first.layers[layer], h, inputs[mixer][first.kinds[layer]])
+            out = second.family.halves.feed(second.layers[layer], out)
+        self._passed(from_donor, layer)
         return out
 
     def begin_packed(self, batch: PackedBatch) -> torch.Tensor:
@@ -273,7 +336,7 @@ class LayerStack:
         side = self.sides[from_donor]
         call = PACKED[side.config.model_type]
         out = call(self._ops, side.layers[layer], h, batch, batch.rotary[from_donor])
-        self._passed(side, layer)
+        self._passed(from_donor, layer)
         return out
 
     def logits(self, h: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
@@ -281,9 +344,8 @@ class LayerStack:
 
         rows [R]: the vocabulary rows that are needed; then the logits are [K, R].
         """
-        normed = self.norm(h)
+        normed, base = self.norm(h), self.sides[BASE]
         if rows is None:
-            out: torch.Tensor = self.head(normed)
-            return out
+            return base.family.finish(base.config, self.head(normed))
         bias = self.head.bias[rows] if self.head.bias is not None else None
-        return F.linear(normed, self.head.weight[rows], bias)
+        return base.family.finish(base.config, F.linear(normed, self.head.weight[rows], bias))
