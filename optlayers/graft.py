@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optlayers.errors import InputError
+from optlayers.layerset import LayerSet
 
 Swap = Literal["layer", "mixer", "mlp"]
 
@@ -40,9 +41,26 @@ class Graft:
                 f"is 0 to {donor - 1}"
             )
 
-    def __str__(self) -> str:
-        """What is swapped, for people: `layers`, `mixers` or `MLPs`."""
+    def sources(self, layers: LayerSet | None) -> LayerSet | None:
+        """The donor's indices of a layer set of the base (None: all)."""
+        if self.donor_map is None:
+            return layers
+        if layers is None:
+            return LayerSet(self.donor_map)
+        # What the base does not have is refused where its depth is known.
+        return LayerSet(tuple(self.source(i) for i in layers if i < len(self.donor_map)))
+
+    @property
+    def parts(self) -> str:
+        """What is swapped, for people."""
         return {"layer": "layers", "mixer": "mixers", "mlp": "MLPs"}[self.swap]
+
+    def order(self, layers: LayerSet) -> str:
+        """Which of the donor's are taken for a layer set, for people."""
+        if self.donor_map is None:
+            return "index for index"
+        shown = ", ".join(str(self.source(i)) for i in layers)
+        return f"where they have the indices {shown}" if shown else "by a map of indices"
 
 
 WHOLE = Graft()

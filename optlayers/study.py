@@ -16,10 +16,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from optlayers.errors import InputError, StudyFileError
+from optlayers.graft import Graft, Swap
 from optlayers.layerset import LayerSet
 
 # What numpy and Optuna take as a seed.
 MAX_SEED = 2**32 - 1
+
+# Fields that the first definitions did not have.
+LATER = ("swap", "donor_map")
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
@@ -118,6 +122,10 @@ class StudyDefinition(_Part):
     base: ModelSpec
     donor: ModelSpec
     layers: LayerBudget
+    swap: Swap = Field("layer", description="what of a layer the donor gives")
+    donor_map: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="the donor's layer for each layer of the base"
+    )
     tasks: list[TaskSpec] = Field(min_length=1)
     task_path: str | None = None
     tokenizer: str | None = None
@@ -190,6 +198,11 @@ class StudyDefinition(_Part):
         return where
 
     @property
+    def graft(self) -> Graft:
+        """What a chosen layer takes from the donor."""
+        return Graft(self.swap, None if self.donor_map is None else tuple(self.donor_map))
+
+    @property
     def prior_layer_sets(self) -> list[LayerSet]:
         """The known good sets of the prior."""
         return [LayerSet(tuple(indices)) for indices in self.prior.layer_sets]
@@ -200,9 +213,17 @@ class StudyDefinition(_Part):
         return data
 
     def identity(self) -> dict[str, Any]:
-        """The part that ties a study in the database to its definition: all but the budget."""
-        budget = {"explore", "validate", "refine"}
-        return {key: value for key, value in self.to_dict().items() if key not in budget}
+        """The part that ties a study in the database to its definition: all but the budget.
+
+        Fields that came later count where they are used, so that older studies stay the same.
+        """
+        data = self.to_dict()
+        for field in ("explore", "validate", "refine"):
+            del data[field]
+        for field in LATER:
+            if data[field] == type(self).model_fields[field].get_default():
+                del data[field]
+        return data
 
     def fingerprint(self) -> str:
         """SHA-256 of `identity`, first 16 hexadecimal digits."""

@@ -79,25 +79,26 @@ def loud(model: Any, seed: int, std: float = 0.2) -> Any:
     return model.eval()
 
 
-def tiny_llama(seed: int = 1, tied: bool = False) -> Any:
-    """A random Llama of `LAYERS` layers, `WIDTH` wide."""
+def tiny_llama(seed: int = 1, tied: bool = False, **more: Any) -> Any:
+    """A random Llama of `LAYERS` layers, `WIDTH` wide; `more` changes its config."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=tied,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    return loud(LlamaForCausalLM(config), seed)
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": tied,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        **more,
+    }
+    return loud(LlamaForCausalLM(LlamaConfig(**settings)), seed)
 
 
 def tiny_llamba(seed: int = 2, tied: bool = False, **ssm: Any) -> Any:

@@ -56,6 +56,8 @@ BAD: dict[str, list[object]] = {
     "layers": [None, 3, [1, 4]],
     "layers.min": [None, 0, -1, "one", 1.5, True],
     "layers.max": [0, "four", None],
+    "swap": [None, "attention", 3],
+    "donor_map": [3, [], [-1], ["x"]],
     "tasks": [None, "demo", [], {}],
     "tasks[0].name": [None, "", 3],
     "tasks[0].weight": [0, -1, "much", float("inf"), float("nan"), None],
@@ -305,3 +307,14 @@ def test_the_presets_have_the_numbers_of_the_design() -> None:
         assert scores is not None
         assert len(scores) == 32
         assert max(range(32), key=scores.__getitem__) == 17
+
+
+def test_what_is_swapped_and_from_where_is_part_of_the_study() -> None:
+    plain = parse(GOOD)
+    assert (plain.graft.swap, plain.graft.source(3)) == ("layer", 3)
+    assert parse(with_field("swap", "layer")).fingerprint() == plain.fingerprint()
+    mapped = parse(with_field("donor_map", [5, 3, 1]))
+    assert mapped.graft.sources(LayerSet.of(0, 2)) == LayerSet.of(5, 1)
+    assert mapped.graft.sources(None) == LayerSet.of(1, 3, 5)
+    mlps = parse(with_field("swap", "mlp"))
+    assert len({s.fingerprint() for s in (plain, mapped, mlps)}) == 3

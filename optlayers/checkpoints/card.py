@@ -11,6 +11,7 @@ import yaml
 from optlayers.checkpoints.info import FILE, checkpoint_info
 from optlayers.checkpoints.licence import licence_texts
 from optlayers.checkpoints.reader import Checkpoint, hash_ahead
+from optlayers.graft import Graft
 from optlayers.layerset import LayerSet
 from optlayers.study import StudyDefinition
 
@@ -20,15 +21,15 @@ CARD = """\
 
 # {title}
 
-A hybrid language model: {base}, in which {which} of its {depth} decoder layers {come} from {donor},
-index for index. Embedding, final norm and head are those of {base}; nothing was trained. Made with
+A hybrid language model: {base}, in which {which} of its {depth} {parts} {come} from {donor},
+{order}. Embedding, final norm and head are those of {base}; nothing was trained. Made with
 optlayers {version}.
 
 | | |
 |---|---|
 | base | {base} ({base_type}{base_revision}) |
 | donor | {donor} ({donor_type}{donor_revision}) |
-| layers from the donor | {layers} |
+| {short} from the donor | {layers} |
 | weights | {dtype} |
 
 ## Score
@@ -105,15 +106,19 @@ def model_card(info: dict[str, Any], licence_files: list[str]) -> str:
     if parents:
         front |= {"base_model": parents, "base_model_relation": "merge"}
     shown = ", ".join(map(str, layers)) or "none"
+    graft = Graft(info["swap"], info["donor_map"])
     files = ", ".join(f"`{name}`" for name in licence_files)
     return CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
-        title=f"{_name(base)} with layers {shown} of {_name(donor)}",
+        title=f"{_name(base)} with {graft.parts} {shown} of {_name(donor)}",
         base=base["model"],
         donor=donor["model"],
         which=len(layers) or "none",
         come="comes" if len(layers) == 1 else "come",
         depth=info["depth"],
+        parts=("decoder " if graft.swap == "layer" else "") + graft.parts,
+        short=graft.parts,
+        order=graft.order(LayerSet(tuple(layers))),
         version=info["versions"]["optlayers"],
         base_type=base["model_type"],
         donor_type=donor["model_type"],

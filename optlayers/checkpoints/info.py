@@ -34,6 +34,8 @@ def checkpoint_info(
         "layers": list(layers.indices),
         "n_layers": len(layers),
         "depth": base.n_layers,
+        "swap": definition.swap,
+        "donor_map": definition.donor_map,
         "dtype": dtype,
         "score": score,
         "study": {

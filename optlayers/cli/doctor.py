@@ -146,7 +146,7 @@ def _models(definition: Any, device: Any) -> list[Finding]:
     width = 4 if device.type == "cpu" else 2
     for part, spec, needed in (
         ("base", definition.base, everything),
-        ("donor", definition.donor, decoder_layers()),
+        ("donor", definition.donor, decoder_layers(definition.graft.sources(None))),
     ):
         try:
             folder = known_folder(definition.resolve(spec.model), spec.revision)

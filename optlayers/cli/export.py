@@ -125,5 +125,14 @@ def write(
     texts = documents(definition, base, donor, layers, score, dtype)
     with ByteProgress(out.name) as progress:
         export_hybrid(
-            base, donor, layers, out, tokenizer, texts, progress, dtype=dtype, shelf=shelf
+            base,
+            donor,
+            layers,
+            out,
+            tokenizer,
+            texts,
+            progress,
+            dtype=dtype,
+            shelf=shelf,
+            graft=definition.graft,
         )

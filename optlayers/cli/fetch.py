@@ -54,9 +54,10 @@ def _models(definition: Any, source: str) -> dict[str, str]:
     from optlayers.checkpoints.modelscope import fetch_modelscope
 
     bring = model_folder if source == "huggingface" else fetch_modelscope
+    given = definition.graft.sources(None)
     wanted = [
         ("base", definition.base.model, definition.base.revision, everything),
-        ("donor", definition.donor.model, definition.donor.revision, decoder_layers()),
+        ("donor", definition.donor.model, definition.donor.revision, decoder_layers(given)),
     ]
     if definition.tokenizer:
         wanted.append(("tokenizer", definition.tokenizer, None, nothing))

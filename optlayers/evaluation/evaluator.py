@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import order_questions
 from optlayers.evaluation.tasks import TaskSet, hush
 from optlayers.layerset import LayerSet
-from optlayers.models.stack import LayerStack, check_pair
+from optlayers.models.families import embedding_rows
+from optlayers.models.stack import LayerStack, check_pair, differing_ends
 from optlayers.study import StudyDefinition
 
 Answers = NDArray[np.bool_] | EvaluationError
@@ -56,10 +58,26 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 
 def tokenizer_folder(definition: StudyDefinition) -> Path:
-    """The folder of the study's tokenizer: its own, or else the donor's."""
-    where = definition.tokenizer or definition.donor.model
-    revision = None if definition.tokenizer else definition.donor.revision
-    return model_folder(definition.resolve(where), revision, nothing)
+    """The folder of the study's tokenizer: its own, or else the donor's.
+
+    Where the vocabularies differ, it is the base's, if that has one: the base's embedding rules.
+    """
+    if definition.tokenizer:
+        return model_folder(definition.resolve(definition.tokenizer), None, nothing)
+    base, donor = (
+        model_folder(definition.resolve(spec.model), spec.revision, nothing)
+        for spec in (definition.base, definition.donor)
+    )
+    differ = len({_vocabulary(folder) for folder in (base, donor)}) > 1
+    return base if differ and any(base.glob("tokenizer*")) else donor
+
+
+def _vocabulary(folder: Path) -> object:
+    """The size of a model's vocabulary; what is wrong with its config is said elsewhere."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def load_tokenizer(definition: StudyDefinition) -> object:
@@ -90,9 +108,9 @@ def open_pair(
     donor = open_model(
         definition.resolve(definition.donor.model),
         definition.donor.revision,
-        decoder_layers(layers),
+        decoder_layers(definition.graft.sources(layers)),
     )
-    n_layers = check_pair(base, donor)
+    n_layers = check_pair(base, donor, definition.graft)
     if definition.layers.max > n_layers:
         raise InputError(
             f"layers.max is {definition.layers.max}, and the models have {n_layers} layers; "
@@ -130,7 +148,11 @@ class ModelEvaluator:
         say("loading tasks")
         self.tasks = TaskSet.of(definition, limit)
         say("loading models")
-        self.stack = LayerStack.load(base, donor, device, dtype, say=say)
+        note = differing_ends(base, donor)
+        if note:
+            say(note)
+        graft = definition.graft
+        self.stack = LayerStack.load(base, donor, device, dtype, say=say, graft=graft)
         self._check_vocabulary(tokenizer, base)
         self.n_layers = self.stack.n_layers
         self.tasks.prepare(tokenizer, self._length_config(base, donor))
@@ -149,7 +171,7 @@ class ModelEvaluator:
     @staticmethod
     def _check_vocabulary(tokenizer: object, base: Checkpoint) -> None:
         tokens = len(tokenizer)  # type: ignore[arg-type]
-        rows = int(getattr(base.config, "padded_vocab_size", base.config.vocab_size))
+        rows = embedding_rows(base.config)
         if tokens > rows:
             raise ModelError(
                 f"the tokenizer has {tokens} tokens and base {base.name} embeds {rows}; choose "

@@ -62,6 +62,31 @@ def check_pair(base: Checkpoint, donor: Checkpoint, graft: Graft = WHOLE) -> int
     return int(base.config.num_hidden_layers)
 
 
+def differing_ends(base: Checkpoint, donor: Checkpoint) -> str | None:
+    """In a line, how base and donor differ before and after their layers; None: they do not."""
+    found = []
+    mine, theirs = base.config.vocab_size, donor.config.vocab_size
+    if mine != theirs:
+        found.append(f"vocabularies of {mine} and {theirs} tokens")
+    with torch.device("meta"):
+        norms = [family_of(c.config).build_norm(c.config) for c in (base, donor)]
+        tables = [family_of(c.config).build_embedding(c.config) for c in (base, donor)]
+    if str(norms[0]).partition("(")[2] != str(norms[1]).partition("(")[2] or _offset(
+        norms[0]
+    ) != _offset(norms[1]):
+        found.append(f"norms {norms[0]} and {norms[1]}")
+    if getattr(tables[0], "scale", 1.0) != getattr(tables[1], "scale", 1.0):
+        found.append("embeddings of different scale")
+    if not found:
+        return None
+    return f"base and donor differ at the ends ({'; '.join(found)}): the base's rule"
+
+
+def _offset(norm: nn.Module) -> bool:
+    """Whether a norm multiplies by its weight plus one."""
+    return "Gemma" in type(norm).__name__
+
+
 def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> nn.Module:
     """Give a module made on the meta device its tensors; raises `ModelError` on a misfit."""
     expected = {name: tuple(p.shape) for name, p in module.state_dict().items()}

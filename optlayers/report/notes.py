@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 
+from optlayers.graft import Graft
 from optlayers.report.figure import interval, percent, shown
 from optlayers.search import Goal, Record
 
@@ -19,7 +20,7 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
     """What the study asks, its definition, and the commands that go with it."""
     name = definition["name"]
     option = f" --study {name}" + (f" --storage {shown_url}" if shown_url else "")
-    budget = definition["layers"]
+    budget, parts = definition["layers"], Graft(definition["swap"]).parts
     commands = "\n".join(
         f"optlayers {command}{option}{rest}"
         for command, rest in (
@@ -31,7 +32,7 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
         )
     )
     return (
-        f"# {name}\n\nWhich {budget['min']} to {budget['max']} layers of "
+        f"# {name}\n\nWhich {budget['min']} to {budget['max']} {parts} of "
         f"`{definition['donor']['model']}` to put into `{definition['base']['model']}`.\n\n"
         "A trial is one layer set: `layer_07 = donor` puts layer 7 of the donor into the base. The "
         "objective, *score*, is the share of right answers; a pruned trial ended on part of the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from optlayers.graft import Graft
 from optlayers.report.data import Entry, Report
 from optlayers.report.figure import chance, interval, percent, points, shown
 
@@ -47,8 +48,9 @@ def lead(report: Report) -> str:
     """The study and its result in two sentences."""
     donor, base = report.definition["donor"]["model"], report.definition["base"]["model"]
     budget = report.definition["layers"]
+    parts = Graft(report.definition["swap"]).parts
     what = (
-        f"Which {budget['min']} to {budget['max']} of {report.n_layers} layers of {donor} to put "
+        f"Which {budget['min']} to {budget['max']} of {report.n_layers} {parts} of {donor} to put "
         f"into {base}."
     )
     best = report.best
