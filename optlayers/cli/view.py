@@ -80,7 +80,7 @@ def line(found: Snapshot, local: Sequence[LocalWorker], pace: Pace) -> str:
     if state.best:
         best = f"best {100 * state.best.score:.1f} % ({_interval(state.best)}) "
         best += layers_text(state.best)
-    failed = f", {state.trials['failed']} failed" if state.trials["failed"] else ""
+    failed = f", {found.failed} failed" if found.failed else ""
     counts = ", ".join(f"{count} {name}" for count, name in _counts(found))
     rate = "" if pace.questions is None else f", {pace}"
     left = f", {pace.time_left}" if pace.time_left else ""
@@ -157,14 +157,13 @@ class View:
         return table
 
     def _funnel(self) -> Text:
-        counts = self.found.status.trials
         text = Text()
         for number, (count, name) in enumerate(_counts(self.found)):
             text.append(", " if number else "").append(f"{count:,}", style="bold")
             text.append(f" {name}")
-        text.append(f"; {counts['running']} running")
-        if counts["failed"]:
-            text.append(f", {counts['failed']} failed", style="red")
+        text.append(f"; {self.found.status.trials['running']} running")
+        if self.found.failed:
+            text.append(f", {self.found.failed} failed", style="red")
         return text
 
     def _saved(self) -> str:

@@ -19,7 +19,7 @@ from optlayers.leaderboard import status as read_status
 from optlayers.report.baselines import Baseline
 from optlayers.report.course import Course, Generation, course, generations
 from optlayers.report.effects import Effects, effects
-from optlayers.report.progress import Funnel, Savings, funnel, savings
+from optlayers.report.progress import Failure, Funnel, Savings, failures, funnel, savings
 from optlayers.search import (
     Record,
     StratifiedScore,
@@ -61,6 +61,11 @@ class Entry:
         """The chance of as large a difference to the first between equals."""
         found = self.evidence and self.evidence.to_best
         return found.p_value if found else None
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """Its score on held-out questions, where it has answered them."""
+        return self.evidence.held_out if self.evidence else None
 
     @property
     def tied(self) -> bool:
@@ -123,6 +128,7 @@ class Report:
     baselines: list[Baseline]
     funnel: Funnel
     savings: Savings
+    failures: list[Failure]
     fast_full: list[FastFull]
     rank_correlation: float | None
     subjects: list[Subject]
@@ -191,6 +197,7 @@ def gather(
         baselines=list(baselines),
         funnel=funnel(records),
         savings=savings(records, workers, n_full),
+        failures=failures(records),
         fast_full=pairs,
         rank_correlation=None if np.isnan(rho) else float(rho),
         subjects=_subjects(attrs, rows, known, refs, strata, weights),

@@ -19,6 +19,7 @@ from optlayers.report.theme import (
 )
 
 MOST_ROWS = 300
+DASHES = ("dot", "dash", "dashdot", "9px 3px")
 
 
 def _line(steps: list[Step], end: float, name: str, colour: str, width: float) -> dict[str, Any]:
@@ -35,6 +36,14 @@ def _line(steps: list[Step], end: float, name: str, colour: str, width: float) -
     }
 
 
+def _room(data: list[dict[str, Any]]) -> list[float]:
+    """A range for the scores that leaves the lowest part of the picture to the phases' names."""
+    scores = [y for trace in data for y in trace["y"]]
+    low, high = min(scores), max(scores)
+    span = max(high - low, 2.0)
+    return [low - 0.22 * span, high + 0.06 * span]
+
+
 def score_by_cost(report: Report) -> Figure | None:
     """Best score against cost, with the phases marked, and baselines where they were run."""
     course = report.course
@@ -46,7 +55,7 @@ def score_by_cost(report: Report) -> Figure | None:
         data.append(_line(course.fast, course.cost, "best on the fast questions", GREY, 1.5))
     if course.full:
         data.append(_line(course.full, course.cost, "best on all questions", BLUE, 3))
-    for line, colour in zip(report.baselines, SEARCHES, strict=False):
+    for number, line in enumerate(report.baselines):
         data.append(
             {
                 "type": "scatter",
@@ -54,7 +63,12 @@ def score_by_cost(report: Report) -> Figure | None:
                 "name": line.name,
                 "x": [round(c, 2) for c in line.cost],
                 "y": hundredths(line.score),
-                "line": {"shape": "hv", "color": colour, "width": 1.5, "dash": "dot"},
+                "line": {
+                    "shape": "hv",
+                    "color": SEARCHES[number % len(SEARCHES)],
+                    "width": 1.5,
+                    "dash": DASHES[number % len(DASHES)],
+                },
                 "hovertemplate": "%{x:.0f} full evaluations<br>%{y:.1f} %<extra>"
                 + line.name
                 + "</extra>",
@@ -100,7 +114,7 @@ def score_by_cost(report: Report) -> Figure | None:
                 "yanchor": "bottom",
                 "text": phase.phase,
                 "showarrow": False,
-                "font": {"color": colour, "size": 12},
+                "font": {"color": SOFT, "size": 12},
             }
         )
     reached = course.full[-1] if course.full else course.fast[-1]
@@ -108,6 +122,7 @@ def score_by_cost(report: Report) -> Figure | None:
     return Figure(
         name="score-by-cost",
         title="Best score against cost",
+        short="Score by cost",
         alt=(
             f"Stairs of the best score so far. {percent(reached.score)} with layers "
             f"{shown(reached.layers)} after {reached.cost:.1f} of {course.cost:.1f} full "
@@ -119,7 +134,7 @@ def score_by_cost(report: Report) -> Figure | None:
             "One unit of cost is one layer set on all questions; shared prefixes save on top of "
             "it. The best of many on the fast questions flatters."
             + (
-                " Dotted: other searches, the median of several runs, allowed to ask all "
+                " Broken lines: other searches, the median of several runs, allowed to ask all "
                 "questions of any set."
                 if report.baselines
                 else ""
@@ -129,7 +144,7 @@ def score_by_cost(report: Report) -> Figure | None:
             "data": data,
             "layout": layout(
                 xaxis=axis("cost, full evaluations", range=[0, end * 1.02], showgrid=False),
-                yaxis=axis("best score so far, %"),
+                yaxis=axis("best score so far, %", range=_room(data)),
                 shapes=shapes,
                 annotations=labels,
             ),
@@ -152,6 +167,7 @@ def funnel_chart(report: Report) -> Figure | None:
     return Figure(
         name="funnel",
         title="The funnel",
+        short="Funnel",
         alt="Bars: " + ", ".join(f"{count} {name}" for name, count, _ in steps) + " layer sets.",
         note="Few sets answer every question: most are told apart on a part of them.",
         plot={

@@ -15,18 +15,23 @@ Cell = str | int | float | None
 class Figure:
     """One figure of the report.
 
-    name: for files and anchors. alt: what one would see, in a sentence or two, for who cannot.
-    note: how to read it. plot: `data` and `layout` of plotly. head, rows: the table behind it.
+    name: for files and anchors. short: its name in a list. alt: what one would see, in a sentence
+    or two, for who cannot. note: how to read it. plot: `data` and `layout` of plotly. head, rows:
+    the table behind it; open: it is as much worth reading as the figure. square: as high as wide,
+    with the table beside it where there is room.
     """
 
     name: str
     title: str
+    short: str
     alt: str
     note: str
     plot: dict[str, Any]
     height: int
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    open: bool = False
+    square: bool = False
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -57,6 +62,17 @@ def chance(p_value: float | None) -> str:
 def shown(layers: Sequence[int] | LayerSet) -> str:
     """`0, 10, 11`, or `none`."""
     return ", ".join(map(str, layers)) or "none"
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Names of tasks as one would say them: without what all begin with, and with spaces.
+
+    `mmlu_anatomy`, `mmlu_world_religions` as `anatomy`, `world religions`.
+    """
+    parts = [name.split("_") for name in names]
+    while len(parts) > 1 and len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
+        parts = [p[1:] for p in parts]
+    return [" ".join(p).strip() or name for p, name in zip(parts, names, strict=True)]
 
 
 def hundredths(values: Sequence[float | None], digits: int = 2) -> list[float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optlayers.report import effort, layers, scores
+from optlayers.report import comparisons, effort, layers, scores
 from optlayers.report.data import Report
 from optlayers.report.figure import Figure
 
@@ -14,8 +14,8 @@ MAKERS = (
     layers.evolution,
     effort.score_by_cost,
     effort.funnel_chart,
-    scores.fast_against_full,
-    scores.by_subject,
+    comparisons.fast_against_full,
+    comparisons.by_subject,
 )
 
 

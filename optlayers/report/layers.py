@@ -10,6 +10,7 @@ from optlayers.report.theme import (
     BLUE,
     DIVERGING,
     GREY,
+    INK,
     ORANGE,
     RAMP,
     SOFT,
@@ -28,10 +29,10 @@ def layer_effects(report: Report) -> Figure | None:
         return None
     found = report.effects.layers
     data: list[dict[str, Any]] = []
-    for name, colour, mine in (
-        ("helps", BLUE, [e for e in found if e.is_sure and e.effect > 0]),
-        ("harms", ORANGE, [e for e in found if e.is_sure and e.effect < 0]),
-        ("not sure", GREY, [e for e in found if not e.is_sure]),
+    for name, colour, symbol, mine in (
+        ("helps", BLUE, "circle", [e for e in found if e.is_sure and e.effect > 0]),
+        ("harms", ORANGE, "diamond", [e for e in found if e.is_sure and e.effect < 0]),
+        ("not sure", GREY, "circle-open", [e for e in found if not e.is_sure]),
     ):
         if mine:
             data.append(
@@ -49,7 +50,12 @@ def layer_effects(report: Report) -> Figure | None:
                         "thickness": 2,
                         "width": 0,
                     },
-                    "marker": {"size": 10, "color": colour},
+                    "marker": {
+                        "size": 9,
+                        "color": colour,
+                        "symbol": symbol,
+                        "line": {"width": 2, "color": colour},
+                    },
                     "hovertemplate": (
                         "layer %{x}: %{y:+.1f} points<br>in %{customdata} evaluated sets"
                         "<extra></extra>"
@@ -61,6 +67,7 @@ def layer_effects(report: Report) -> Figure | None:
     return Figure(
         name="layer-effects",
         title="What each layer adds",
+        short="Layer effects",
         alt=f"Dots with 95 % intervals, a layer each. Most is added by {best}, in points.",
         note=(
             "The score with the layer less that without it, averaged over the sets that the "
@@ -94,6 +101,19 @@ def layer_effects(report: Report) -> Figure | None:
     )
 
 
+def _bar(title: str) -> dict[str, Any]:
+    """The scale of colours beside a heat map."""
+    return {
+        "title": {"text": title, "side": "top"},
+        "thickness": 12,
+        "outlinewidth": 0,
+        "lenmode": "pixels",
+        "len": 240,
+        "y": 1,
+        "yanchor": "top",
+    }
+
+
 def pair_synergy(report: Report) -> Figure | None:
     """What two layers add together beyond the sum of both, as a heat map."""
     found = report.effects
@@ -115,9 +135,22 @@ def pair_synergy(report: Report) -> Figure | None:
     sure = [e for e in found.pairs if e.is_sure]
     told = "; ".join(f"{shown(e.layers)}: {points(e.effect)} points" for e in sure[:4])
     labels = [str(i) for i in range(n)]
+    ends = [e.layers.indices for e in sure]
+    dots = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [str(i) for pair in ends for i in pair],
+            "y": [str(i) for pair in ends for i in reversed(pair)],
+            "marker": {"size": 5, "color": SURFACE, "line": {"width": 1, "color": INK}},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
+    ]
     return Figure(
         name="pair-synergy",
         title="Which layers help each other",
+        short="Pair synergy",
         alt=(
             f"Heat map of {n} by {n} layers. Strongest: {told}."
             if told
@@ -125,8 +158,9 @@ def pair_synergy(report: Report) -> Figure | None:
         ),
         note=(
             "Points that two layers add together beyond the sum of what each adds alone: blue "
-            "they need each other, red they do the same work. From the same model; empty where no "
-            "evaluated set holds both. The table lists the surest pairs."
+            "they need each other, red they do the same work; a dot where the 95 % interval "
+            "excludes 0. From the same model; empty where no evaluated set holds both. The table "
+            "lists the surest pairs."
         ),
         plot={
             "data": [
@@ -143,13 +177,9 @@ def pair_synergy(report: Report) -> Figure | None:
                     "zmax": most,
                     "xgap": 1,
                     "ygap": 1,
-                    "colorbar": {
-                        "title": {"text": "points", "side": "top"},
-                        "thickness": 12,
-                        "outlinewidth": 0,
-                        "len": 0.9,
-                    },
-                }
+                    "colorbar": _bar("points"),
+                },
+                *dots,
             ],
             "layout": layout(
                 xaxis=axis("layer", type="category", showgrid=False, tickangle=0),
@@ -157,8 +187,10 @@ def pair_synergy(report: Report) -> Figure | None:
                 plot_bgcolor=SURFACE,
             ),
         },
-        height=520,
-        head=("layers", "synergy, points", "95 % interval", "in evaluated sets"),
+        height=560,
+        square=True,
+        open=True,
+        head=("layers", "synergy, points", "95 % interval", "sets"),
         rows=[
             (
                 shown(e.layers),
@@ -184,6 +216,7 @@ def evolution(report: Report) -> Figure | None:
     return Figure(
         name="evolution",
         title="How the patterns evolved",
+        short="Evolution",
         alt=(
             f"Heat map of layers over {len(found)} generations: share of the best 20 sets so far "
             f"that hold a layer. At the end: {told}."
@@ -207,12 +240,7 @@ def evolution(report: Report) -> Figure | None:
                     "hovertemplate": (
                         "generation %{x}, layer %{y}<br>%{z} % of the best sets<extra></extra>"
                     ),
-                    "colorbar": {
-                        "title": {"text": "% of best", "side": "top"},
-                        "thickness": 12,
-                        "outlinewidth": 0,
-                        "len": 0.9,
-                    },
+                    "colorbar": _bar("% of best"),
                 }
             ],
             "layout": layout(

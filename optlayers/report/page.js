@@ -4,7 +4,9 @@
   const figures = read("figures-data");
   const dark = read("dark-colours");
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const config = { displayModeBar: false, responsive: true, scrollZoom: false, locale: "en" };
+  const config = { displayModeBar: false, scrollZoom: false, locale: "en" };
+  // What fits on a sheet of A4 or Letter, in CSS pixels; at that share of their height, two figures.
+  const PAPER = { width: 680, height: 840, share: 0.8 };
 
   // Every colour has a twin for dark backgrounds; on paper it is always light.
   const coloured = (figure, isDark) =>
@@ -13,22 +15,46 @@
              : JSON.stringify(figure)
     );
 
-  const fit = (figure, plot) => {
-    // On a phone every bit of width is for the marks.
-    if (plot.clientWidth < 480) {
-      figure.layout.font.size = 11;
-      for (const trace of figure.data) if (trace.colorbar) trace.colorbar.thickness = 8;
-      for (const name of ["xaxis", "yaxis"]) {
-        const axis = figure.layout[name];
-        if (axis && axis.dtick === 1 && figure.data[0].error_y) axis.dtick = 2;
+  // As many names on an axis as there is room for, and no longer ones.
+  const thin = (axis, names, room, longest) => {
+    const step = Math.max(1, Math.ceil((names.length * 26) / room));
+    axis.tickvals = names.filter((_, i) => i % step === 0);
+    axis.ticktext = axis.tickvals.map((name) =>
+      name.length > longest ? name.slice(0, longest - 1) + "…" : name
+    );
+  };
+
+  const fit = (figure, plot, onPaper) => {
+    const { data, layout } = figure;
+    const width = onPaper ? PAPER.width : plot.clientWidth;
+    const narrow = width < 480;
+    layout.width = width;
+    layout.height = figure.height;
+    if (plot.closest(".square")) layout.height = Math.min(layout.height, Math.max(width, 300));
+    if (onPaper) layout.height = Math.min(PAPER.share * layout.height, PAPER.height);
+    plot.style.height = `${layout.height}px`;
+    if (onPaper || narrow) layout.font.size = 11;
+    for (const trace of data) {
+      if (trace.type === "heatmap") {
+        if (narrow) trace.colorbar.thickness = 8;
+        thin(layout.xaxis, trace.x, 0.85 * width - 60, 99);
+        if (layout.height < 20 * trace.y.length) thin(layout.yaxis, trace.y, 2 * layout.height, 99);
       }
     }
+    const names = layout.yaxis.categoryarray;
+    if (narrow && names) {
+      layout.yaxis.tickvals = names;
+      layout.yaxis.ticktext = names.map((n) => (n.length > 17 ? n.slice(0, 16) + "…" : n));
+      delete layout.yaxis.tickmode;
+    }
+    if (narrow && layout.xaxis.dtick === 1 && data[0].error_y) layout.xaxis.dtick = 2;
     return figure;
   };
 
-  const draw = async (isDark) => {
+  const draw = async (isDark, onPaper = false) => {
     for (const plot of document.querySelectorAll("[data-figure]")) {
-      const figure = fit(coloured(figures[plot.dataset.figure], isDark), plot);
+      const figure = fit(coloured(figures[plot.dataset.figure], isDark), plot, onPaper);
+      if (onPaper) figure.layout.paper_bgcolor = figure.layout.plot_bgcolor = "#ffffff";
       await Plotly.react(plot, figure.data, figure.layout, config);
     }
     document.documentElement.dataset.drawn = isDark ? "dark" : "light";
@@ -44,10 +70,12 @@
     document.head.append(script);
   };
 
-  const value = (row, column) => {
+  const value = (row, column, isNumber) => {
     const cell = row.cells[column];
     const text = cell.dataset.sort ?? cell.textContent.trim();
-    const number = Number(text);
+    // Of an interval its lower end.
+    const digits = text.replaceAll(",", "").replace("\u2212", "-").replace("<", "");
+    const number = isNumber ? Number.parseFloat(digits) : Number(text);
     return text === "" ? null : Number.isNaN(number) ? text : number;
   };
 
@@ -65,7 +93,7 @@
         const up = head.getAttribute("aria-sort") !== "ascending";
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
-        const rows = [...table.tBodies[0].rows].map((row) => [value(row, column), row]);
+        const rows = [...table.tBodies[0].rows].map((row) => [value(row, column, head.classList.contains("n")), row]);
         rows.sort(([a], [b]) => {
           const order = compare(a, b);
           return Number.isFinite(order) && !up ? -order : order;
@@ -86,7 +114,16 @@
     }
     throw error;
   }
+  let width = innerWidth;
+  let waiting = 0;
   prefersDark.addEventListener("change", () => draw(prefersDark.matches));
-  addEventListener("beforeprint", () => draw(false));
+  addEventListener("beforeprint", () => draw(false, true));
   addEventListener("afterprint", () => draw(prefersDark.matches));
+  addEventListener("resize", () => {
+    // Not for the bars of a phone that come and go.
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => draw(prefersDark.matches), 150);
+  });
 })();

@@ -10,6 +10,7 @@ import base64
 import functools
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -23,6 +24,7 @@ from optlayers.report.data import Report
 from optlayers.report.figure import Figure
 from optlayers.report.tables import (
     cost_table,
+    failures_table,
     held_out_table,
     lead,
     leaderboard_table,
@@ -33,19 +35,23 @@ from optlayers.report.tables import (
 from optlayers.report.theme import DARK
 
 ROWS = 200
+_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
+_NUMBER = re.compile(r"[<+-]?[\d,]+(\.\d+)?( (to|of) [+-]?[\d,]+(\.\d+)?)?( (%|s|min|h.*))?")
 
 
 def page(report: Report, figures: Sequence[Figure]) -> str:
     """The report as HTML."""
     folder = resources.files("optlayers.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(typeset=typeset, numeric=numeric)
     template = environment.from_string((folder / "page.html.j2").read_text("utf-8"))
-    held_out = held_out_table(report)
+    held_out, failed = held_out_table(report), failures_table(report)
     contents = [
         ("leaderboard", "Leaderboard"),
         *([("held-out", "Held-out check")] if held_out else []),
-        *((f.name, f.name.replace("-", " ").capitalize()) for f in figures),
+        *((f.name, f.short) for f in figures),
         ("cost", "Cost"),
+        *([("failures", "Without a result")] if failed else []),
         ("machines", "Hardware and versions"),
         ("definition", "Definition"),
     ]
@@ -61,15 +67,28 @@ def page(report: Report, figures: Sequence[Figure]) -> str:
         held_out=held_out,
         figures=figures,
         cost=cost_table(report),
+        failures=failed,
         workers=workers_table(report),
         versions=versions_table(report),
         command=f"optlayers search --study {report.name}",
         definition=definition_text(report),
         version=__version__,
-        figures_json=_embedded({f.name: f.plot for f in figures}),
+        figures_json=_embedded({f.name: {**f.plot, "height": f.height} for f in figures}),
         dark_json=_embedded(DARK),
         plotly=packed_plotly(),
     )
+
+
+def typeset(text: Any) -> str:
+    """Text as one prints it: a true minus, and no line that begins with the per cent sign."""
+    return _MINUS.sub("\u2212", str(text)).replace(" %", "\u00a0%")
+
+
+def numeric(rows: Sequence[Sequence[Any]], column: int) -> bool:
+    """Whether a column holds numbers (with intervals and units), which stand under each other."""
+    texts = [row[column]["text"] if isinstance(row[column], dict) else row[column] for row in rows]
+    known = [str(text) for text in texts if text not in (None, "")]
+    return bool(known) and all(_NUMBER.fullmatch(text) for text in known)
 
 
 def definition_text(report: Report) -> str:

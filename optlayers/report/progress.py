@@ -5,6 +5,7 @@ Used by the report and by the live view.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,42 @@ def funnel(records: Sequence[Record]) -> Funnel:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Trials that ended without a result for one reason.
+
+    returned: the layer sets went back to the queue (a worker left or was lost, or two had claimed
+    one set), which is no fault of theirs. layers: one of the sets.
+    """
+
+    reason: str
+    trials: int
+    returned: bool
+    layers: list[int]
+
+
+def failures(records: Sequence[Record]) -> list[Failure]:
+    """Why trials failed: faults first, and of these the frequent ones."""
+    by_reason: dict[str, list[Record]] = {}
+    for record in records:
+        if record.state == TrialState.FAIL:
+            # A worker that dies cannot leave a reason.
+            reason = record.reason or (keys.REASON_LOST if record.worker else "no reason stored")
+            # What differs from set to set would give every set a reason of its own.
+            reason = re.sub(r"^layers \[?[\d, ]+\]?: ", "", reason)
+            by_reason.setdefault(reason, []).append(record)
+    found = [
+        Failure(
+            reason=reason,
+            trials=len(mine),
+            returned=reason.startswith(keys.HARMLESS_REASONS),
+            layers=list(mine[0].layers.indices),
+        )
+        for reason, mine in by_reason.items()
+    ]
+    return sorted(found, key=lambda f: (f.returned, -f.trials, f.reason))
+
+
+@dataclass(frozen=True)
 class Savings:
     """Work against evaluating every set on all questions, one by one.
 
@@ -101,7 +138,13 @@ class Snapshot:
     status: Status
     funnel: Funnel
     savings: Savings
+    failures: list[Failure]
     workers: list[WorkerState]
+
+    @property
+    def failed(self) -> int:
+        """Trials that failed by their own fault."""
+        return sum(f.trials for f in self.failures if not f.returned)
 
     @property
     def passes(self) -> int:
@@ -119,5 +162,6 @@ def snapshot(definition: StudyDefinition, study: optuna.Study) -> Snapshot:
         status=state,
         funnel=funnel(records),
         savings=savings(records, workers, int(attrs.get(keys.N_FULL, 0))),
+        failures=failures(records),
         workers=workers,
     )

@@ -1,4 +1,4 @@
-"""Figures of scores: the leaderboard, score against size, fast against full, and the subjects."""
+"""Figures of scores: the best sets with their intervals, and score against size."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Any
 
 from optlayers.report.data import Entry, Report
 from optlayers.report.figure import Figure, chance, hundredths, interval, percent, points, shown
-from optlayers.report.theme import AQUA, BLUE, GREY, INK, ORANGE, SOFT, axis, layout
+from optlayers.report.theme import BLUE, GREY, INK, ORANGE, axis, layout
 
 TOP = 20
-MOST_ROWS = 300
 
 
 def _interval(entries: list[Entry]) -> dict[str, Any]:
@@ -30,7 +29,10 @@ def best_sets(report: Report) -> Figure | None:
     if not top:
         return None
     data: list[dict[str, Any]] = []
-    for is_tied, name, colour in ((True, "tied with the first", BLUE), (False, "behind", GREY)):
+    for is_tied, name, colour, symbol in (
+        (True, "tied with the first", BLUE, "circle"),
+        (False, "behind", GREY, "circle-open"),
+    ):
         mine = [e for e in top if e.tied == is_tied]
         if mine:
             data.append(
@@ -41,16 +43,40 @@ def best_sets(report: Report) -> Figure | None:
                     "x": hundredths([e.row.score for e in mine]),
                     "y": [shown(e.row.layers) for e in mine],
                     "error_x": {**_interval(mine), "color": colour},
-                    "marker": {"size": 10, "color": colour},
+                    "marker": {
+                        "size": 10,
+                        "color": colour,
+                        "symbol": symbol,
+                        "line": {"width": 2, "color": colour},
+                    },
                     "hovertemplate": "layers %{y}<br>%{x:.1f} %<extra></extra>",
                 }
             )
+    held = [(e, e.held_out.score) for e in top if e.held_out]
+    if held:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "on held-out questions",
+                "x": hundredths([score for _, score in held]),
+                "y": [shown(e.row.layers) for e, _ in held],
+                "marker": {
+                    "size": 9,
+                    "color": ORANGE,
+                    "symbol": "diamond-open",
+                    "line": {"width": 2},
+                },
+                "hovertemplate": "layers %{y}<br>%{x:.1f} % held-out<extra></extra>",
+            }
+        )
     first = top[0].row
     tied = sum(e.tied for e in report.full)
     order = [shown(e.row.layers) for e in top]
     return Figure(
         name="best-sets",
         title="The best layer sets",
+        short="Best sets",
         alt=(
             f"Dots with 95 % intervals for the best {len(top)} layer sets. The first, layers "
             f"{shown(first.layers)}, scores {percent(first.score)}, interval "
@@ -58,9 +84,10 @@ def best_sets(report: Report) -> Figure | None:
             "from it."
         ),
         note=(
-            "Each set on all questions. Tied: the difference to the first, question by question, "
-            "may well be chance (p above 0.05). The first of many is partly lucky: see the "
-            "held-out check."
+            f"Each set on {'all' if report.full else 'part of the'} questions. Tied: the "
+            "difference to the first, question by question, may well be chance (p above 0.05). "
+            "The first of many is partly lucky"
+            + ("; its score on held-out questions is not." if held else ".")
         ),
         plot={
             "data": data,
@@ -71,13 +98,22 @@ def best_sets(report: Report) -> Figure | None:
                     type="category",
                     categoryorder="array",
                     categoryarray=order[::-1],
+                    range=[-0.6, len(order) - 0.4],
                     showgrid=False,
                 ),
                 showlegend=len(data) > 1,
             ),
         },
         height=120 + 24 * len(top),
-        head=("rank", "layers", "score", "95 % interval", "behind the first, points", "p"),
+        head=(
+            "rank",
+            "layers",
+            "score",
+            "95 % interval",
+            "behind the first, points",
+            "p",
+            "held-out",
+        ),
         rows=[
             (
                 e.row.rank,
@@ -86,6 +122,7 @@ def best_sets(report: Report) -> Figure | None:
                 interval(e.row.ci_low, e.row.ci_high),
                 points(e.behind),
                 chance(e.p_value),
+                percent(e.held_out.score if e.held_out else None),
             )
             for e in top
         ],
@@ -98,7 +135,7 @@ def score_by_size(report: Report) -> Figure | None:
         return None
     data: list[dict[str, Any]] = []
     for fidelity, name, colour, size, opacity in (
-        ("fast", "part of the questions", GREY, 5, 0.45),
+        ("fast", "part of the questions", GREY, 5, 0.6),
         ("full", "all questions", BLUE, 8, 0.9),
     ):
         mine = [e.row for e in report.entries if e.row.fidelity == fidelity]
@@ -144,7 +181,7 @@ def score_by_size(report: Report) -> Figure | None:
                 "x": [low, high],
                 "y": [score, score],
                 "line": {"color": INK, "width": 1.5, "dash": dash},
-                "hoverinfo": "name",
+                "hovertemplate": f"the {reference.name} alone: {score:.1f} %<extra></extra>",
             }
         )
     steps = "; ".join(
@@ -154,6 +191,7 @@ def score_by_size(report: Report) -> Figure | None:
     return Figure(
         name="score-by-size",
         title="Score against the number of donor layers",
+        short="Score by size",
         alt=f"Scatter of all evaluated sets. Best of each size: {steps}. {ends}.",
         note=(
             "The line joins the best set of each number of layers where more layers bring more. "
@@ -189,156 +227,5 @@ def score_by_size(report: Report) -> Figure | None:
                 )
                 for name, r in report.references.items()
             ),
-        ],
-    )
-
-
-def fast_against_full(report: Report) -> Figure | None:
-    """Fast against full score of the sets that have both, with the rank correlation."""
-    pairs = report.fast_full
-    if len(pairs) < 2:
-        return None
-    values = [100 * v for p in pairs for v in (p.fast, p.full)]
-    ends = [min(values) - 2, max(values) + 2]
-    rho = report.rank_correlation
-    told = "cannot be told" if rho is None else f"{rho:.2f}"
-    above = sum(p.fast > p.full for p in pairs)
-    return Figure(
-        name="fast-full",
-        title=f"Fast against full score: rank correlation {told}",
-        alt=(
-            f"Scatter of {len(pairs)} layer sets, score on the {report.n_fast} fast questions "
-            f"against score on all {report.n_full}. Spearman's rank correlation {told}; the fast "
-            f"score is the higher one for {above} of them."
-        ),
-        note=(
-            "Below the line the fast score promised more than all questions held. The sets that "
-            "went on were chosen by their fast score, which lowers the correlation."
-        ),
-        plot={
-            "data": [
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "x": [round(v, 2) for v in ends],
-                    "y": [round(v, 2) for v in ends],
-                    "line": {"color": SOFT, "width": 1, "dash": "dot"},
-                    "hoverinfo": "skip",
-                    "showlegend": False,
-                },
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "x": hundredths([p.fast for p in pairs]),
-                    "y": hundredths([p.full for p in pairs]),
-                    "text": [shown(p.layers) for p in pairs],
-                    "marker": {"size": 9, "color": BLUE, "opacity": 0.8},
-                    "showlegend": False,
-                    "hovertemplate": (
-                        "layers %{text}<br>fast %{x:.1f} %, full %{y:.1f} %<extra></extra>"
-                    ),
-                },
-            ],
-            "layout": layout(
-                xaxis=axis(f"score on {report.n_fast} fast questions, %"),
-                yaxis=axis(f"score on all {report.n_full}, %"),
-            ),
-        },
-        height=420,
-        head=("layers", "fast", "full"),
-        rows=[(shown(p.layers), percent(p.fast), percent(p.full)) for p in pairs[:MOST_ROWS]],
-    )
-
-
-def by_subject(report: Report) -> Figure | None:
-    """The winner against base and donor, subject by subject."""
-    if not report.subjects or report.best is None:
-        return None
-    ordered = sorted(report.subjects, key=lambda s: (s.winner - (s.base or 0.0), s.name))
-    names = [s.name for s in ordered]
-    data: list[dict[str, Any]] = []
-    if all(s.base is not None and s.donor is not None for s in ordered):
-        # Thin lines from the worst to the best of the three.
-        x: list[float | None] = []
-        y: list[str | None] = []
-        for s in ordered:
-            values = [100 * v for v in (s.base, s.winner, s.donor) if v is not None]
-            x += [round(min(values), 2), round(max(values), 2), None]
-            y += [s.name, s.name, None]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "x": x,
-                "y": y,
-                "line": {"color": GREY, "width": 1.5},
-                "hoverinfo": "skip",
-                "showlegend": False,
-            }
-        )
-    layers = shown(report.best.row.layers)
-    for name, colour, symbol, found in (
-        ("base", GREY, "circle-open", [s.base for s in ordered]),
-        ("donor", AQUA, "diamond-open", [s.donor for s in ordered]),
-        (f"hybrid with layers {layers}", BLUE, "circle", [s.winner for s in ordered]),
-    ):
-        if any(v is not None for v in found):
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": name,
-                    "x": hundredths(found),
-                    "y": names,
-                    "marker": {
-                        "size": 10,
-                        "color": colour,
-                        "symbol": symbol,
-                        "line": {"width": 2, "color": colour},
-                    },
-                    "hovertemplate": "%{y}<br>%{x:.1f} %<extra>" + name + "</extra>",
-                }
-            )
-    gains = [s.winner - s.base for s in ordered if s.base is not None]
-    more = (
-        f" It gains most in {ordered[-1].name}, {points(gains[-1])} points over the base."
-        if gains
-        else " Base and donor were not evaluated on these questions."
-    )
-    return Figure(
-        name="subjects",
-        title="The winner between base and donor, by subject",
-        alt=f"Dots for {len(ordered)} subjects: base, donor and the best hybrid.{more}",
-        note=(
-            "Shares of right answers on the questions of the search; few questions a subject say "
-            "little about one subject alone."
-        ),
-        plot={
-            "data": data,
-            "layout": layout(
-                xaxis=axis("right answers, %"),
-                yaxis=axis(
-                    "",
-                    type="category",
-                    categoryorder="array",
-                    categoryarray=names,
-                    showgrid=False,
-                    tickmode="linear",
-                ),
-            ),
-        },
-        height=130 + 22 * len(ordered),
-        head=("subject", "questions", "weight", "base", "winner", "donor", "gain, points"),
-        rows=[
-            (
-                s.name,
-                s.questions,
-                percent(s.weight),
-                percent(s.base),
-                percent(s.winner),
-                percent(s.donor),
-                points(None if s.base is None else s.winner - s.base),
-            )
-            for s in reversed(ordered)
         ],
     )

@@ -8,8 +8,10 @@ from typing import Any
 from optlayers.graft import Graft
 from optlayers.report.data import Entry, Report
 from optlayers.report.figure import chance, interval, percent, points, shown
+from optlayers.search.records import MAX_FAILURES
 
 Cells = list[Any]
+MOST_REASONS = 20
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,8 @@ def lead(report: Report) -> str:
     donor, base = report.definition["donor"]["model"], report.definition["base"]["model"]
     budget = report.definition["layers"]
     parts = Graft(report.definition["swap"]).parts
-    what = (
-        f"Which {budget['min']} to {budget['max']} of {report.n_layers} {parts} of {donor} to put "
-        f"into {base}."
-    )
+    of = f" of {report.n_layers}" if report.n_layers else ""
+    what = f"Which {budget['min']} to {budget['max']}{of} {parts} of {donor} to put into {base}."
     best = report.best
     if best is None:
         return f"{what} Nothing has been evaluated yet."
@@ -70,28 +70,30 @@ def lead(report: Report) -> str:
 def tiles(report: Report) -> list[Tile]:
     """Best score, base and donor, cost, savings."""
     found: list[Tile] = []
+    held = report.best.held_out if report.best else None
     if report.best is not None:
         row = report.best.row
         found.append(Tile("best layers", shown(row.layers), f"trial {row.trial}"))
         span = interval(row.ci_low, row.ci_high)
         found.append(Tile("score", percent(row.score), span))
+        if held is not None:
+            span = interval(held.ci_low, held.ci_high)
+            found.append(Tile("on held-out questions", percent(held.score), span))
     for reference in report.references.values():
         span = interval(reference.ci_low, reference.ci_high)
         found.append(Tile(f"{reference.name} alone", percent(reference.score), span))
     course = report.course
-    found.append(
-        Tile(
-            "layer sets",
-            f"{report.funnel.fast:,}",
-            f"for the price of {course.cost:.0f} full evaluations",
-        )
-    )
+    price = f"for the price of {course.cost:.0f} full evaluations"
+    if held is not None and course.seconds:
+        price += f", in {duration(course.seconds)}"
+    if report.funnel.fast:
+        found.append(Tile("layer sets", f"{report.funnel.fast:,}", price))
     if report.savings.together is not None:
         parts = [f"{percent(report.savings.racing, 0)} by racing"]
         if report.savings.prefixes is not None:
             parts.append(f"{percent(report.savings.prefixes, 0)} of the rest by shared prefixes")
         found.append(Tile("work saved", percent(report.savings.together, 0), ", ".join(parts)))
-    if course.seconds:
+    if held is None and course.seconds:
         found.append(Tile("time", duration(course.seconds), _hands(len(report.workers))))
     return found
 
@@ -102,28 +104,51 @@ def _hands(workers: int) -> str:
 
 def leaderboard_table(report: Report, most: int) -> Table:
     """The first rows of the leaderboard."""
-    rows = [_leader(entry) for entry in report.entries[:most]]
+    shown_rows = report.entries[:most]
+    held = any(e.held_out for e in shown_rows)
+    over = any(e.evidence and e.evidence.to_base for e in shown_rows)
+    rows = [_leader(entry, report.n_full, held, over) for entry in shown_rows]
     left = len(report.entries) - len(rows)
     more = f" The {left:,} that follow are in the JSON report." if left > 0 else ""
+    if not rows:
+        return Table(head=[], note="No layer set has been evaluated yet.")
+    lucky = "The first of many is partly lucky" + (
+        ", and its held-out score, on questions that no decision has seen, is not." if held else "."
+    )
     return Table(
         head=[
-            "rank", "layers", "size", "score", "95 % interval", "behind, points", "p", "tied",
-            "over base, points", "held-out", "questions", "fidelity", "phase", "trial",
+            "rank",
+            "layers",
+            "size",
+            "score",
+            "95 % interval",
+            "behind",
+            "p",
+            "tied",
+            *(["over base"] if over else []),
+            *(["held-out"] if held else []),
+            "questions",
+            "phase",
+            "trial",
         ],
         rows=rows,
         note=(
-            "Sets on all questions stand before those on part of them. Tied: on the same "
-            "questions, the difference to the first may well be chance (p above 0.05). Held-out: "
-            f"on questions that no decision has seen. A click on a heading sorts.{more}"
+            f"The best of {report.funnel.fast:,} layer sets, from {report.course.questions:,} "
+            f"answers. {lucky} Sets on all {report.n_full:,} questions stand before those on part "
+            "of them. Behind: points less than the first, on the same questions; tied: that may "
+            "well be chance (p above 0.05)."
+            + (" Over base: points more than the base alone." if over else "")
+            + more
         ),
         caption=f"The best {len(rows)} of {len(report.entries):,} layer sets",
-    )  # fmt: skip
+    )
 
 
-def _leader(entry: Entry) -> Cells:
+def _leader(entry: Entry, n_full: int, with_held_out: bool, with_base: bool) -> Cells:
     row, more = entry.row, entry.evidence
     over = more.to_base.difference if more and more.to_base else None
-    held = more.held_out.score if more and more.held_out else None
+    held = entry.held_out.score if entry.held_out else None
+    asked = f"{row.questions:,}" + ("" if row.fidelity == "full" else f" of {n_full:,}")
     return [
         row.rank,
         cell(shown(row.layers), " ".join(f"{i:03d}" for i in row.layers)),
@@ -133,10 +158,9 @@ def _leader(entry: Entry) -> Cells:
         cell(points(entry.behind), entry.behind),
         cell(chance(entry.p_value), entry.p_value),
         "tied" if entry.tied else "",
-        cell(points(over), over),
-        cell(percent(held), held),
-        row.questions,
-        row.fidelity,
+        *([cell(points(over), over)] if with_base else []),
+        *([cell(percent(held), held)] if with_held_out else []),
+        cell(asked, row.questions),
         entry.phase,
         row.trial,
     ]
@@ -157,7 +181,7 @@ def held_out_table(report: Report) -> Table | None:
         drop = None if seen is None else found.score - seen
         rows.append([found.name, layers, percent(seen), percent(found.score), span, points(drop)])
     return Table(
-        head=["", "layers", "search score", "held-out score", "95 % interval", "change, points"],
+        head=["set", "layers", "search score", "held-out score", "95 % interval", "change, points"],
         rows=rows,
         note=(
             f"{report.held_out[0].questions} questions that no decision has seen. The search score "
@@ -168,6 +192,8 @@ def held_out_table(report: Report) -> Table | None:
 
 def cost_table(report: Report) -> Table:
     """What each phase took, and what was saved."""
+    if not report.course.phases:
+        return Table(head=[], note="Nothing has been evaluated yet.")
     unit = max(1, report.n_full)
     whole = report.course
     rows: list[Cells] = [
@@ -208,12 +234,35 @@ def cost_table(report: Report) -> Table:
             )
         note += "."
     note += " The base, the donor and held-out questions come on top."
-    if report.trials.get("failed"):
-        note += f" {report.trials['failed']} trials failed or were given back."
     return Table(
         head=["phase", "trials", "layer sets", "questions", "full evaluations", "share", "time"],
         rows=rows,
         note=note,
+    )
+
+
+def failures_table(report: Report) -> Table | None:
+    """Why trials ended without a result; None where all have one."""
+    if not report.failures:
+        return None
+    rows: list[Cells] = [
+        [
+            f.trials,
+            "went back to the queue" if f.returned else "failed",
+            f.reason,
+            shown(f.layers),
+        ]
+        for f in report.failures[:MOST_REASONS]
+    ]
+    left = len(report.failures) - len(rows)
+    return Table(
+        head=["trials", "what became of them", "reason", "for example layers"],
+        rows=rows,
+        note=(
+            f"A layer set that fails {MAX_FAILURES} times by its own fault is given up; one whose "
+            "worker left or was lost is evaluated by another."
+            + (f" {left} more reasons are in the JSON report." if left else "")
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from optlayers.report.page import definition_text
 from optlayers.report.tables import (
     Table,
     cost_table,
+    failures_table,
     held_out_table,
     lead,
     leaderboard_table,
@@ -46,6 +47,9 @@ def markdown(report: Report, figures: Sequence[Figure], images: str | None = Non
         parts += [f"## {figure.title}", picture, figure.note, _table(shown)]
     cost = cost_table(report)
     parts += ["## What it cost", cost.note, _table(cost)]
+    failed = failures_table(report)
+    if failed is not None:
+        parts += ["## Trials without a result", failed.note, _table(failed)]
     parts += ["## Workers, hardware and versions", _table(workers_table(report))]
     parts += [_table(versions_table(report))]
     parts += ["## The study's definition", f"```yaml\n{definition_text(report)}```"]

@@ -19,10 +19,12 @@ from optlayers.report.baselines import read_baselines
 from optlayers.report.course import _covered
 from optlayers.report.data import gather
 from optlayers.report.effects import effects
+from optlayers.report.figure import plain_names
 from optlayers.report.figures import MAKERS, figures
-from optlayers.report.page import page
-from optlayers.report.progress import funnel, savings
+from optlayers.report.page import numeric, page, typeset
+from optlayers.report.progress import Failure, failures, funnel, savings
 from optlayers.report.text import as_data, markdown
+from optlayers.report.theme import DARK, PHASES, SEARCHES, SOFT, SURFACE
 from optlayers.search import Record, paired_difference, read_records
 from optlayers.worklog import WorkerState
 
@@ -49,6 +51,55 @@ def test_the_funnel_counts_distinct_sets_by_how_far_they_came() -> None:
         ]
     )
     assert [count for _, count, _ in found.steps()] == [6, 4, 1, 2, 1]
+
+
+def test_what_failed_is_told_apart_from_what_went_back() -> None:
+    none = {"state": TrialState.FAIL, "score": None}
+    nan = "NaN in the logits; these layers do not work together"
+    found = failures(
+        [
+            record(0, (1,), worker="a:1:1", reason="interrupted: the worker was stopped", **none),
+            record(1, (1, 2), worker="a:1:1", reason=f"layers [1,2]: {nan}", **none),
+            record(2, (3,), worker="a:1:1", reason=f"layers [3]: {nan}", **none),
+            record(3, (4,), worker="a:1:1", **none),
+            record(4, (5,)),
+        ]
+    )
+    assert found == [
+        Failure(nan, 2, False, [1, 2]),
+        Failure("interrupted: the worker was stopped", 1, True, [1]),
+        Failure("lost worker", 1, True, [4]),
+    ]
+
+
+def test_numbers_are_set_as_in_print() -> None:
+    assert typeset("-2.6 of 97.4 %, demo-pair, p-1") == "\u22122.6 of 97.4\u00a0%, demo-pair, p-1"
+    columns = ([1], [{"text": "-2.6", "sort": 0}], ["94.4 to 98.8 %"], ["<0.001"], ["48 of 1,140"])
+    assert all(numeric([column, [""], [None]], 0) for column in columns)
+    assert not any(numeric([[text]], 0) for text in ("0, 10", "vm", "2.13.0+cpu", "", "5 workers"))
+
+
+def test_subjects_have_names_as_one_would_say_them() -> None:
+    assert plain_names(["mmlu_anatomy", "mmlu_world_religions"]) == ["anatomy", "world religions"]
+    assert plain_names(["arc", "mmlu_anatomy"]) == ["arc", "mmlu anatomy"]
+    assert plain_names(["mmlu", "mmlu_anatomy"]) == ["mmlu", "mmlu anatomy"]
+    assert plain_names(["s0"]) == ["s0"]
+
+
+def test_colours_stand_out_in_both_lights() -> None:
+    def bright(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(parts, (0.2126, 0.7152, 0.0722)))
+
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((bright(one), bright(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    # WCAG 2, level AA: 4.5 for text, 3 for what a figure draws.
+    for colour, least in ((SOFT, 4.5), *((c, 3.0) for c in {*SEARCHES, *PHASES.values()})):
+        assert contrast(colour, SURFACE) >= least
+        assert contrast(DARK[colour], DARK[SURFACE]) >= least
 
 
 def test_savings_are_against_every_set_in_full_and_every_pass_alone() -> None:
