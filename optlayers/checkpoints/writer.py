@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import glob
 import json
+import logging
 import os
 import shutil
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.tensorfile import FLOATS, Entry, write_tensors
@@ -29,6 +31,8 @@ from optlayers.layerset import LayerSet
 from optlayers.models import hybrid as hybrid_module
 from optlayers.models.families import family_of
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
+
+logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 2_000_000_000
 SPARE_BYTES = 50_000_000
@@ -327,6 +331,27 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
         raise ExportError(f"tokenizer {source}: holds no tokenizer files; nothing was left behind")
     for path in sorted(found):
         shutil.copyfile(path, folder / path.name)
+    _name_tokenizer_class(source, folder / "tokenizer_config.json")
+
+
+def _name_tokenizer_class(source: Path, target: Path) -> None:
+    """Write down the class that transformers gives a tokenizer where it comes from.
+
+    It takes the model type into account, which is another one here, and then some classes split
+    text into other tokens.
+    """
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        data = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+    except Exception as error:
+        # Its files are as they were, and whoever loads the tokenizer is told the same.
+        logger.debug("tokenizer %s: %s", source, error)
+        return
+    name = type(loaded).__name__
+    # The name of that class which other programs know as well.
+    name = "PreTrainedTokenizerFast" if name == "TokenizersBackend" else name
+    if data.get("tokenizer_class") not in (name, f"{name}Fast", type(loaded).__name__):
+        _write_json(target, {**data, "tokenizer_class": name})
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

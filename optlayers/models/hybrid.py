@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from .families import (
     attention_of,
@@ -167,6 +168,7 @@ class HybridModel(HybridPreTrainedModel):
                 self.rotary[str(parent)] = rotary
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -202,6 +204,8 @@ class HybridModel(HybridPreTrainedModel):
                     past_key_values,
                     layer,
                 )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         for module, (mixer, mlp), need in zip(self.layers, self.origins, self.needs, strict=True):
             if states is not None:
@@ -226,6 +230,7 @@ class HybridForCausalLM(HybridPreTrainedModel, RecurrentGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=bias)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -248,6 +253,7 @@ class HybridForCausalLM(HybridPreTrainedModel, RecurrentGenerationMixin):
             inputs_embeds,
             use_cache,
             output_hidden_states,
+            return_dict=True,
         )
         family, base = self.model.families[0], self.model.parent_configs[0]
         return causal_lm_output(

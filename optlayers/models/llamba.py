@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.utils import can_return_tuple
 
 from .generation import (
     RecurrentCache,
@@ -275,6 +276,7 @@ class LlambaModel(LlambaPreTrainedModel):
         self.final_layernorm = LlamaRMSNorm(config.d_model, eps=config.norm_epsilon)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -293,6 +295,8 @@ class LlambaModel(LlambaPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = RecurrentCache(self.config)
         mask = padding_mask(attention_mask, h)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         states: list[torch.Tensor] | None = [] if output_hidden_states else None
         for layer in self.layers:
             if states is not None:
@@ -321,6 +325,7 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
         """Replace the embedding table."""
         self.backbone.embedding = value
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -341,5 +346,6 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
             inputs_embeds,
             use_cache,
             output_hidden_states,
+            return_dict=True,
         )
         return causal_lm_output(self, out, labels, logits_to_keep, **kwargs)

@@ -105,6 +105,25 @@ def test_the_chat_template_goes_along(
     assert said == "<user>Hi"
 
 
+def test_text_is_split_as_the_donor_splits_it_whatever_the_model_type(
+    pair: tuple[Checkpoint, Checkpoint], tiny_pair: Path, tmp_path: Path
+) -> None:
+    # transformers corrects the class that a Mistral folder names, and not that of a hybrid.
+    donor = Path(shutil.copytree(tiny_pair / "donor", tmp_path / "donor"))
+    config = json.loads((donor / "config.json").read_text())
+    (donor / "config.json").write_text(json.dumps({**config, "model_type": "mistral"}))
+    named = donor / "tokenizer_config.json"
+    data = {**json.loads(named.read_text()), "tokenizer_class": "LlamaTokenizerFast"}
+    named.write_text(json.dumps(data))
+    out = export_hybrid(*pair, LAYERS, tmp_path / "out", donor, {})
+    made = json.loads((out / "tokenizer_config.json").read_text())
+    assert made == {**data, "tokenizer_class": "PreTrainedTokenizerFast"}
+    mine, theirs = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(donor)
+    assert type(mine) is type(theirs)
+    text = "Question: which is the capital?\nAnswer: A"
+    assert mine(text).input_ids == theirs(text).input_ids
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_are_converted_on_request(
     pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, dtype: str

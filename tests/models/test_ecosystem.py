@@ -94,6 +94,18 @@ def test_hidden_states_are_those_of_every_layer(model_folder: Path) -> None:
     assert torch.equal(model.lm_head(out.hidden_states[-1]), plain.logits)
 
 
+def test_a_tuple_and_what_the_config_asks_for_come_as_from_other_models(model_folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    ids = tokens(2, 7)
+    with torch.no_grad():
+        whole = model(ids, labels=ids)
+        loss, logits, *_ = model(ids, labels=ids, return_dict=False)
+        assert torch.equal(loss, whole.loss)
+        assert torch.equal(logits, whole.logits)
+        model.config.output_hidden_states = True
+        assert len(model(ids).hidden_states) == 7
+
+
 def test_assisted_generation_is_refused_in_words(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     with pytest.raises(ValueError, match="not supported with stateful models"):
