@@ -68,6 +68,11 @@ class Questions(_Part):
     full: int | None = Field(None, ge=1)
     holdout: float = Field(0.0, ge=0.0, lt=1.0, description="share of each subject set aside")
     seed: int = Field(0, ge=0, le=MAX_SEED)
+    fast_precision: Literal["model", "fp8"] = Field(
+        "model",
+        description="fp8: the fast questions run in eight bits (a GPU of compute capability 8.9), "
+        "and once more in the model's own for the sets that go on",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Questions:

@@ -316,13 +316,18 @@ class Worker:
                 steps.setdefault((len(claim.answers), self._next(claim)), []).append(claim)
             active = []
             for (start, stop), group in sorted(steps.items()):
-                results = self._answers([c.layers for c in group], start, stop)
+                begin = start
+                if self._begins_anew(start):
+                    begin = 0
+                    for claim in group:
+                        claim.inherited -= start  # paid for once more
+                results = self._answers([c.layers for c in group], begin, stop)
                 whole = []
                 for claim, answers in zip(group, results, strict=True):
                     if isinstance(answers, EvaluationError):
                         self.claims.fail(claim, str(answers))
                     else:
-                        claim.answers = np.concatenate([claim.answers, answers])
+                        claim.answers = np.concatenate([claim.answers[:begin], answers])
                         whole.append(claim)
                 active += self._arrive(whole)
 
@@ -340,6 +345,11 @@ class Worker:
             seconds = time.monotonic() - began
             self._pace = max(self._pace, seconds / max(1, work))
             self.log.did(sets, stop - start, seconds)
+
+    def _begins_anew(self, start: int) -> bool:
+        """Whether a set that goes on from here leaves fast answers of another precision behind."""
+        coarse = self.definition.questions.fast_precision != "model"
+        return coarse and start == self.evaluator.order.n_fast
 
     def _next(self, claim: Claim) -> int:
         """Number of questions at the claim's next stop."""

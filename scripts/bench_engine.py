@@ -10,7 +10,6 @@ matrix products of the layers, twice, for each real token.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import logging
 import platform
@@ -22,177 +21,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from engine_inputs import FirstIsRight, hybrid, questions, random_stack, tokenizer  # noqa: E402
+
 from optlayers.evaluation.engine import Engine  # noqa: E402
 from optlayers.evaluation.packing import NO_SHARING  # noqa: E402
-from optlayers.evaluation.questions import Question, Request  # noqa: E402
+from optlayers.evaluation.prefix_tree import schedule  # noqa: E402
+from optlayers.evaluation.questions import Question  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
-from optlayers.models.families import Family, config_from_dict, family_of  # noqa: E402
 from optlayers.models.flat import flat_size, flatten  # noqa: E402
-from optlayers.models.hybrid import HybridConfig, HybridForCausalLM  # noqa: E402
-from optlayers.models.residency import Layers, place  # noqa: E402
-from optlayers.models.stack import LayerStack, Side  # noqa: E402
+from optlayers.models.stack import LayerStack  # noqa: E402
 
-SUBJECTS, PER_SUBJECT, CHOICES = 57, 10, 4
-
-
-def shape(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configs of base and donor."""
-    width, layers, heads, keys, inner, vocab, state, value_heads = {
-        "demo": (128, 16, 4, 2, 256, 2048, 2, 2),
-        "llamba-1b": (2048, 16, 32, 8, 8192, 128256, 64, 32),
-        "llamba-8b": (4096, 32, 32, 8, 14336, 128256, 64, 32),
-    }[name]
-    base = {
-        "model_type": "llamba",
-        "vocab_size": vocab,
-        "d_model": width,
-        "n_layer": layers,
-        "mlp_cfg": {"intermediate_size": inner},
-        "ssm_cfg": {"d_state": state, "n_v_heads": value_heads, "n_qk_heads": value_heads},
-    }
-    donor = {
-        "model_type": "llama",
-        "vocab_size": vocab,
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": keys,
-        "intermediate_size": inner,
-        "max_position_embeddings": 8192,
-    }
-    return base, donor
-
-
-def random_stack(
-    name: str, device: torch.device, dtype: torch.dtype, memory: int | None = None
-) -> LayerStack:
-    """Both parents' layers with random weights of a size that keeps activations near 1.
-
-    memory: bytes of the device to use; layers that do not fit wait in host memory.
-    """
-    generator = torch.Generator(device).manual_seed(0)
-
-    def fill(module: nn.Module) -> nn.Module:
-        for parameter in module.parameters():
-            if parameter.dim() == 2:
-                scale = parameter.shape[1] ** -0.5
-                parameter.data.normal_(0.0, scale, generator=generator)
-            elif parameter.dim() == 3:
-                parameter.data.normal_(0.0, 0.5, generator=generator)
-        return module.eval().requires_grad_(False)
-
-    sides: list[Side] = []
-    placement = None
-    if memory is not None:
-        configs = [config_from_dict(data) for data in shape(name)]
-        sizes = [flat_size(empty_layer(family_of(c), c, 0)) * dtype.itemsize for c in configs]
-        ends = 2 * configs[0].vocab_size * configs[0].hidden_size * dtype.itemsize
-        placement = place((sizes[0], sizes[1]), configs[0].num_hidden_layers, ends, memory)
-        print(placement, flush=True)
-    old = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            for data in shape(name):
-                config = config_from_dict(data)
-                config._attn_implementation = "sdpa"
-                family, layers = family_of(config), Layers()
-                for i in range(config.num_hidden_layers):
-                    layer = fill(family.build_layer(config, i))
-                    if placement is not None and not placement.stays(len(sides), i):
-                        build = functools.partial(empty_layer, family, config, i)
-                        layers.append_away(layer, build, device)
-                        continue
-                    if device.type == "cuda":
-                        flatten(layer, torch.empty(flat_size(layer)))
-                    layers.append(layer)
-                rotary = family.build_rotary(config) if family.build_rotary else None
-                sides.append(Side(family, config, layers, rotary))
-            base = sides[0].config
-            embedding = nn.Embedding(base.padded_vocab_size, base.hidden_size)
-            fill(embedding)
-            norm = fill(sides[0].family.build_norm(base))
-            head = nn.Linear(base.hidden_size, base.padded_vocab_size, bias=False)
-            fill(head)
-    finally:
-        torch.set_default_dtype(old)
-    return LayerStack(sides[0], sides[1], embedding, norm, head)
-
-
-def empty_layer(family: Family, config: Any, index: int) -> nn.Module:
-    """A decoder layer without weights."""
-    with torch.device("meta"):
-        made: nn.Module = family.build_layer(config, index)
-    return made
-
-
-def questions(vocab: int, shots: int) -> list[Question]:
-    """MMLU-shaped: a line that names the subject, `shots` examples, then 25 to 600 tokens.
-
-    As with Llama's tokenizer, the line is 12 tokens that all subjects share and 4 of its own.
-    """
-    rng = np.random.default_rng(0)
-
-    def draw(count: int) -> tuple[int, ...]:
-        return tuple(int(t) for t in rng.integers(100, vocab, count))
-
-    def length() -> int:
-        return int(np.clip(rng.lognormal(4.42, 0.55), 25, 600))
-
-    made, line = [], draw(12)
-    for subject in range(SUBJECTS):
-        header = line + draw(4)
-        for _ in range(shots):
-            header += draw(length() + 1)
-        for document in range(PER_SUBJECT):
-            tokens = header + draw(length())
-            choices = tuple(Request(tokens, (32 + c,)) for c in range(CHOICES))
-            made.append(Question(subject, document, choices))
-    return made
-
-
-class FirstIsRight:
-    """Scores a question by its likeliest choice, as lm-eval's acc does."""
-
-    def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
-        """The first choice is called right."""
-        return int(np.argmax([ll for ll, _ in results])) == 0
-
-    def winners(self, question: Question) -> Any:
-        """One-hot."""
-        return np.arange(len(question.requests)) == 0
-
-
-def hybrid(stack: LayerStack, layers: LayerSet) -> Any:
-    """The transformers model of a layer set, made of the stack's own modules."""
-    base, donor = (side.config for side in stack.sides)
-    config = HybridConfig(base.to_dict(), donor.to_dict(), list(layers))
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        model = HybridForCausalLM(config)
-    chosen = [stack.sides[i in layers].layers[i] for i in range(stack.n_layers)]
-    model.model.layers = nn.ModuleList(chosen)
-    model.model.set_submodule("embed_tokens", stack.embedding)
-    model.model.norm = stack.norm
-    model.model.rotary = nn.ModuleDict(
-        {str(s): side.rotary for s, side in enumerate(stack.sides) if side.rotary is not None}
-    )
-    model.lm_head = stack.head
-    return model.eval()
-
-
-def tokenizer() -> Any:
-    """HFLM wants one; the questions are tokens already."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.WordLevel({"<|end|>": 0}, unk_token="<|end|>"))
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", pad_token="<|end|>")
+# Parts of a profile, by what their kernels are called; the first that fits counts.
+KINDS = {
+    "SSD": ("_ssd_kernel",),
+    "convolution": ("_convolve_kernel",),
+    "attention": ("_attention_kernel", "_rotate_kernel"),
+    "SwiGLU": ("_swiglu_kernel",),
+    "norms": ("_norm_kernel",),
+    "rounding to eight bits": ("_quantise_kernel",),
+    "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "matmul"),
+}
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
@@ -287,6 +139,30 @@ def exact_choices(
     return np.asarray(found.reshape(len(sets), len(asked), -1).argmax(2))
 
 
+def profile(
+    stack: LayerStack,
+    sets: Sequence[LayerSet],
+    asked: list[Question],
+    device: torch.device,
+    coarse: bool,
+) -> dict[str, float]:
+    """Where the device's time goes, in per cent of the whole time, by kind of kernel."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    engine = Engine(stack, FirstIsRight(), device)
+    engine.answers(sets[:1], asked[:150], coarse)
+    with record(activities=[ProfilerActivity.CUDA]) as found:
+        took = seconds(lambda: engine.answers(sets, asked, coarse), device)
+    parts = dict.fromkeys([*KINDS, "other kernels"], 0.0)
+    for event in found.key_averages():
+        name = event.key.lower()
+        fits = (kind for kind, names in KINDS.items() if any(n in name for n in names))
+        parts[next(fits, "other kernels")] += event.self_device_time_total / 1e6
+    parts["nothing"] = max(0.0, took - sum(parts.values()))
+    return {kind: 100 * part / took for kind, part in parts.items()}
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -297,7 +173,7 @@ def main() -> None:
     parser.add_argument("--hflm-sets", type=int, default=2)
     parser.add_argument("--memory", type=float, help="GB of the device's memory to use")
     parser.add_argument(
-        "--skip", nargs="*", default=[], choices=["switches", "shots", "hflm", "neighbours"]
+        "--skip", nargs="*", default=[], choices=["switches", "shots", "hflm", "neighbours", "fp8"]
     )
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # HFLM talks about being handed a model
@@ -326,11 +202,13 @@ def main() -> None:
 
     def measure(sets: Sequence[LayerSet], **options: Any) -> tuple[float, Engine, list[Any]]:
         asking = options.pop("asked", asked)
+        coarse = options.pop("coarse", False)
         engine = Engine(stack, FirstIsRight(), device, **options)
-        engine.answers(sets[:1], asking[:150])  # compiles, tunes
+        engine.answers(sets[:1], asking[:150], coarse)  # compiles, tunes
         engine.work = type(engine.work)()
         kept: list[Any] = []
-        return seconds(lambda: kept.extend(engine.answers(sets, asking)), device), engine, kept
+        took = seconds(lambda: kept.extend(engine.answers(sets, asking, coarse)), device)
+        return took, engine, kept
 
     sets = random_sets(stack.n_layers, args.cohort)
     some = sets[: args.hflm_sets]
@@ -351,42 +229,70 @@ def main() -> None:
         note("choices that differ, HFLM 16 and engine", f"{(mine != first).sum()} of {mine.size}")
 
     alone, engine, _ = measure(sets[:1])
-    share = flops(stack, sets[0], tokens) / alone / peak
-    again, _, _ = measure(sets[:1], share=NO_SHARING)
-    unshared = flops(stack, sets[0], tokens) / again / peak
+    again, _, _ = measure(sets[:1], share=NO_SHARING, trim=False)
     note("tokens a batch", str(engine.budget))
-    note("one candidate alone", f"{alone:.3f} s, {hflm / alone:.2f} x HFLM, {share:.3f} of peak")
-    note("the same, no shared contexts", f"{again:.3f} s, {unshared:.3f} of peak")
+    for name, took in (
+        ("one candidate alone", alone),
+        ("the same, nothing shared and nothing trimmed", again),
+    ):
+        share = flops(stack, sets[0], tokens) / took / peak
+        note(name, f"{took:.3f} s, {hflm / took:.2f} x HFLM, {share:.3f} of peak")
 
-    def row(name: str, cohort: Sequence[LayerSet], base: float, **options: Any) -> None:
+    def row(name: str, cohort: Sequence[LayerSet], base: float, **options: Any) -> float:
+        """One measured cohort; its question-layer passes a second."""
+        many = len(options.get("asked", asked))
         took, engine, _ = measure(cohort, **options)
         each, work = took / len(cohort), engine.work
         whole = work.layer_tokens + work.saved_layer_tokens + work.saved_context_tokens
         done = work.layer_tokens / whole
-        note(name, f"{each:.3f} s a candidate, {base / each:.2f} x HFLM, {done:.3f} of the work")
+        rate = len(schedule(cohort, stack.n_layers)) * many / took
+        text = f"{each:.3f} s a candidate, {base / each:.2f} x HFLM, {done:.3f} of the work, "
+        note(name, f"{text}{rate:,.0f} question-layer passes a second")
+        return rate
 
-    row(f"{len(sets)} random sets of 2 to 4 layers", sets, hflm)
     near = LayerSet.of(*(stack.n_layers * i // 4 + 1 for i in range(4)))
     neighbours = near.neighbours(stack.n_layers, len(near), len(near))
-    if "neighbours" not in args.skip:
-        row(f"the {len(neighbours)} neighbours of one set", neighbours, hflm)
+    cohorts = {
+        f"{len(sets)} random sets of 2 to 4 layers": sets,
+        f"the {len(neighbours)} neighbours of one set": neighbours,
+        "8 random sets": sets[:8],
+    }
+    long = questions(stack.sides[0].config.vocab_size, 5)
+    longer = questions(stack.sides[0].config.vocab_size, 5, 20)
+    deep = float("nan")
+    if "shots" not in args.skip and "hflm" not in args.skip:
+        mean = sum(len(q.requests[0].tokens) for q in long) / len(long)
+        deep, _ = hflm_seconds(stack, sets[:1], long, 16)
+        note(f"HFLM, batch 16, five shots (mean {mean:.0f} tokens)", f"{deep:.3f} s")
+    rates: dict[str, float] = {}
+    for precision in ("model", "fp8"):
+        if precision == "fp8":
+            if "fp8" in args.skip or not stack.fused or memory is not None:
+                continue
+            stack.add_eight_bit()
+            took, _, _ = measure(sets[:1], coarse=True)
+            note("fp8: one candidate alone", f"{took:.3f} s, {hflm / took:.2f} x HFLM")
+        coarse, mark = precision == "fp8", "fp8: " if precision == "fp8" else ""
+        for name, cohort in cohorts.items():
+            if "neighbours" not in args.skip or "neighbours" not in name:
+                rates[mark + name] = row(mark + name, cohort, hflm, coarse=coarse)
+        if "shots" not in args.skip:
+            row(f"{mark}five shots, 40 random sets", sets, deep, asked=long, coarse=coarse)
+            row(f"{mark}five shots, 20 questions a subject, 40 random sets", sets, 2 * deep,
+                asked=longer, coarse=coarse)  # fmt: skip
+        if device.type == "cuda":
+            for part, percent in profile(stack, sets[:8], asked, device, coarse).items():
+                note(f"{mark}time of 8 random sets: {part}", f"{percent:.1f} %")
     if "switches" not in args.skip:
         few = sets[:4]
         row("4 random sets", few, hflm)
         row("4 random sets, no shared layers", few, hflm, tree=False)
         row("4 random sets, no shared contexts", few, hflm, share=NO_SHARING)
         row("4 random sets, padded and eager", few, hflm, packed=False, budget=engine.budget)
-        row("4 random sets, head untrimmed", few, hflm, trim=False)
-    if "shots" not in args.skip:
-        long = questions(stack.sides[0].config.vocab_size, 5)
-        mean = sum(len(q.requests[0].tokens) for q in long) / len(long)
-        base = float("nan")
-        if "hflm" not in args.skip:
-            base, _ = hflm_seconds(stack, sets[:1], long, 16)
-            note(f"HFLM, batch 16, five shots (mean {mean:.0f} tokens)", f"{base:.3f} s")
-        row("five shots, 40 random sets", sets, base, asked=long)
-        row("five shots, 2 random sets, no shared contexts", sets[:2], base, asked=long,
-            share=NO_SHARING)  # fmt: skip
+        row("4 random sets, head and last layer untrimmed", few, hflm, trim=False)
+        if "shots" not in args.skip:
+            row("five shots, 2 random sets, no shared contexts", sets[:2], deep, asked=long,
+                share=NO_SHARING)  # fmt: skip
     if device.type == "cuda":
         note("peak memory", f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -215,6 +215,27 @@ def test_no_question_is_asked_twice_and_the_budget_holds(tmp_path: Path) -> None
     assert all(r.is_full for r in validated)
 
 
+def test_fast_answers_of_another_precision_are_asked_once_more_of_sets_that_go_on(
+    tmp_path: Path,
+) -> None:
+    evaluator = Counting()
+    worker = broken_worker(tmp_path, evaluator)
+    questions = worker.definition.questions.model_copy(update={"fast_precision": "fp8"})
+    worker.definition = worker.definition.model_copy(update={"questions": questions})
+    assert worker.run()
+    n_fast = evaluator.order.n_fast
+    records = read_records(trials(tmp_path))
+    searched = {record.layers for record in records}
+    went_on = {r.layers for r in records if (r.questions or 0) > n_fast}
+    assert went_on
+    assert searched - went_on
+    for (layers, question), times in evaluator.asked.items():
+        if layers in searched:
+            assert times == (2 if layers in went_on and question < n_fast else 1)
+    paid = sum(times for (layers, _), times in evaluator.asked.items() if layers in searched)
+    assert sum(record.evaluated for record in records) == paid
+
+
 def test_what_was_stored_before_a_break_is_not_asked_again(tmp_path: Path) -> None:
     first, second = Counting(fail_at=9), Counting()
     with pytest.raises(RuntimeError):

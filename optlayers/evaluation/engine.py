@@ -1,6 +1,7 @@
 """The engine: a cohort of layer sets on a list of questions, with lm-eval's answers.
 
-Only the needed positions and vocabulary rows reach the head; batches hold a budget of tokens; the
+Only the needed positions and vocabulary rows reach the head, and only those positions the last
+layer's MLP where layers run packed; batches hold a budget of tokens; the
 cohort runs along the tree of shared layer prefixes; where the models have a packed form, contexts
 that questions share run once. Shapes: B batch, T tokens, E hidden size, K picked positions,
 V vocabulary, M targets.
@@ -76,8 +77,9 @@ class Engine:
     """Evaluates layer sets of one stack.
 
     budget: tokens a batch (0: tuned to the device). packed: None chooses. share: the shortest
-    beginning of two sequences that runs once. tree: share prefixes of layers. trim: run the head
-    on needed positions and vocabulary rows only. The last three exist to be measured.
+    beginning of two sequences that runs once. tree: share prefixes of layers. trim: run the head,
+    and what of the last layer does not look across tokens, on needed positions only, and the head
+    on needed vocabulary rows. The last three exist to be measured.
     """
 
     stack: LayerStack
@@ -91,16 +93,17 @@ class Engine:
     work: Work = field(default_factory=Work)
 
     def answers(
-        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question]
+        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question], coarse: bool = False
     ) -> list[NDArray[np.bool_] | EvaluationError]:
         """Right or wrong [questions] of each layer set.
 
+        coarse: multiply in eight bits, where the stack has them (`LayerStack.add_eight_bit`).
         A layer set whose logits hold NaN gets an `EvaluationError` in its place. Raises
         `EvaluationError` when memory does not suffice for a single sequence.
         """
         winners = [self.tasks.winners(question) for question in questions]
         simple = all(won is not None for won in winners)
-        results = self._likelihoods(layer_sets, questions, relative=simple)
+        results = self._likelihoods(layer_sets, questions, relative=simple, coarse=coarse)
         right = np.zeros((len(layer_sets), len(questions)), dtype=np.bool_)
         bad = np.asarray(np.isnan(results[:, :, 0]).any(axis=1))
         start = 0
@@ -123,13 +126,17 @@ class Engine:
         ]
 
     def likelihoods(
-        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question]
+        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question], coarse: bool = False
     ) -> NDArray[np.float64]:
         """Log-likelihood and greediness [layer sets, requests, 2] of the questions' requests."""
-        return self._likelihoods(layer_sets, questions, relative=False)
+        return self._likelihoods(layer_sets, questions, relative=False, coarse=coarse)
 
     def _likelihoods(
-        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question], relative: bool
+        self,
+        layer_sets: Sequence[LayerSet],
+        questions: Sequence[Question],
+        relative: bool,
+        coarse: bool = False,
     ) -> NDArray[np.float64]:
         """The same; `relative` needs right differences within a question only."""
         n_requests = sum(len(question.requests) for question in questions)
@@ -152,7 +159,9 @@ class Engine:
             batch = rows[position : position + count]
             try:
                 launched = [
-                    self._run(layer_sets[i : i + step], batch, i, packed, relative and self.trim)
+                    self._run(
+                        layer_sets[i : i + step], batch, i, packed, relative and self.trim, coarse
+                    )
                     for i in range(0, len(layer_sets), step)
                 ]
             except torch.cuda.OutOfMemoryError:
@@ -202,6 +211,7 @@ class Engine:
         first: int,
         packed: bool,
         relative: bool,
+        coarse: bool,
     ) -> _Launched:
         """Send one batch through the whole tree; `first` is the number of the first layer set."""
         picks = Picks.of(batch, relative)
@@ -213,10 +223,12 @@ class Engine:
             parts = [(s.tokens, s.start, s.parent) for s in laid.segments]
             many = PackedBatch.of(parts, device)
             where = torch.tensor([laid.index(b, t) for b, t in picks.where], device=device)
+            if self.trim:
+                many.keep, where = where, torch.arange(len(where), device=device)
             h = stack.begin_packed(many)
 
             def run(layer: int, from_donor: bool, state: torch.Tensor) -> torch.Tensor:
-                return stack.run_packed(layer, from_donor, state, many)
+                return stack.run_packed(layer, from_donor, state, many, coarse)
         else:
             longest, tokens = max(len(row.tokens) for row in batch), real
             padded = torch.zeros(len(batch), longest, dtype=torch.long)

@@ -154,6 +154,9 @@ class ModelEvaluator:
         graft = definition.graft
         self.stack = LayerStack.load(base, donor, device, dtype, say=say, graft=graft)
         self._check_vocabulary(tokenizer, base)
+        self._fast_in_eight_bit = definition.questions.fast_precision == "fp8" and limit is None
+        if self._fast_in_eight_bit:
+            self.stack.add_eight_bit()
         self.n_layers = self.stack.n_layers
         self.tasks.prepare(tokenizer, self._length_config(base, donor))
         self.engine = Engine(self.stack, self.tasks, device)
@@ -186,12 +189,16 @@ class ModelEvaluator:
         return HybridConfig(base_config=base.config.to_dict(), donor_config=donor.config.to_dict())
 
     def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
-        """Right or wrong [stop - start] of each set, or the error that it met."""
+        """Right or wrong [stop - start] of each set, or the error that it met.
+
+        What ends among the fast questions runs in the study's fast precision.
+        """
         part = slice(start, stop)
         questions = self.tasks.questions(
             self.order.subject[part].tolist(), self.order.document[part].tolist()
         )
-        return self.engine.answers(layer_sets, questions)
+        coarse = self._fast_in_eight_bit and stop <= self.order.n_fast
+        return self.engine.answers(layer_sets, questions, coarse)
 
     def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers]:
         """Right or wrong [held-out questions] of each set, or the error that it met."""

@@ -67,3 +67,10 @@ def flatten(layer: nn.Module, buffer: torch.Tensor, copy: bool = True) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             view = places[id(parameter)][1]
             setattr(module, name, nn.Parameter(view, requires_grad=False))
+
+
+def weight_and_bias(owner: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of a linear layer, or of the joined ones of an owner (`flatten`)."""
+    if hasattr(owner, "joined_weight"):
+        return owner.joined_weight, owner.joined_bias
+    return owner.weight, owner.bias

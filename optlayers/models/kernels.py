@@ -7,14 +7,11 @@ E hidden size, H heads, G groups, P head width, N state size. Sources: Dao, "Fla
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
 from optlayers.models.packed import QUERY_BLOCK, PackedBatch
-from optlayers.models.parts import Rotary
 
 CHUNK = 64  # tokens a step of the recurrence
 # Parts of a head run side by side where there are too few sequences and heads to fill the device
@@ -347,63 +344,3 @@ def ssd_packed(
             depth > 0, z_bias is not None, _precision(xbc), num_warps=4,
         )  # fmt: skip
     return out
-
-
-class FusedOps:
-    """The parts of a packed layer in fused form; layers must have been flattened (`flat.py`)."""
-
-    def norm(self, module: Any, h: torch.Tensor) -> torch.Tensor:
-        """See `packed.Ops`."""
-        return add_norm(h, None, module.weight, module.variance_epsilon)[1]
-
-    def add_norm(
-        self, module: Any, h: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `packed.Ops`."""
-        return add_norm(h, y, module.weight, module.variance_epsilon)
-
-    def attention(
-        self, attn: Any, x: torch.Tensor, batch: PackedBatch, rotary: Rotary
-    ) -> torch.Tensor:
-        """See `packed.Ops`."""
-        qkv = torch.nn.functional.linear(x, attn.joined_weight, attn.joined_bias)
-        width = attn.head_dim
-        heads = (
-            attn.q_proj.weight.shape[0] // width,
-            attn.k_proj.weight.shape[0] // width,
-        )
-        cos, sin = (part[0].contiguous() for part in rotary)
-        return attention(qkv, cos, sin, batch, heads, attn.scaling)
-
-    def mixer(self, mixer: Any, p: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """See `packed.Ops`."""
-        silu = not isinstance(mixer.activation, torch.nn.Identity)
-        conv = mixer.conv1d
-        return ssd_packed(
-            convolve(p, conv.weight, conv.bias, batch, silu),
-            p[:, mixer.conv_channels :],
-            mixer.D,
-            (mixer.heads, mixer.groups, mixer.width, mixer.state_size),
-            batch,
-            z_bias=mixer.z_bias,
-        )
-
-    def swiglu(self, mlp: Any, x: torch.Tensor) -> torch.Tensor:
-        """See `packed.Ops`."""
-        return swiglu(torch.nn.functional.linear(x, mlp.joined_weight, mlp.joined_bias))
-
-
-def _power_of_2(n: int) -> bool:
-    return n >= 16 and n & (n - 1) == 0
-
-
-def can_fuse(layer: Any) -> bool:
-    """Whether the kernels serve this layer: SwiGLU, and head widths that are powers of two."""
-    act = type(layer.mlp.act_fn).__name__
-    if act not in ("SiLU", "SiLUActivation") or not hasattr(layer.mlp, "gate_proj"):
-        return False
-    if hasattr(layer, "mixer"):
-        identity = isinstance(layer.mixer.activation, torch.nn.Identity)
-        plain = identity or type(layer.mixer.activation).__name__ in ("SiLU", "SiLUActivation")
-        return plain and layer.mixer.state_size <= 128
-    return _power_of_2(int(layer.self_attn.head_dim))

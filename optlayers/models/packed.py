@@ -32,7 +32,8 @@ class PackedBatch:
     begins, lengths, parents [segments]: first packed token, number of tokens, parent or -1.
     slots [segments]: place of the state that children begin from, or -1. levels: the segments
     of each depth. blocks [n, 2]: (segment, first query) of each block of queries. look [3, T]: the
-    packed tokens 1, 2 and 3 back, or -1.
+    packed tokens 1, 2 and 3 back, or -1. keep [K]: the packed tokens that the last layer's output
+    is needed of (None: all of them).
     """
 
     tokens: torch.Tensor
@@ -47,6 +48,7 @@ class PackedBatch:
     blocks: torch.Tensor
     look: torch.Tensor
     rotary: list[Rotary | None] = field(default_factory=list)
+    keep: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -114,30 +116,38 @@ def _look_back(
 
 
 class Ops(Protocol):
-    """The parts of a packed layer that have a plain and a fused form."""
+    """The parts of a packed layer that have a plain and a fused form.
 
-    def norm(self, module: Any, h: torch.Tensor) -> torch.Tensor:
+    What goes into a projection may have a form of its own (`Any`): only `norm`, `add_norm` and
+    `swiglu` make it, and only `project`, `attention` and `swiglu` take it.
+    """
+
+    def project(self, owner: Any, x: Any) -> torch.Tensor:
+        """A linear layer on x [T, in], given as a tensor or in the form of this class."""
+
+    def norm(self, module: Any, h: torch.Tensor) -> Any:
         """RMSNorm of h [T, E]."""
 
-    def add_norm(
-        self, module: Any, h: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def add_norm(self, module: Any, h: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """h + y [T, E], and its RMSNorm."""
 
-    def attention(
-        self, attn: Any, x: torch.Tensor, batch: PackedBatch, rotary: Rotary
-    ) -> torch.Tensor:
+    def attention(self, attn: Any, x: Any, batch: PackedBatch, rotary: Rotary) -> torch.Tensor:
         """Projections, rotation and attention of x [T, E], before the output projection."""
 
     def mixer(self, mixer: Any, p: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
         """Convolution, SSD and gate of the input projection p [T, channels + inner + H]."""
 
-    def swiglu(self, mlp: Any, x: torch.Tensor) -> torch.Tensor:
+    def swiglu(self, mlp: Any, x: Any) -> Any:
         """act(gate(x)) * up(x), before the down projection."""
 
 
 class PlainOps:
     """Each part as torch and the model's own modules give it, segment by segment: the twin."""
+
+    def project(self, owner: Any, x: Any) -> torch.Tensor:
+        """See `Ops`."""
+        out: torch.Tensor = owner(x)
+        return out
 
     def norm(self, module: Any, h: torch.Tensor) -> torch.Tensor:
         """See `Ops`."""
@@ -229,27 +239,50 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 def _llama(
-    ops: Ops, layer: Any, h: torch.Tensor, batch: PackedBatch, rotary: Rotary | None
+    ops: Ops,
+    layer: Any,
+    h: torch.Tensor,
+    batch: PackedBatch,
+    rotary: Rotary | None,
+    keep: torch.Tensor | None,
 ) -> torch.Tensor:
     assert rotary is not None  # made by the stack for every family that has a rotary embedding
-    x = ops.norm(layer.input_layernorm, h)
-    y = layer.self_attn.o_proj(ops.attention(layer.self_attn, x, batch, rotary))
-    h, x = ops.add_norm(layer.post_attention_layernorm, h, y)
-    out: torch.Tensor = h + layer.mlp.down_proj(ops.swiglu(layer.mlp, x))
-    return out
+    y = ops.attention(layer.self_attn, ops.norm(layer.input_layernorm, h), batch, rotary)
+    return _feed_forward(ops, layer, layer.self_attn.o_proj, h, y, keep)
 
 
 def _llamba(
-    ops: Ops, layer: Any, h: torch.Tensor, batch: PackedBatch, rotary: Rotary | None
+    ops: Ops,
+    layer: Any,
+    h: torch.Tensor,
+    batch: PackedBatch,
+    rotary: Rotary | None,
+    keep: torch.Tensor | None,
 ) -> torch.Tensor:
-    p = layer.mixer.in_proj(ops.norm(layer.input_layernorm, h))
-    y = layer.mixer.out_proj(ops.mixer(layer.mixer, p, batch))
-    h, x = ops.add_norm(layer.post_attention_layernorm, h, y)
-    out: torch.Tensor = h + layer.mlp.down_proj(ops.swiglu(layer.mlp, x))
-    return out
+    p = ops.project(layer.mixer.in_proj, ops.norm(layer.input_layernorm, h))
+    y = ops.mixer(layer.mixer, p, batch)
+    return _feed_forward(ops, layer, layer.mixer.out_proj, h, y, keep)
 
 
-PackedCall = Callable[[Ops, nn.Module, torch.Tensor, PackedBatch, Rotary | None], torch.Tensor]
+def _feed_forward(
+    ops: Ops,
+    layer: Any,
+    out_proj: nn.Module,
+    h: torch.Tensor,
+    y: torch.Tensor,
+    keep: torch.Tensor | None,
+) -> torch.Tensor:
+    """The rest of a layer once tokens have looked at each other; y: before `out_proj`."""
+    if keep is not None:
+        h, y = h[keep], y[keep]
+    h, x = ops.add_norm(layer.post_attention_layernorm, h, ops.project(out_proj, y))
+    return h + ops.project(layer.mlp.down_proj, ops.swiglu(layer.mlp, x))
 
-# By model type. A family that is not here runs padded, which gives the same answers.
+
+PackedCall = Callable[
+    [Ops, nn.Module, torch.Tensor, PackedBatch, Rotary | None, torch.Tensor | None], torch.Tensor
+]
+
+# By model type: (parts, layer, h [T, E], batch, rotation, packed tokens to keep or None for all).
+# A family that is not here runs padded, which gives the same answers.
 PACKED: dict[str, PackedCall] = {"llama": _llama, "llamba": _llamba}

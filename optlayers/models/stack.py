@@ -151,15 +151,14 @@ def _placement(
 
 
 def fused_ops(sides: tuple[Side, Side], device: torch.device) -> Ops | None:
-    """The fused parts of packed layers, where device, Triton and both families allow them."""
+    """The fused parts of packed layers, where device, Triton and the layers allow them."""
     if device.type != "cuda":
         return None
     try:
-        from optlayers.models.kernels import FusedOps, can_fuse
+        from optlayers.models.fused import FusedOps, can_fuse
     except ImportError:
         return None
-    known = all(side.config.model_type in PACKED for side in sides)
-    return FusedOps() if known and all(can_fuse(side.layers[0]) for side in sides) else None
+    return FusedOps() if all(can_fuse(side.layers[0]) for side in sides) else None
 
 
 class LayerStack:
@@ -183,9 +182,10 @@ class LayerStack:
         self.embedding, self.norm, self.head = embedding, norm, head
         self.n_layers = len(base.layers)
         device = next(embedding.parameters()).device
-        fused = fused_ops(self.sides, device) if graft.swap == "layer" else None
+        fused = fused_ops(self.sides, device) if self.packable else None
         self.fused = fused is not None
         self._ops: Ops = fused or PlainOps()
+        self.coarse_ops: Ops | None = None
         self._expected: list[tuple[int, bool]] = []
         self._at = 0
 
@@ -355,14 +355,47 @@ class LayerStack:
         return h
 
     def run_packed(
-        self, layer: int, from_donor: bool, h: torch.Tensor, batch: PackedBatch
+        self,
+        layer: int,
+        from_donor: bool,
+        h: torch.Tensor,
+        batch: PackedBatch,
+        coarse: bool = False,
     ) -> torch.Tensor:
-        """Run one layer of one side on packed hidden states [T, E]; twin: `run`."""
+        """Run one layer of one side on packed hidden states [T, E]; twin: `run`.
+
+        The last layer gives the hidden states of `batch.keep` alone, where that is set. coarse:
+        multiply in eight bits; `add_eight_bit` comes first.
+        """
         side = self.sides[from_donor]
         call = PACKED[side.config.model_type]
-        out = call(self._ops, side.layers[layer], h, batch, batch.rotary[from_donor])
+        keep = batch.keep if layer == self.n_layers - 1 else None
+        ops = self.coarse_ops if coarse and self.coarse_ops is not None else self._ops
+        out = call(ops, side.layers[layer], h, batch, batch.rotary[from_donor], keep)
         self._passed(from_donor, layer)
         return out
+
+    def add_eight_bit(self) -> None:
+        """Keep a copy of all projections in eight bits, for coarse runs; raises `ModelError`."""
+        if not self.fused or any(side.layers.streamed for side in self.sides):
+            raise ModelError(
+                "fp8 needs fused layers that all stay on one NVIDIA GPU; use a larger one, or "
+                "leave questions.fast_precision out"
+            )
+        from optlayers.models.eight_bit import add_eight_bit
+        from optlayers.models.eight_bit_kernels import EightBitOps
+
+        ops = EightBitOps()
+        try:
+            for side in self.sides:
+                for i in range(self.n_layers):
+                    add_eight_bit(side.layers[i])
+        except torch.cuda.OutOfMemoryError:
+            raise ModelError(
+                "fp8 needs half as much device memory again as the weights take; use a larger "
+                "GPU, or leave questions.fast_precision out"
+            ) from None
+        self.coarse_ops = ops
 
     def logits(self, h: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [K, V] of picked hidden states [K, E], before the final norm.

@@ -130,7 +130,7 @@ def in_float64(m: Any) -> Any:
 def test_the_mixer_branches_from_the_state_of_a_shared_context(
     cuda: torch.device, dtype: torch.dtype, batch: PackedBatch, sizes: tuple[int, int, int, int]
 ) -> None:
-    from optlayers.models.kernels import FusedOps
+    from optlayers.models.fused import FusedOps
 
     m = mixer(sizes, cuda, dtype)
     p = draw(len(batch.tokens), m.conv_channels + m.inner + m.heads, like=cuda, dtype=dtype)

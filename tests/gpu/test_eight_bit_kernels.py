@@ -1,0 +1,69 @@
+"""Fused eight-bit parts against their plain twins.
+
+Run by hand on a machine with a GPU: `python -m pytest -m gpu tests/gpu`.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from optlayers.models.eight_bit import Rows
+
+pytestmark = pytest.mark.gpu
+
+# Two roundings to three bits, where a value lies between two.
+NEAR = 0.01
+
+
+@pytest.fixture(scope="module")
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.fail("no NVIDIA GPU here; run `python -m pytest -m gpu tests/gpu` on one")
+    return torch.device("cuda:0")
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@pytest.mark.parametrize("width", [32, 96, 4096, 14336])
+def test_rows_are_rounded_as_their_twin_rounds(cuda: torch.device, width: int) -> None:
+    from optlayers.models.eight_bit_kernels import quantise
+
+    x = torch.randn(77, 2 * width, device=cuda, dtype=torch.bfloat16)[:, :width]
+    found, wanted = quantise(x), Rows.of(x)
+    torch.testing.assert_close(found.scale, wanted.scale, rtol=1e-6, atol=0)
+    assert error(found.wide(), wanted.wide()) < NEAR
+    assert (found.values.float() != wanted.values.float()).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("width", [128, 4096])
+def test_norm_and_swiglu(cuda: torch.device, width: int) -> None:
+    from optlayers.models.eight_bit_kernels import add_norm, swiglu
+
+    h, y = (torch.randn(50, width, device=cuda, dtype=torch.bfloat16) for _ in range(2))
+    weight = torch.randn(width, device=cuda, dtype=torch.bfloat16)
+    sums, found = add_norm(h, y, weight, 1e-5)
+    assert torch.equal(sums, h + y)
+    wanted = F.rms_norm(sums.float(), (width,), weight.float(), 1e-5)
+    assert error(found.wide(), Rows.of(wanted).wide()) < NEAR
+    x = torch.randn(50, 2 * width, device=cuda, dtype=torch.bfloat16)
+    gate, up = x.float().chunk(2, dim=1)
+    assert error(swiglu(x).wide(), Rows.of(F.silu(gate) * up).wide()) < NEAR
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(100, 128, 266), (1000, 4096, 12320)])
+def test_products(cuda: torch.device, rows: int, inputs: int, outputs: int) -> None:
+    from optlayers.models.eight_bit_kernels import multiply, quantise
+
+    x = torch.randn(rows, inputs, device=cuda, dtype=torch.bfloat16)
+    w = torch.randn(outputs, inputs, device=cuda, dtype=torch.bfloat16) * inputs**-0.5
+    weight = Rows.of(F.pad(w, (0, 0, 0, -outputs % 16)))
+    left = quantise(x)
+    out = multiply(left, weight, outputs, torch.bfloat16)
+    wanted = left.wide().double() @ weight.wide()[:outputs].double().t()
+    assert out.shape == (rows, outputs)
+    assert error(out, wanted) < 1e-2
+    assert error(out, x.double() @ w.double().t()) < 5e-2
