@@ -318,6 +318,8 @@ def main() -> None:
     if args.export_in:
         print(json.dumps(export(args.export_in, args.layers)))
         return
+    if args.dir is not None:
+        args.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=args.dir) as work:
         table = Table(args.out, args.shape, args.device.startswith("cuda"))
         run(args, Path(work), table)

@@ -47,6 +47,7 @@ def forms(length: int, count: int) -> dict[str, Callable[[], Any]]:
     B = xbc[:, inner : inner + rest].reshape(count, length, HEADS, STATE)
     C = xbc[:, inner + rest :].reshape(count, length, HEADS, STATE)
     A_log = za[:, inner:].reshape(count, length, HEADS)
+    torch.compiler.reset()  # or it gives up after a few shapes
     compiled = torch.compile(ssd)
     found: dict[str, Callable[[], Any]] = {
         "fused": lambda: ssd_packed(xbc, za, D, (HEADS, HEADS, WIDTH, STATE), batch, states=states),

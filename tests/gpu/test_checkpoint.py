@@ -68,7 +68,14 @@ def far(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found.float() - wanted.float()).norm() / wanted.float().norm())
 
 
-NEAR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+# Of float32; bfloat16 is measured against the distance that the checkpoint itself has from it.
+NEAR = 1e-4
+AS_NEAR = 1.5
+
+
+def assert_as_near(found: torch.Tensor, own: torch.Tensor, exact: torch.Tensor) -> None:
+    """`found` is about as far from float32 as the checkpoint's own whole forward pass is."""
+    assert far(found, exact) < max(NEAR, AS_NEAR * far(own, exact))
 
 
 def test_the_checkpoint_and_the_stack_give_the_same_logits(
@@ -78,16 +85,17 @@ def test_the_checkpoint_and_the_stack_give_the_same_logits(
     stack = LayerStack.load(base, donor, cuda, dtype)
     ids = tokens(4, 150)
     with torch.inference_mode():
+        exact = load(exported, torch.float32)(ids).logits
         wanted = load(exported, dtype)(ids).logits
         h, inputs = stack.begin(ids)
         for layer in range(stack.n_layers):
             h = stack.run(layer, layer in LAYERS, h, inputs)
-        assert far(stack.logits(h), wanted) < NEAR[dtype] / 10
+        assert_as_near(stack.logits(h), wanted, exact)
         batch = PackedBatch.of([(row.tolist(), 0, -1) for row in ids], cuda)
         h = stack.begin_packed(batch)
         for layer in range(stack.n_layers):
             h = stack.run_packed(layer, layer in LAYERS, h, batch)
-        assert far(stack.logits(h).reshape(wanted.shape), wanted) < NEAR[dtype]
+        assert_as_near(stack.logits(h).reshape(wanted.shape), wanted, exact)
 
 
 def test_token_by_token_is_near_the_whole(exported: Path, dtype: torch.dtype) -> None:
@@ -95,12 +103,13 @@ def test_token_by_token_is_near_the_whole(exported: Path, dtype: torch.dtype) ->
     ids = tokens(2, 40)
     cache, steps = None, []
     with torch.inference_mode():
+        exact = load(exported, torch.float32)(ids).logits
         whole = model(ids).logits
         for t in range(ids.shape[1]):
             out = model(ids[:, t : t + 1], past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             steps.append(out.logits)
-    assert far(torch.cat(steps, 1), whole) < NEAR[dtype]
+    assert_as_near(torch.cat(steps, 1), whole, exact)
 
 
 def test_a_padded_batch_generates_what_each_prompt_alone_does(exported: Path) -> None:
@@ -125,5 +134,5 @@ def test_training_steps_lower_the_loss(exported: Path) -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
