@@ -173,8 +173,9 @@ def main() -> None:
     parser.add_argument("--hflm-sets", type=int, default=2)
     parser.add_argument("--memory", type=float, help="GB of the device's memory to use")
     parser.add_argument(
-        "--skip", nargs="*", default=[], choices=["switches", "shots", "hflm", "neighbours", "fp8"]
+        "--skip", nargs="*", default=[], choices=["switches", "shots", "hflm", "neighbours"]
     )
+    parser.add_argument("--precisions", nargs="*", default=["model", "fp8"])
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # HFLM talks about being handed a model
     device = torch.device("cuda:0" if args.device == "cuda" else args.device)
@@ -238,8 +239,8 @@ def main() -> None:
         share = flops(stack, sets[0], tokens) / took / peak
         note(name, f"{took:.3f} s, {hflm / took:.2f} x HFLM, {share:.3f} of peak")
 
-    def row(name: str, cohort: Sequence[LayerSet], base: float, **options: Any) -> float:
-        """One measured cohort; its question-layer passes a second."""
+    def row(name: str, cohort: Sequence[LayerSet], base: float, **options: Any) -> None:
+        """Note one measured cohort."""
         many = len(options.get("asked", asked))
         took, engine, _ = measure(cohort, **options)
         each, work = took / len(cohort), engine.work
@@ -248,7 +249,6 @@ def main() -> None:
         rate = len(schedule(cohort, stack.n_layers)) * many / took
         text = f"{each:.3f} s a candidate, {base / each:.2f} x HFLM, {done:.3f} of the work, "
         note(name, f"{text}{rate:,.0f} question-layer passes a second")
-        return rate
 
     near = LayerSet.of(*(stack.n_layers * i // 4 + 1 for i in range(4)))
     neighbours = near.neighbours(stack.n_layers, len(near), len(near))
@@ -264,10 +264,9 @@ def main() -> None:
         mean = sum(len(q.requests[0].tokens) for q in long) / len(long)
         deep, _ = hflm_seconds(stack, sets[:1], long, 16)
         note(f"HFLM, batch 16, five shots (mean {mean:.0f} tokens)", f"{deep:.3f} s")
-    rates: dict[str, float] = {}
-    for precision in ("model", "fp8"):
+    for precision in args.precisions:
         if precision == "fp8":
-            if "fp8" in args.skip or not stack.fused or memory is not None:
+            if not stack.fused or memory is not None:
                 continue
             stack.add_eight_bit()
             took, _, _ = measure(sets[:1], coarse=True)
@@ -275,7 +274,7 @@ def main() -> None:
         coarse, mark = precision == "fp8", "fp8: " if precision == "fp8" else ""
         for name, cohort in cohorts.items():
             if "neighbours" not in args.skip or "neighbours" not in name:
-                rates[mark + name] = row(mark + name, cohort, hflm, coarse=coarse)
+                row(mark + name, cohort, hflm, coarse=coarse)
         if "shots" not in args.skip:
             row(f"{mark}five shots, 40 random sets", sets, deep, asked=long, coarse=coarse)
             row(f"{mark}five shots, 20 questions a subject, 40 random sets", sets, 2 * deep,
@@ -298,6 +297,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     stem = f"engine-{args.shape}-{'gpu' if device.type == 'cuda' else 'cpu'}"
     stem += f"-{args.memory:g}gb" if args.memory is not None else ""
+    stem += f"-{args.precisions[0]}" if len(args.precisions) == 1 and memory is None else ""
     lines = [f"| {name} | {value} |" for name, value in table]
     head = f"# {stem}\n\nMade by `scripts/bench_engine.py --shape {args.shape}`.\n\n"
     head += "| what | |\n|---|---|\n"

@@ -90,7 +90,7 @@ def study_file(folder: Path, layers: int, precision: str) -> Path:
         "tasks": [{"name": "shaped"}],
         "task_path": "tasks",
         "questions": {"fast": 5, "full": None, "fast_precision": precision},
-        "explore": {"population": 24, "generations": 3, "patience": 3},
+        "explore": {"population": 16, "generations": 4, "patience": 4},
         "validate": {"top": 6},
         "refine": {"top": 1, "verify": 4, "rounds": 1},
         "prior": {"single_layer_scores": scores},
