@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes a study of 5,000 trials of 32 layers on MMLU's subjects, and measures its report.
 
-Prints and saves seconds, of which of the CPU, and bytes; the study is made of random answers around a known truth.
+Prints and saves seconds, CPU seconds and bytes; the study is made of random answers around a known
+truth.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ def main() -> None:
         made = make(url, args.trials)
         size = (folder / "optuna.db").stat().st_size
         lines.append(
-            f"| making the study of {args.trials:,} trials | {made:.1f} | {time.process_time():.1f} "
-            f"| {size / 1e6:.1f} |"
+            f"| making the study of {args.trials:,} trials | {made:.1f} "
+            f"| {time.process_time():.1f} | {size / 1e6:.1f} |"
         )
         for kind in ("html", "md", "json"):
             target = folder / f"report.{kind}"
