@@ -42,7 +42,7 @@ def shrink(path: Path) -> None:
     with Image.open(path) as image:
         small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
-    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} KB")
+    print(f"{path.name}: {path.stat().st_size / 1e3:.0f} KB")
 
 
 def shoot_report(chrome: Any, page: Path, out: Path) -> None:

@@ -36,6 +36,8 @@ MOST_NOTES = 1500
 # Its panels for figures are so high, and cut off what is higher.
 PANEL_HEIGHT = 440
 SHOWN = "optlayers:shown"
+# Changes with what is drawn, so that studies of before are drawn anew.
+LOOK = 2
 ARTIFACTS_ENV = "OPTLAYERS_ARTIFACTS"
 REPORTS = ("README.md", "checkpoint_info.json")
 
@@ -48,13 +50,13 @@ def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -
     """
     records = [r for r in read_records(study.get_trials(deepcopy=False)) if r.state.is_finished()]
     attrs = study._storage.get_study_system_attrs(study._study_id)
-    if attrs.get(SHOWN) == len(records) or not records:
+    if attrs.get(SHOWN) == [LOOK, len(records)] or not records:
         return 0
     report = gather(definition, study)
     _write_study_note(study, report, shown_url, attrs)
     written = _write_trial_notes(study, records, attrs)
     _write_figures(study, report, attrs)
-    put_study_attrs(study._storage, study._study_id, {SHOWN: len(records)})
+    put_study_attrs(study._storage, study._study_id, {SHOWN: [LOOK, len(records)]})
     return written
 
 
@@ -120,6 +122,9 @@ def _write_figures(study: optuna.Study, report: Report, attrs: dict[str, Any]) -
     for figure in figures(report):
         plot = titled(figure, columns=2)
         plot["layout"]["height"] = PANEL_HEIGHT
+        if figure.height > 2 * PANEL_HEIGHT:
+            # A name for every row would be one over the other.
+            plot["layout"]["yaxis"] = {**plot["layout"]["yaxis"], "tickmode": "auto"}
         drawn = go.Figure(plot, skip_invalid=True)
         save_plotly_graph_object(target, drawn, graph_object_id=f"optlayers-{figure.name}")
     put_study_attrs(study._storage, study._study_id, collector.attrs)

@@ -100,6 +100,7 @@ def best_sets(report: Report) -> Figure | None:
                     categoryarray=order[::-1],
                     range=[-0.6, len(order) - 0.4],
                     showgrid=False,
+                    tickmode="linear",
                 ),
                 showlegend=len(data) > 1,
             ),

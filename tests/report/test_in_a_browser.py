@@ -19,6 +19,8 @@ from optlayers.report.figures import figures
 from optlayers.report.images import write_images
 from optlayers.report.page import page
 
+# In milliseconds: megabytes of script, on machines that do much else.
+PATIENCE = 120_000
 MARKS = ".points path, .point path, .bars path, .lines path, .heatmaplayer image"
 
 
@@ -32,6 +34,7 @@ def html(finished: Finished) -> Path:
 def opened(chrome: Any, path: Path, faults: list[str], **options: Any) -> Any:
     """The report, drawn; what goes wrong, and what leaves the machine, is in `faults`."""
     tab = chrome.new_page(**options)
+    tab.set_default_timeout(PATIENCE)
     tab.on("console", lambda said: faults.append(said.text) if said.type != "log" else None)
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.on(
@@ -42,7 +45,7 @@ def opened(chrome: Any, path: Path, faults: list[str], **options: Any) -> Any:
     )
     tab.goto(path.as_uri())
     if options.get("java_script_enabled", True):
-        tab.wait_for_selector("html[data-drawn]", timeout=30_000)
+        tab.wait_for_selector("html[data-drawn]")
     return tab
 
 
@@ -191,7 +194,7 @@ def test_the_dashboard_shows_the_study_its_layers_and_a_trial(
     chrome: Any, dashboard: str, finished: Finished
 ) -> None:
     tab = chrome.new_page(viewport={"width": 1300, "height": 900})
-    tab.set_default_timeout(90_000)  # a megabyte of script, on machines that do much else
+    tab.set_default_timeout(PATIENCE)
     tab.goto(dashboard)
     tab.wait_for_selector("text=replayed")
     tab.goto(f"{dashboard}/dashboard/studies/1")
