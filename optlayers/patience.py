@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import random
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from optuna.storages._grpc.client import GrpcClientCache
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from optlayers.errors import StorageAwayError
+from optlayers.masking import mask_password
 
 T = TypeVar("T")
 
@@ -62,13 +62,6 @@ _thread = threading.local()
 def never_wait() -> None:
     """From here on, storage calls of this thread fail at once where the database is away."""
     _thread.hurried = True
-
-
-def mask_password(url: str) -> str:
-    """The URL, or a text with one in it, with the password as `***`, fit to be shown."""
-    # To the last @, so that a password which holds one does not show its end.
-    masked = re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", url)
-    return re.sub(r"([?&](?:password|passwd|sslpassword)=)[^&\s]*", r"\1***", masked)
 
 
 def one_line(error: BaseException) -> str:

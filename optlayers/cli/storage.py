@@ -38,7 +38,7 @@ def serve(
     from optuna.storages._grpc.server import make_server
 
     from optlayers.errors import RunError
-    from optlayers.patience import mask_password
+    from optlayers.masking import mask_password
     from optlayers.storage import open_storage
 
     at_least("--threads", threads, 1)
