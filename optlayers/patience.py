@@ -8,6 +8,7 @@ can be tried again: a call whose connection broke may have been carried out.
 from __future__ import annotations
 
 import functools
+import json
 import random
 import threading
 import time
@@ -55,6 +56,9 @@ _CALLS = (
     "set_trial_user_attr",
 )
 
+
+# The name, on the wire, of the calls that `optlayers storage serve` answers beside Optuna's.
+SERVICE = "optlayers.Transactions"
 
 _thread = threading.local()
 
@@ -158,6 +162,7 @@ class PatientProxy(GrpcStorageProxy):
     def __init__(self, host: str, port: int, patience: Patience) -> None:
         super().__init__(host=host, port=port)
         self.patience = patience
+        self._answers = True
 
     def _setup(self) -> None:
         """As Optuna's, with a channel that looks again within seconds once the server is back."""
@@ -172,6 +177,31 @@ class PatientProxy(GrpcStorageProxy):
         self._channel = grpc.insecure_channel(f"{self._host}:{self._port}", list(options.items()))
         self._stub = api_pb2_grpc.StorageServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._cache = GrpcClientCache(self._stub)
+
+    def ask(self, call: str, asked: dict[str, Any]) -> Any:
+        """The answer to one of the calls of `optlayers.proxy`; None where the server has none.
+
+        A later try says that it is one, since an earlier one may have been carried out.
+        """
+        if not self._answers:
+            return None
+        tries = 0
+
+        def attempt() -> bytes:
+            nonlocal tries
+            tries += 1
+            request = json.dumps({**asked, "retried": tries > 1}).encode()
+            answer: bytes = self._channel.unary_unary(f"/{SERVICE}/{call}")(request)
+            return answer
+
+        try:
+            return json.loads(self.patience.call(attempt))
+        except Exception as error:
+            code = getattr(error, "code", None)
+            if not callable(code) or getattr(code(), "name", "") != "UNIMPLEMENTED":
+                raise
+            self._answers = False
+            return None
 
 
 for _kind in (PatientStorage, PatientProxy):

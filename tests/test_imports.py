@@ -128,7 +128,7 @@ LEVELS = [
     {"study"},
     {"models", "checkpoints", "search"},
     {"evaluation", "rows", "storage"},
-    {"claims", "holdout", "leaderboard", "worklog"},
+    {"claims", "holdout", "leaderboard", "proxy", "worklog"},
     {"evidence"},
     {"report", "worker"},
     {"cli"},
