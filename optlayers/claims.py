@@ -21,9 +21,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from optlayers.errors import RunError
 from optlayers.layerset import LayerSet
 from optlayers.liveness import Heart, is_gone, process_name
+from optlayers.proxy import insert_running, swap_states
 from optlayers.search import Goal, Proposal, encode_answers, keys, search_space
 from optlayers.search.statistics import ScoreInterval
-from optlayers.transactions import ACTIVE, Change, NewTrial, insert_running, swap_states
+from optlayers.transactions import ACTIVE, Change, NewTrial
 
 MAX_RETRIES = 3
 # From this retry on a set is evaluated alone: one that ends its workers takes no other with it.
@@ -122,7 +123,7 @@ class Claims:
             for proposal in proposals
         ]
         made = insert_running(
-            self.storage, self.study._study_id, wanted, self._space, _same_work, _same_claim
+            self.storage, self.study._study_id, wanted, self._space, same_work, same_claim
         )
         claims = []
         for proposal, found in zip(proposals, made, strict=True):
@@ -286,16 +287,16 @@ def _work_of(state: TrialState, goal: str | None) -> str:
     return "full" if goal == Goal.full.value else "part"
 
 
-def _same_work(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same_work(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two trials under way, by their attributes, are one too many."""
     running = TrialState.RUNNING
     works = [_work_of(running, attrs.get(keys.GOAL)) for attrs in (mine, other)]
     return works[0] == works[1] and mine.get(keys.LAYERS) == other.get(keys.LAYERS)
 
 
-def _same_claim(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same_claim(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether the other trial is the very one that this claim was to make."""
-    return _same_work(mine, other) and mine[keys.WORKER] == other.get(keys.WORKER)
+    return same_work(mine, other) and mine[keys.WORKER] == other.get(keys.WORKER)
 
 
 def stand(trials: Sequence[FrozenTrial]) -> tuple[int, ...]:

@@ -55,3 +55,11 @@ class ExportError(RunError):
 
 class EvaluationError(RunError):
     """An evaluation that broke down: NaN in the logits, out of memory at the smallest batch."""
+
+
+class Stopped(BaseException):
+    """No error: raised by a signal handler. Return the claims to the queue and leave."""
+
+
+class TimeUp(Stopped):
+    """No error: raised by a timer. As `Stopped`, but as planned."""

@@ -64,6 +64,13 @@ class LayerSet:
         result.check(n_layers)
         return result
 
+    @classmethod
+    def _of_tidy(cls, indices: tuple[int, ...]) -> LayerSet:
+        """From indices that are sorted, distinct and 0 or more; searches make many."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "indices", indices)
+        return made
+
     def check(self, n_layers: int | None) -> None:
         """Raise `InputError` if an index does not exist in a model of `n_layers` layers."""
         if n_layers is not None and self.indices and self.indices[-1] >= n_layers:
@@ -91,15 +98,15 @@ class LayerSet:
 
     def neighbours(self, n_layers: int, minimum: int, maximum: int) -> list[LayerSet]:
         """All sets one step away within the budget, sorted: one layer added, removed or swapped."""
-        mine = set(self.indices)
+        mine = self.indices
         others = [i for i in range(n_layers) if i not in mine]
-        found: set[LayerSet] = set()
+        less = [tuple(i for i in mine if i != gone) for gone in mine]
+        found = {tuple(sorted((*rest, i))) for rest in less for i in others}
         if len(mine) < maximum:
-            found.update(LayerSet(tuple(mine | {i})) for i in others)
+            found.update(tuple(sorted((*mine, i))) for i in others)
         if len(mine) > minimum:
-            found.update(LayerSet(tuple(mine - {i})) for i in mine)
-        found.update(LayerSet(tuple((mine - {i}) | {j})) for i in mine for j in others)
-        return sorted(found)
+            found.update(less)
+        return [LayerSet._of_tidy(indices) for indices in sorted(found)]
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -8,8 +8,8 @@ can be tried again: a call whose connection broke may have been carried out.
 from __future__ import annotations
 
 import functools
+import json
 import random
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from optuna.storages._grpc.client import GrpcClientCache
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from optlayers.errors import StorageAwayError
+from optlayers.masking import mask_password
 
 T = TypeVar("T")
 
@@ -56,19 +57,15 @@ _CALLS = (
 )
 
 
+# The name, on the wire, of the calls that `optlayers storage serve` answers beside Optuna's.
+SERVICE = "optlayers.Transactions"
+
 _thread = threading.local()
 
 
 def never_wait() -> None:
     """From here on, storage calls of this thread fail at once where the database is away."""
     _thread.hurried = True
-
-
-def mask_password(url: str) -> str:
-    """The URL, or a text with one in it, with the password as `***`, fit to be shown."""
-    # To the last @, so that a password which holds one does not show its end.
-    masked = re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", url)
-    return re.sub(r"([?&](?:password|passwd|sslpassword)=)[^&\s]*", r"\1***", masked)
 
 
 def one_line(error: BaseException) -> str:
@@ -165,6 +162,7 @@ class PatientProxy(GrpcStorageProxy):
     def __init__(self, host: str, port: int, patience: Patience) -> None:
         super().__init__(host=host, port=port)
         self.patience = patience
+        self._answers = True
 
     def _setup(self) -> None:
         """As Optuna's, with a channel that looks again within seconds once the server is back."""
@@ -179,6 +177,31 @@ class PatientProxy(GrpcStorageProxy):
         self._channel = grpc.insecure_channel(f"{self._host}:{self._port}", list(options.items()))
         self._stub = api_pb2_grpc.StorageServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._cache = GrpcClientCache(self._stub)
+
+    def ask(self, call: str, asked: dict[str, Any]) -> Any:
+        """The answer to one of the calls of `optlayers.proxy`; None where the server has none.
+
+        A later try says that it is one, since an earlier one may have been carried out.
+        """
+        if not self._answers:
+            return None
+        tries = 0
+
+        def attempt() -> bytes:
+            nonlocal tries
+            tries += 1
+            request = json.dumps({**asked, "retried": tries > 1}).encode()
+            answer: bytes = self._channel.unary_unary(f"/{SERVICE}/{call}")(request)
+            return answer
+
+        try:
+            return json.loads(self.patience.call(attempt))
+        except Exception as error:
+            code = getattr(error, "code", None)
+            if not callable(code) or getattr(code(), "name", "") != "UNIMPLEMENTED":
+                raise
+            self._answers = False
+            return None
 
 
 for _kind in (PatientStorage, PatientProxy):

@@ -30,7 +30,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from optlayers.errors import StorageError
-from optlayers.patience import Patience, PatientProxy, PatientStorage, mask_password, one_line
+from optlayers.masking import mask_password, remember_password
+from optlayers.patience import Patience, PatientProxy, PatientStorage, one_line
 from optlayers.rows import QuickStorage
 from optlayers.study import StudyDefinition
 
@@ -87,6 +88,7 @@ def open_storage(
     database that cannot be reached, or one of another schema.
     """
     quiet_optuna()
+    remember_password(url)
     shown = mask_password(url)
     patience = Patience(shown, say=say)
     if url.startswith(f"{GRPC}:"):
@@ -103,6 +105,12 @@ def open_storage(
         ) from None
     except ImportError as error:
         raise _no_driver(shown, error) from None
+    if "@" in (make_url(url).host or ""):
+        # Its driver would look for that host, and name a part of the password.
+        raise StorageError(
+            f"storage {shown}: there is more than one @ before the host; write one that belongs to "
+            "the password as %40"
+        )
     with storage_errors(url):
         try:
             if backend == "sqlite":
@@ -334,11 +342,28 @@ def stored_definition(url: str, name: str) -> dict[str, Any] | None:
 
 
 def _difference(stored: dict[str, Any], definition: StudyDefinition) -> str:
-    """The first fields that differ, as `field: stored, now`."""
-    mine = definition.identity()
+    """The first fields that differ: what they are there, and here."""
+    there, here = _fields(stored), _fields(definition.identity())
     parts = [
-        f"{key} is {json.dumps(stored.get(key))} there and {json.dumps(mine[key])} here"
-        for key in mine
-        if stored.get(key) != mine[key]
+        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
+        for key in {**here, **there}
+        if there.get(key) != here.get(key) and key.partition(".")[0] in definition.identity()
     ]
-    return "; ".join(parts[:3]) or "its fingerprint differs"
+    more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return "; ".join(parts[:3]) + more or "its fingerprint differs"
+
+
+def _fields(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by their dotted names, such as `base.model`."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            found |= _fields(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -4,7 +4,8 @@ Optuna's own calls read and then write, parameter by parameter and value by valu
 its own. Here the same rows of the same tables go in together, for a whole cohort: faster, never
 half written, and two processes cannot take one trial, on SQLite, PostgreSQL, MySQL and MariaDB. The
 tables are Optuna's, as of the versions that constraints.txt and pyproject.toml name. A storage
-that is no relational database (Optuna's gRPC proxy) is written by Optuna's own calls.
+that is no relational database is written by Optuna's own calls; `proxy.py` brings these to the gRPC
+proxy.
 """
 
 from __future__ import annotations
@@ -84,17 +85,18 @@ def insert_running(
     space: Space,
     clash: Callable[[Attrs, Attrs], bool],
     same: Callable[[Attrs, Attrs], bool] = lambda mine, other: False,
+    retried: bool = False,
 ) -> list[tuple[int, int] | None]:
     """New RUNNING trials, each with all there is to it and its first heartbeat, in one commit.
 
     Returns id and number of each; None for one whose attributes `clash` with those of a trial
     that is RUNNING or WAITING, or of one before it in `wanted`. Where the connection broke off in
-    an earlier try, a trial that is the `same` was made by it, and is the one.
+    an earlier try (here, or `retried`), a trial that is the `same` was made by it, and is the one.
     """
     backend = backend_of(storage)
     if backend is None:
         return [_insert_plainly(storage, study_id, new, space, clash) for new in wanted]
-    tries = 0
+    tries = int(retried)
 
     def write() -> list[tuple[int, int] | None]:
         nonlocal tries

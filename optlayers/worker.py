@@ -22,10 +22,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optlayers import holdout
 from optlayers.claims import Claim, Claims, Told, check_alive, stand
-from optlayers.errors import EvaluationError, StorageError
+from optlayers.errors import EvaluationError, StorageError, TimeUp
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet
 from optlayers.liveness import is_gone
+from optlayers.masking import mask_password
 from optlayers.patience import limit_patience
 from optlayers.search import (
     Goal,
@@ -77,14 +78,6 @@ class Evaluator(Protocol):
     def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
         """Right or wrong [held-out questions] of each set, or the error that it met."""
         ...
-
-
-class Stopped(BaseException):
-    """Raised by a signal handler: return the claims to the queue and leave."""
-
-
-class TimeUp(Stopped):
-    """Raised by a timer: as `Stopped`, but as planned."""
 
 
 def _end(reason: str) -> None:
@@ -206,7 +199,8 @@ class Worker:
             return False
         except Exception as error:
             # The layer sets themselves may be why: they come back a limited number of times.
-            self._leave(f"{keys.REASON_LOST}: {type(error).__name__}: {error}", 1)
+            why = mask_password(f"{type(error).__name__}: {error}")
+            self._leave(f"{keys.REASON_LOST}: {why}", 1)
             raise
         except BaseException:
             self._leave(f"{keys.REASON_INTERRUPTED}: the worker was stopped", 0)
@@ -291,7 +285,10 @@ class Worker:
         `trials` were read after the claims were made.
         """
         best: dict[LayerSet, Record] = {}
+        wanted = {claim.layers.indices for claim in claims}
         for record in self._reader.read(trials):
+            if record.layers.indices not in wanted:
+                continue
             known = best.get(record.layers)
             if record.packed_answers and (record.questions or 0) > (
                 (known.questions or 0) if known else 0
@@ -382,22 +379,13 @@ class Worker:
         if not isinstance(pruner, RacingPruner):
             return {claim.number for claim in claims if claim.trial.should_prune()}
         # One look at the study for all of them.
-        records = {record.number: record for record in self._records()}
-        order = self.evaluator.order
-        return {
-            claim.number
-            for claim in claims
-            if claim.number in records
-            and pruner.judge(
-                records[claim.number],
-                [
-                    r
-                    for r in records.values()
-                    if r.number != claim.number and r.state in _CONTENDERS
-                ],
-                n_fast=order.n_fast,
-                n_full=order.n_full,
-                strata=order.subject,
-                weights=order.weights,
-            )
-        }
+        records = [record for record in self._records() if record.state in _CONTENDERS]
+        mine, order = {claim.number for claim in claims}, self.evaluator.order
+        return pruner.judge_all(
+            [record for record in records if record.number in mine],
+            records,
+            n_fast=order.n_fast,
+            n_full=order.n_full,
+            strata=order.subject,
+            weights=order.weights,
+        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench_reliability import Run, check, search
+from reliability_checks import check
+from reliability_runs import Place, Run, search
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -14,19 +15,20 @@ def test_a_search_whose_workers_are_killed_loses_nothing(
 ) -> None:
     sqlite = f"sqlite:///{tmp_path / 'optuna.db'}"
     url = sqlite if kind == "sqlite" else request.getfixturevalue("postgresql_url")
-    run = Run(kind, workers=3, seconds=5.0, sets=16, kill_every=1.0)
-    workers, figures = search(run, url, None, tmp_path)
+    run = Run(kind, workers=3, seconds=5.0, sets=16, kill_every=1.0, kill_busy=True)
+    workers, figures = search(run, Place(url), tmp_path)
     check(run, url, tmp_path, workers, figures)
     assert run.faults == []
     assert figures.kills >= 3
     assert figures.lost >= 1
+    assert figures.again >= 1, "no kill fell into an evaluation"
     assert figures.layer_sets >= 16
 
 
 def test_the_checks_find_what_is_wrong(tmp_path: Path) -> None:
     run = Run("wrong", workers=1, seconds=0.1, sets=8)
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
-    workers, figures = search(run, url, None, tmp_path)
+    workers, figures = search(run, Place(url), tmp_path)
     [log] = (tmp_path / "asked" / "0").glob("*.log")
     first, *_ = log.read_text().splitlines()
     with log.open("a") as asked:

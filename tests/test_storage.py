@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import socket
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._grpc.server import make_server
 from optuna.trial import TrialState
 from replay import N_LAYERS, STUDY, definition, url_in
 from sqlalchemy import text
 
+from optlayers import transactions
 from optlayers.errors import StorageError
 from optlayers.layerset import LayerSet
-from optlayers.patience import mask_password
+from optlayers.proxy import handlers, insert_running, swap_states
 from optlayers.rows import QuickStorage
 from optlayers.search import search_space
 from optlayers.storage import (
@@ -28,7 +32,7 @@ from optlayers.storage import (
     stored_definition,
 )
 from optlayers.study import StudyDefinition, parse_study
-from optlayers.transactions import Change, NewTrial, backend_of, insert_running, swap_states
+from optlayers.transactions import Change, NewTrial, backend_of
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -47,30 +51,6 @@ def message_of(url: str) -> str:
 
 
 # ------------------------------------------------------------------ errors
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgresql://me:s3cret@host:5432/db",
-        "postgresql://me:s3cret@with-an-at@host/db",
-        "postgresql://:s3cret@host/db",
-        "mysql+pymysql://me:s3cret:colons@host/db?ssl=1",
-        "postgresql://me@host/db?password=s3cret&sslmode=off",
-        "connection to postgresql://me:s3cret@host/db failed",
-    ],
-)
-def test_no_part_of_a_password_is_shown(url: str) -> None:
-    shown = mask_password(url)
-    for secret in ("s3cret", "with-an-at", "colons"):
-        assert secret not in shown
-    assert "***" in shown
-    assert "host" in shown
-
-
-def test_a_url_without_a_password_is_shown_as_it_is() -> None:
-    for url in ("sqlite:///optuna.db", "postgresql://me@host:5432/db", "sqlite:////a:b/c@d.db"):
-        assert mask_password(url) == url
 
 
 def test_an_error_of_the_driver_is_one_line_without_the_password() -> None:
@@ -180,16 +160,17 @@ def test_the_definition_is_stored_and_opens_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("max: 3", "max: 2", "layers"),
-        ("full: 20", "full: 19", "questions"),
-        ("model: b", "model: c", "base"),
+        ("max: 3", "max: 2", "layers.max is 3 there and 2 here"),
+        ("full: 20", "full: 19", "questions.full is 20 there and 19 here"),
+        ("model: b", "model: c", 'base.model is "b" there and "c" here'),
+        ("name: t}]", "name: u}]", r"tasks is \[{\"name\": \"t\".* here"),
     ],
 )
 def test_another_definition_is_refused_with_the_field_that_differs(
     tmp_path: Path, old: str, new: str, field: str
 ) -> None:
     open_study(url_in(tmp_path), definition())
-    with pytest.raises(StorageError, match=f"another definition: {field} is .* there and .* here"):
+    with pytest.raises(StorageError, match=f"another definition: {field};"):
         open_study(url_in(tmp_path), changed(old, new))
     assert stored_definition(url_in(tmp_path), "replayed") == definition().to_dict()
 
@@ -295,9 +276,25 @@ def relational(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
     return opened(request.param, request, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mysql", "memory"])
-def study(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
-    return opened(request.param, request, tmp_path)
+@pytest.fixture(params=["sqlite", "postgresql", "mysql", "memory", "proxy", "plain proxy"])
+def study(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[optuna.Study]:
+    if "proxy" not in request.param:
+        yield opened(request.param, request, tmp_path)
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    direct = open_storage(url_in(tmp_path))
+    server: Any = make_server(direct, "127.0.0.1", port)
+    if request.param == "proxy":
+        server.add_generic_rpc_handlers((handlers(direct, same_layers, same_layers),))
+    server.start()
+    yield open_study(f"grpc://127.0.0.1:{port}", definition())
+    server.stop(0).wait(5)
+
+
+def same_layers(mine: Any, other: Any) -> bool:
+    return bool(mine["layers"] == other.get("layers"))
 
 
 def swap(study: optuna.Study, *changes: Change) -> list[bool]:
@@ -352,16 +349,33 @@ def test_trials_made_at_once_have_numbers_in_order_and_all_their_parts(
         NewTrial(LayerSet.of(i).to_params(N_LAYERS), {"layers": str(i), "size": 1})
         for i in (0, 1, 1, 2)
     ]
-
-    def clash(mine: Any, other: Any) -> bool:
-        return bool(mine["layers"] == other.get("layers"))
-
-    made = insert_running(study._storage, study._study_id, wanted, search_space(N_LAYERS), clash)
+    space, again = search_space(N_LAYERS), lambda mine, other: False
+    made = insert_running(study._storage, study._study_id, wanted, space, same_layers, again)
     assert [m and m[1] for m in made] == [1, 2, None, 3]
     for trial, layers in zip(study.get_trials()[1:], (0, 1, 2), strict=True):
         assert trial.state == TrialState.RUNNING
         assert trial.params == LayerSet.of(layers).to_params(N_LAYERS)
         assert trial.user_attrs == {"layers": str(layers), "size": 1}
+
+
+def test_a_claim_that_is_tried_again_is_the_one_that_was_made(relational: optuna.Study) -> None:
+    wanted = [NewTrial(LayerSet.of(i).to_params(N_LAYERS), {"layers": str(i)}) for i in (0, 1)]
+
+    def insert(retried: bool) -> Any:
+        return transactions.insert_running(
+            relational._storage,
+            relational._study_id,
+            wanted,
+            search_space(N_LAYERS),
+            same_layers,
+            same_layers,
+            retried=retried,
+        )
+
+    made = insert(retried=False)
+    assert insert(retried=True) == made
+    assert insert(retried=False) == [None, None]
+    assert len(relational.trials) == 2
 
 
 def test_trials_are_read_as_optuna_reads_them(relational: optuna.Study) -> None:

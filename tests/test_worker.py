@@ -23,7 +23,8 @@ from optlayers.errors import EvaluationError, RunError, StorageError
 from optlayers.evaluation.landscape import ReplayEvaluator
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.leaderboard import leaderboard
-from optlayers.search import read_records
+from optlayers.search import RacingPruner, read_records
+from optlayers.storage import open_study
 from optlayers.worker import Worker
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -35,7 +36,7 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
 
 def work(folder: Path, index: int, seconds: float) -> None:
     """One worker process; SIGTERM stops it as the command line does."""
-    from optlayers.worker import Stopped
+    from optlayers.errors import Stopped
 
     def stop(number: int, frame: Any) -> None:
         raise Stopped
@@ -244,6 +245,32 @@ def test_what_was_stored_before_a_break_is_not_asked_again(tmp_path: Path) -> No
     assert broken_worker(tmp_path, second).run()
     assert stored == len(first.asked)  # the answers of trials that were given back count too
     assert not first.asked.keys() & second.asked.keys()
+
+
+def test_a_study_that_is_done_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    first = worker_at(url, small=True)
+    assert first.run()
+    before = trials_of(first.study)
+    # The larger budget of the same study; nothing else is another.
+    assert definition(small=True).fingerprint() == definition().fingerprint()
+    evaluator = Counting()
+    study = open_study(url, definition(), pruner=RacingPruner(top_k=2))
+    assert Worker(definition(), study, evaluator, cohort=6).run()
+    assert_sound(tmp_path)
+    after = trials_of(study)
+    assert len(after) > len(before)
+    assert after[: len(before)] == before
+    paid = {layers for layers, _, evaluated in before if evaluated}
+    asked = {str(layers) for layers, n in evaluator.asked if n < landscape().order.n_fast}
+    assert not paid & asked
+
+
+def trials_of(study: optuna.Study) -> list[tuple[str, TrialState, int]]:
+    return [
+        (t.user_attrs["layers"], t.state, t.user_attrs.get("evaluated", 0))
+        for t in study.get_trials(deepcopy=False)
+    ]
 
 
 def test_a_search_in_which_every_set_fails_ends_with_an_error(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import typer
 
 from optlayers import __version__
 from optlayers.errors import InputError, OptlayersError
+from optlayers.masking import mask_password, remember_password
 
 app = typer.Typer(
     name="optlayers",
@@ -27,6 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+STORAGE_ENV = "OPTLAYERS_STORAGE"
+
 StudyOption = Annotated[
     str, typer.Option("--study", metavar="NAME|FILE", help="A shipped study, or a YAML file.")
 ]
@@ -35,7 +38,7 @@ StorageOption = Annotated[
     typer.Option(
         "--storage",
         metavar="URL",
-        envvar="OPTLAYERS_STORAGE",
+        envvar=STORAGE_ENV,
         help="Database URL of the study.",
         show_envvar=True,
     ),
@@ -110,8 +113,8 @@ def debugging() -> bool:
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on standard error, without passwords."""
+    print(mask_password(text), file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -120,12 +123,23 @@ def main() -> None:
     if arguments == ["--version"]:
         print(__version__)
         sys.exit(0)
+    for text in [os.environ.get(STORAGE_ENV, ""), *arguments]:
+        remember_password(text)
     # The option may stand anywhere: people add it to the line that failed.
     if "--debug" in arguments:
         arguments = ["--debug", *[a for a in arguments if a != "--debug"]]
+    sys.exit(_guard(lambda: _run(arguments)))
+
+
+def _run(arguments: list[str]) -> Any:
     for name in COMMANDS:
         importlib.import_module(f"optlayers.cli.{name}")
-    sys.exit(_guard(lambda: app(arguments, standalone_mode=False)))
+    return app(arguments, standalone_mode=False)
+
+
+def _show_traceback() -> None:
+    """The traceback of the error at hand, without passwords."""
+    say(traceback.format_exc().rstrip())
 
 
 def _guard(run: Callable[[], Any]) -> int:
@@ -155,13 +169,13 @@ def _guard(run: Callable[[], Any]) -> int:
         return 1
     except OptlayersError as error:
         if debugging():
-            traceback.print_exc()
+            _show_traceback()
         for line in str(error).splitlines():
             say(f"optlayers: {line}")
         return error.exit_code
     except Exception as error:
         if debugging():
-            traceback.print_exc()
+            _show_traceback()
         text = str(error).strip().splitlines()
         what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
         say(f"optlayers: {what} (a fault of optlayers; run again with --debug to see where)")

@@ -30,7 +30,7 @@ def dashboard(
     from optuna_dashboard import run_server
 
     from optlayers.errors import RunError
-    from optlayers.patience import mask_password
+    from optlayers.masking import mask_password
     from optlayers.report.dashboard import annotate_all, artifact_folder
     from optlayers.storage import open_storage, storage_errors
 
@@ -56,7 +56,7 @@ def dashboard(
 
 def write_notes(opened: Any, definition: Any, storage: str) -> None:
     """Notes and figures of a study at the end of its search; their failure is only told."""
-    from optlayers.patience import mask_password
+    from optlayers.masking import mask_password
     from optlayers.report.dashboard import annotate
 
     try:

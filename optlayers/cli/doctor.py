@@ -217,7 +217,7 @@ def _database(definition: Any, storage: str) -> Finding:
     from sqlalchemy.exc import ArgumentError
 
     from optlayers.errors import OptlayersError
-    from optlayers.patience import mask_password
+    from optlayers.masking import mask_password
     from optlayers.storage import stored_definition
 
     shown = mask_password(storage)

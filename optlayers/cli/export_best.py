@@ -37,7 +37,7 @@ def export_best(
     from optlayers.cli.tables import print_json
     from optlayers.errors import InputError
     from optlayers.layerset import LayerSet
-    from optlayers.patience import mask_password
+    from optlayers.masking import mask_password
     from optlayers.study import load_study
 
     at_least("--top", top, 1)

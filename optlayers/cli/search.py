@@ -24,7 +24,8 @@ from optlayers.cli.app import (
     say,
 )
 from optlayers.cli.dashboard import write_notes
-from optlayers.cli.pool import Pool, Slot
+from optlayers.cli.leaving import end_within
+from optlayers.cli.pool import STOP_SECONDS, Pool, Slot
 from optlayers.storage import DEFAULT_URL
 
 POLL_SECONDS = 0.5
@@ -119,6 +120,7 @@ def _run(pool: Pool, definition: Any, opened: Any) -> None:
     # Ctrl-C too: a shell starts what it runs in the background with that signal ignored.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
+    end_within(STOP_SECONDS + 2 * LEAVE_SECONDS)
     try:
         pool.start()
         with LiveView() as view:
@@ -162,7 +164,7 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     from optlayers.cli.tables import console, held_out_table, print_json, rows_table
     from optlayers.evidence import evidence, looked
     from optlayers.leaderboard import best_of_size, leaderboard
-    from optlayers.patience import mask_password
+    from optlayers.masking import mask_password
     from optlayers.search import keys, read_records
 
     records = read_records(opened.get_trials(deepcopy=False))

@@ -37,8 +37,10 @@ def serve(
     """
     from optuna.storages._grpc.server import make_server
 
+    from optlayers.claims import same_claim, same_work
     from optlayers.errors import RunError
-    from optlayers.patience import mask_password
+    from optlayers.masking import mask_password
+    from optlayers.proxy import handlers
     from optlayers.storage import open_storage
 
     at_least("--threads", threads, 1)
@@ -51,6 +53,7 @@ def serve(
     opened = open_storage(storage, say=say)
     try:
         server: Any = make_server(opened, host, port, ThreadPoolExecutor(threads))
+        server.add_generic_rpc_handlers((handlers(opened, same_work, same_claim),))
     except RuntimeError as error:
         raise RunError(f"{host} port {port}: {error}; choose another --host or --port") from None
 

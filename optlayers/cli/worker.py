@@ -29,7 +29,12 @@ from optlayers.cli.app import (
 )
 from optlayers.cli.app import say as say_line
 from optlayers.cli.dashboard import write_notes
+from optlayers.cli.leaving import end_within
+from optlayers.errors import Stopped, TimeUp
 from optlayers.storage import DEFAULT_URL
+
+# From a signal to the end, whatever hangs: sooner than batch systems kill.
+END_SECONDS = 12.0
 
 
 @app.command()
@@ -72,8 +77,6 @@ def worker(
     _stop_on_signals(max_minutes)
     if attached:
         threading.Thread(target=_leave_with_parent, daemon=True).start()
-    from optlayers.worker import Stopped, TimeUp
-
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     options = _Options(
         storage, device, dtype, index, threads, cohort, hang_minutes, sampler, pruner, replay, end
@@ -89,8 +92,6 @@ def worker(
 
 
 def _stop_on_signals(max_minutes: float | None) -> None:
-    from optlayers.worker import Stopped, TimeUp
-
     def stop(number: int, _frame: Any) -> None:
         # A second signal must not break into the return of the claims.
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
@@ -99,6 +100,7 @@ def _stop_on_signals(max_minutes: float | None) -> None:
 
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(name, stop)
+    end_within(END_SECONDS)
     if max_minutes is not None:
         # In the middle of a cohort too: a batch system's limit waits for none.
         signal.setitimer(signal.ITIMER_REAL, max(1e-3, 60 * max_minutes))

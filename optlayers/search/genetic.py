@@ -230,13 +230,13 @@ class GeneticSearch:
         top = [i.layers for i in parents[:3]]
         for _ in range(space.max_layers):
             near = {
-                layers
+                layers.indices: layers
                 for centre in top
                 for layers in centre.neighbours(space.n_layers, space.min_layers, space.max_layers)
             }
             if not near:
                 break
-            asked = sorted(near)
+            asked = [near[indices] for indices in sorted(near)]
             mean = model.mean(asked)
             order = np.argsort(-mean, kind="stable")
             for i in order[: self.pool_size // 2]:

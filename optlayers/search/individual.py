@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from optlayers.search.statistics import prior_strength
 # Evaluated before the first generation or outside of any: a parent for every generation.
 NO_GENERATION = -1
 
-_EXPLORED = frozenset(("", Phase.explore.value))
+EXPLORED = frozenset(("", Phase.explore.value))
 
 
 class Individual(NamedTuple):
@@ -73,30 +73,33 @@ def history_from(
     """
     best: dict[tuple[int, ...], Record] = {}
     generations: dict[tuple[int, ...], int] = {}
-    least, largest, n_layers = space.min_layers, space.max_layers, space.n_layers
+    least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
+    # Ten thousand trials pass here for every proposal.
     for record in records:
+        if not record.is_evaluated:
+            continue
         key = record.layers.indices
-        if not record.is_evaluated or not least <= len(key) <= largest:
-            continue
-        if key and key[-1] >= n_layers:
-            continue
-        known = best.get(key)
-        if known is None or outranks(record, known):
+        if key not in best:
+            if not least <= len(key) <= largest or key[-1:] >= end:
+                continue
             best[key] = record
-        if key not in generations and record.phase in _EXPLORED:
+        elif outranks(record, best[key]):
+            best[key] = record
+        if record.phase in EXPLORED and key not in generations:
             stated = record.generation
-            rank = len(generations) // population_size
-            generations[key] = rank if stated is None else stated
+            generations[key] = len(generations) // population_size if stated is None else stated
     fitness = _fitness(list(best.values()), maximise=maximise)
     pairs = list(best.items())
-    chosen = range(len(pairs))
+    chosen: Sequence[int] = range(len(pairs))
     if most is not None and len(pairs) > most:
         values = np.asarray(fitness)
         top = np.argpartition(-values, most // 2)[: most // 2]
-        rest = np.setdiff1d(np.arange(len(pairs)), top)
-        even = rest[np.linspace(0, len(rest) - 1, most - len(top)).astype(int)]
-        single = [row for row, (key, _) in enumerate(pairs) if len(key) == 1]
-        chosen = np.unique(np.concatenate([top, even, np.array(single, dtype=int)])).tolist()
+        held = np.zeros(len(pairs), dtype=bool)
+        held[top] = True
+        rest = np.flatnonzero(~held)
+        held[rest[np.linspace(0, len(rest) - 1, most - len(top)).astype(int)]] = True
+        held[[row for row, (key, _) in enumerate(pairs) if len(key) == 1]] = True
+        chosen = np.flatnonzero(held).tolist()
     # Sets found by other phases (probe, refine) have no generation.
     sign = 1.0 if maximise else -1.0
     individuals = []
@@ -121,7 +124,7 @@ def _variance(record: Record) -> float | None:
 
 def is_explored(record: Record) -> bool:
     """Whether a record counts toward a generation: an explore trial, or one without a phase."""
-    return record.phase in _EXPLORED
+    return record.phase in EXPLORED
 
 
 def _fitness(records: list[Record], *, maximise: bool) -> list[float]:

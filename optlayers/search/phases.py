@@ -10,7 +10,7 @@ import numpy as np
 
 from optlayers.layerset import LayerSet
 from optlayers.search.alternatives import Explorer
-from optlayers.search.individual import estimates, is_explored
+from optlayers.search.individual import EXPLORED, estimates, is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.record import Record
 from optlayers.search.records import best_by_layers, given_up
@@ -43,12 +43,9 @@ def single_layer_scores(
         return list(definition.prior.single_layer_scores)
     # First scores, so that a layer that went on to all questions compares with the others.
     known: dict[int, float] = {}
-    for record in sorted(records, key=lambda r: r.number):
-        if (
-            len(record.layers.indices) == 1
-            and record.is_evaluated
-            and record.first_score is not None
-        ):
+    single = [r for r in records if len(r.layers.indices) == 1 and r.is_evaluated]
+    for record in sorted(single, key=lambda r: r.number):
+        if record.first_score is not None:
             known.setdefault(record.layers.indices[0], record.first_score)
     if not known:
         return None
@@ -113,12 +110,10 @@ class _Planner:
         """Every single layer, fast; one outside the budget serves as a weight only."""
         if self.definition.prior.single_layer_scores is not None:
             return None
-        return self._all_of(
-            [LayerSet.of(layer) for layer in range(self.n_layers)],
-            self.best,
-            Phase.probe,
-            Goal.fast,
-        )
+        # Not all of `best`, which this phase is asked for too often to sort out.
+        known = {r.layers for r in self.records if len(r.layers.indices) == 1 and r.is_evaluated}
+        wanted = [LayerSet.of(layer) for layer in range(self.n_layers)]
+        return self._all_of(wanted, known, Phase.probe, Goal.fast)
 
     def explore(self) -> Plan | None:
         """The sampler's proposals, until the budget, the patience or the space is used up."""
@@ -219,9 +214,14 @@ class _Planner:
         """The distinct sets that count toward the generations, by their first trial."""
         found: dict[tuple[int, ...], Record] = {}
         for record in self.records:
-            if record.is_evaluated and is_explored(record) and record.layers in self.space:
+            if record.is_evaluated and record.phase in EXPLORED:
                 found.setdefault(record.layers.indices, record)
-        return found
+        least, largest, end = self.space.min_layers, self.space.max_layers, (self.n_layers,)
+        return {
+            indices: record
+            for indices, record in found.items()
+            if least <= len(indices) <= largest and indices[-1:] < end
+        }
 
     def _out_of_patience(self, explored: Sequence[Record]) -> bool:
         """Whether the last generations brought no better score at the first rung.

@@ -91,20 +91,53 @@ class RacingPruner(BasePruner):
 
         A worker that holds answers not yet stored gives them in the candidate's record.
         """
-        if not candidate.intermediate:
-            return False
-        n = max(candidate.intermediate)
-        if n < self.min_questions or (n_full is not None and n >= n_full):
-            return False
-        race = Race(
-            questions=n,
-            top_k=self.top_k,
-            level=self._level(candidate, n_fast, n_full),
-            strata=self._strata if self._strata is not None else strata,
-            weights=self._weights if self._weights is not None else weights,
+        beaten = self.judge_all(
+            [candidate],
+            records,
+            n_fast=n_fast,
+            n_full=n_full,
+            strata=strata,
+            weights=weights,
             maximise=maximise,
         )
-        return race.is_beaten(candidate, _contenders(candidate, records))
+        return bool(beaten)
+
+    def judge_all(
+        self,
+        candidates: Sequence[Record],
+        records: Sequence[Record],
+        *,
+        n_fast: int | None = None,
+        n_full: int | None = None,
+        strata: IntArray | None = None,
+        weights: FloatArray | None = None,
+        maximise: bool = True,
+    ) -> set[int]:
+        """The numbers of the candidates that are out, as `judge` finds them one by one.
+
+        What a race knows of the contenders, it works out once for all of them. `records` may hold
+        the candidates.
+        """
+        races: dict[tuple[int, float], list[Record]] = {}
+        for candidate in candidates:
+            n = max(candidate.intermediate, default=0)
+            if n >= max(1, self.min_questions) and (n_full is None or n < n_full):
+                level = self._level(candidate, n_fast, n_full)
+                races.setdefault((n, level), []).append(candidate)
+        contenders = _contenders(records) if races else []
+        beaten: set[int] = set()
+        for (n, level), group in races.items():
+            race = Race(
+                questions=n,
+                top_k=self.top_k,
+                level=level,
+                strata=self._strata if self._strata is not None else strata,
+                weights=self._weights if self._weights is not None else weights,
+                maximise=maximise,
+            )
+            out = race.beaten(group, contenders)
+            beaten |= {c.number for c, is_out in zip(group, out, strict=True) if is_out}
+        return beaten
 
     def _level(self, candidate: Record, n_fast: int | None, n_full: int | None) -> float:
         if n_fast is not None and n_full is not None:
@@ -132,17 +165,14 @@ class RacingPruner(BasePruner):
         return known
 
 
-def _contenders(candidate: Record, records: Sequence[Record]) -> list[Record]:
-    """The other layer sets, each by its most telling record, finished or as far as it is."""
-    best = best_by_layers(records)
+def _contenders(records: Sequence[Record]) -> list[Record]:
+    """The layer sets, each by its most telling record, finished or as far as it is."""
+    best = {record.layers.indices: record for record in best_by_layers(records).values()}
     for record in records:
-        if record.is_claimed and record.intermediate and record.layers not in best:
+        if record.is_claimed and record.intermediate and record.layers.indices not in best:
             steps = record.intermediate
             here = max(steps)
-            if record.packed_answers and (record.questions or 0) >= here:
-                best[record.layers] = record
-            else:
-                best[record.layers] = replace(
-                    record, questions=here, score=steps[here], packed_answers=""
-                )
-    return [record for layers, record in best.items() if layers != candidate.layers]
+            if not record.packed_answers or (record.questions or 0) < here:
+                record = replace(record, questions=here, score=steps[here], packed_answers="")
+            best[record.layers.indices] = record
+    return list(best.values())

@@ -71,23 +71,37 @@ class Race:
         self.weights = weights
         self.maximise = maximise
 
-    def is_beaten(self, candidate: Record, contenders: Sequence[Record]) -> bool:
-        """Whether the candidate is out; False with fewer than `top_k` contenders."""
+    def beaten(self, candidates: Sequence[Record], contenders: Sequence[Record]) -> list[bool]:
+        """Whether each candidate is out; False with fewer than `top_k` contenders.
+
+        `contenders` are of distinct layer sets; no candidate meets one of its own.
+        """
         n = self.questions
         ready = [c for c in contenders if c.questions is not None and c.questions >= n]
-        if len(ready) < self.top_k:
-            return False
         further = [(rest, c) for c in ready if (rest := self._rest_score(c)) is not None]
-        if len(further) >= self.top_k:
-            further.sort(key=lambda pair: (-pair[0], pair[1].number))
-            leaders = [c for _, c in further[: self.top_k]]
-            return all(self._p_better(c, candidate) < self.level for c in leaders)
-        strict = self.level / (len(ready) - self.top_k + 1)
-        scored = [(self._signed(c), c) for c in ready]
-        scored.sort(key=lambda pair: (-pair[0], pair[1].number))
-        # Those that score highest reject soonest; the rest could hardly add to the count.
-        closest = [c for _, c in scored[: 4 * self.top_k]]
-        return sum(self._p_better(c, candidate) < strict for c in closest) >= self.top_k
+        further.sort(key=lambda pair: (-pair[0], pair[1].number))
+        scored: list[tuple[float, Record]] = []
+        ready_sets = {c.layers.indices for c in ready}
+        further_sets = {c.layers.indices for _, c in further}
+        found = []
+        for candidate in candidates:
+            mine = candidate.layers.indices
+            count = len(ready) - (mine in ready_sets)
+            if count < self.top_k:
+                found.append(False)
+            elif len(further) - (mine in further_sets) >= self.top_k:
+                leaders = _first(further, self.top_k, mine)
+                found.append(all(self._p_better(c, candidate) < self.level for c in leaders))
+            else:
+                if not scored:
+                    scored = [(self._signed(c), c) for c in ready]
+                    scored.sort(key=lambda pair: (-pair[0], pair[1].number))
+                strict = self.level / (count - self.top_k + 1)
+                # Those that score highest reject soonest; the rest could hardly add to the count.
+                closest = _first(scored, 4 * self.top_k, mine)
+                better = sum(self._p_better(c, candidate) < strict for c in closest)
+                found.append(better >= self.top_k)
+        return found
 
     def _rest_score(self, record: Record) -> float | None:
         """The score on the questions beyond the prefix, or None where there are too few."""
@@ -149,3 +163,11 @@ class Race:
             variance += steady * (1.0 - steady) / n
         difference = first - second if self.maximise else second - first
         return upper_p(difference / math.sqrt(variance))
+
+
+def _first(
+    ranked: Sequence[tuple[float, Record]], count: int, other_than: tuple[int, ...]
+) -> list[Record]:
+    """The first `count` records of layer sets other than that one."""
+    head = [record for _, record in ranked[: count + 1] if record.layers.indices != other_than]
+    return head[:count]

@@ -67,7 +67,7 @@ class Record:
             return False
         return self.fidelity == "full" or (not self.fidelity and self.state == TrialState.COMPLETE)
 
-    @property
+    @cached_property
     def first_score(self) -> float | None:
         """The score at the first rung: the one number that all trials of a study have alike."""
         return self.intermediate[min(self.intermediate)] if self.intermediate else self.score

@@ -9,6 +9,7 @@ small grid. Pure numpy; shapes: n observed sets, m asked sets, L layers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,8 +40,9 @@ class Observation:
 def indicators(sets: Sequence[LayerSet], n_layers: int) -> FloatArray:
     """[n, L], 1 where a set holds a layer."""
     found = np.zeros((len(sets), n_layers))
-    for row, layers in enumerate(sets):
-        found[row, list(layers.indices)] = 1.0
+    columns = list(itertools.chain.from_iterable(layers.indices for layers in sets))
+    rows = np.repeat(np.arange(len(sets)), [len(layers.indices) for layers in sets])
+    found[rows, columns] = 1.0
     return found
 
 
@@ -145,6 +147,8 @@ def _thin(observations: Sequence[Observation]) -> list[Observation]:
         return list(observations)
     scores = np.array([o.score for o in observations])
     best = np.argpartition(-scores, MOST // 2)[: MOST // 2]
-    rest = np.setdiff1d(np.arange(len(scores)), best)
+    is_best = np.zeros(len(scores), dtype=bool)
+    is_best[best] = True
+    rest = np.flatnonzero(~is_best)
     even = rest[np.linspace(0, len(rest) - 1, MOST - len(best)).astype(int)]
     return [observations[i] for i in np.sort(np.concatenate([best, even]))]

@@ -157,8 +157,13 @@ def test_a_password_is_in_no_process_list_and_in_nothing_that_is_shown(
             done = start(tmp_path, *arguments, url=url)
             shown += done.communicate(timeout=60)[0]
             assert done.returncode == (2 if url == wrong else 0)
+    # Given as no option, it is still a URL; a driver may quote it in pieces.
+    for arguments in (["status", wrong], ["status", "--storage", wrong.replace("@", "@x@")]):
+        assert start(tmp_path, *arguments).wait(timeout=60) == 2
     shown += (tmp_path / "err").read_text()
     assert "password authentication failed" in shown
+    assert "Got unexpected extra argument" in shown
+    assert "more than one @ before the host" in shown
     assert PASSWORD not in shown
     attrs = [t.user_attrs for t in trials(postgresql_url)]
     assert PASSWORD not in repr(attrs)

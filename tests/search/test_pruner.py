@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,34 @@ def test_a_set_truly_at_place_k_is_lost_at_most_at_the_stated_rate(top_k: int) -
             poor += out and name == "poor"
     assert wrong / runs <= 0.1
     assert poor / runs > 0.9
+
+
+@pytest.mark.parametrize("further", [True, False])
+def test_a_cohort_is_judged_as_each_of_it_alone(further: bool) -> None:
+    rng = np.random.default_rng(2)
+    n_full, here = 400, 200
+    skills = rng.uniform(0.3, 0.8, 40)
+    finished = [
+        contender(i, rng.random(n_full) < p, [100, here, n_full])
+        if further and i % 2
+        else contender(i, rng.random(here) < p, [100, here])
+        for i, p in enumerate(skills)
+    ]
+    cohort = [
+        replace(contender(50 + i, rng.random(here) < p, [100, here]), state=TrialState.RUNNING)
+        for i, p in enumerate(np.linspace(0.3, 0.8, 12))
+    ]
+    # One of them has a finished trial of its own set, as far as it is.
+    cohort[3] = replace(cohort[3], layers=finished[0].layers)
+    records = [*finished, *cohort]
+    pruner = RacingPruner(top_k=3)
+    alone = {
+        c.number
+        for c in cohort
+        if pruner.judge(c, [r for r in records if r.number != c.number], n_fast=100, n_full=n_full)
+    }
+    assert pruner.judge_all(cohort, records, n_fast=100, n_full=n_full) == alone
+    assert 0 < len(alone) < len(cohort)
 
 
 @pytest.mark.parametrize("settings", [{"top_k": 0}, {"alpha": 0.0}, {"alpha": 0.5}])
