@@ -25,7 +25,9 @@ MAX_SEED = 2**32 - 1
 # Fields that the first definitions did not have.
 LATER = ("swap", "donor_map")
 
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
+# Installed from a wheel they lie in the package; in a checkout, at its top.
+_HERE = Path(__file__).resolve().parent
+STUDIES = (_HERE if (_HERE / "studies").is_dir() else _HERE.parent) / "studies"
 
 
 class _Part(BaseModel):
@@ -42,8 +44,8 @@ class ModelSpec(_Part):
 class LayerBudget(_Part):
     """How many layers may come from the donor, both ends included."""
 
-    min: int = Field(1, ge=1)
-    max: int = Field(4, ge=1)
+    min: int = Field(1, ge=1, description="donor layers at least")
+    max: int = Field(4, ge=1, description="donor layers at most")
 
     @model_validator(mode="after")
     def _ordered(self) -> LayerBudget:
@@ -55,19 +57,23 @@ class LayerBudget(_Part):
 class TaskSpec(_Part):
     """One lm-eval task or group, its weight in the objective and its per-question metric."""
 
-    name: str = Field(min_length=1)
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    name: str = Field(min_length=1, description="a task or group of lm-eval, or of `task_path`")
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="its part of the score, beside other tasks"
+    )
     metric: str = Field("acc", min_length=1, description="a metric with one 0/1 value a question")
-    num_fewshot: int | None = Field(None, ge=0)
+    num_fewshot: int | None = Field(
+        None, ge=0, description="examples in the prompt (null: as the task says)"
+    )
 
 
 class Questions(_Part):
     """How many questions of each subject a score rests on (null: all of them)."""
 
-    fast: int | None = Field(20, ge=1)
-    full: int | None = Field(None, ge=1)
+    fast: int | None = Field(20, ge=1, description="of each subject, that every set answers")
+    full: int | None = Field(None, ge=1, description="of each subject, that the good sets answer")
     holdout: float = Field(0.0, ge=0.0, lt=1.0, description="share of each subject set aside")
-    seed: int = Field(0, ge=0, le=MAX_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of the order of the questions")
     fast_precision: Literal["model", "fp8"] = Field(
         "model",
         description="fp8: the fast questions run in eight bits (a GPU of compute capability 8.9), "
@@ -89,8 +95,8 @@ PrunerName = Literal["racing", "halving", "none"]
 class Explore(_Part):
     """The genetic search at fast fidelity."""
 
-    population: int = Field(40, ge=2)
-    generations: int = Field(20, ge=1)
+    population: int = Field(40, ge=2, description="layer sets in a generation")
+    generations: int = Field(20, ge=1, description="at most")
     patience: int = Field(6, ge=1, description="generations without a better set before it stops")
     sampler: SamplerName = Field("pattern-ga", description="what proposes the layer sets")
     pruner: PrunerName = Field("racing", description="what stops sets early")
@@ -99,7 +105,7 @@ class Explore(_Part):
 class Validate(_Part):
     """The best sets by fast score are evaluated in full."""
 
-    top: int = Field(20, ge=0)
+    top: int = Field(20, ge=0, description="how many of them")
 
 
 class Refine(_Part):
@@ -107,7 +113,7 @@ class Refine(_Part):
 
     top: int = Field(3, ge=0, description="sets whose neighbours are looked at")
     verify: int = Field(5, ge=1, description="neighbours a round evaluated in full")
-    rounds: int = Field(10, ge=0)
+    rounds: int = Field(10, ge=0, description="at most; it ends when a round finds nothing better")
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -116,32 +122,40 @@ Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 class Prior(_Part):
     """What is known before the search: skips the probe phase and seeds the population."""
 
-    single_layer_scores: list[Share] | None = None
-    layer_sets: list[list[Annotated[int, Field(ge=0)]]] = Field(default_factory=list)
+    single_layer_scores: list[Share] | None = Field(
+        None, description="the score of each donor layer alone, 0 to 1; the probe is left out"
+    )
+    layer_sets: list[list[Annotated[int, Field(ge=0)]]] = Field(
+        default_factory=list, description="sets that are known to be good"
+    )
 
 
 class StudyDefinition(_Part):
     """A whole study; every field but the first five has a default."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    base: ModelSpec
-    donor: ModelSpec
-    layers: LayerBudget
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="of the study in the database"
+    )
+    base: ModelSpec = Field(description="the cheap model, most of whose layers stay")
+    donor: ModelSpec = Field(description="the strong model, which gives a few layers")
+    layers: LayerBudget = Field(description="how many layers may come from the donor")
     swap: Swap = Field("layer", description="what of a layer the donor gives")
     donor_map: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="the donor's layer for each layer of the base"
     )
-    tasks: list[TaskSpec] = Field(min_length=1)
-    task_path: str | None = None
-    tokenizer: str | None = None
-    trust_remote_code: bool = False
+    tasks: list[TaskSpec] = Field(min_length=1, description="what is scored")
+    task_path: str | None = Field(None, description="a folder with lm-eval YAML of your own")
+    tokenizer: str | None = Field(
+        None, description="hub id or folder of the tokenizer (null: the donor's)"
+    )
+    trust_remote_code: bool = Field(False, description="run code that a model's folder brings")
     questions: Questions = Field(default_factory=Questions)
     explore: Explore = Field(default_factory=Explore)
     # `validate` would shadow a method of BaseModel, so the field has another name in code.
     validation: Validate = Field(default_factory=Validate, alias="validate")
     refine: Refine = Field(default_factory=Refine)
     prior: Prior = Field(default_factory=Prior)
-    seed: int = Field(0, ge=0, le=MAX_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="of what is proposed")
     folder: Path = Field(default=Path("."), exclude=True, repr=False)
 
     @model_validator(mode="after")

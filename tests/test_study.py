@@ -278,7 +278,8 @@ def test_a_study_that_cannot_be_read_is_one_line(
 
 
 def test_the_studies_of_the_design_ship() -> None:
-    assert {"demo", "full", "quick"} <= {path.stem for path in shipped_studies()}
+    shipped = {"demo", "full", "laptop", "llamba-1b", "llamba-3b", "quick"}
+    assert shipped == {path.stem for path in shipped_studies()}
 
 
 @pytest.mark.parametrize("path", shipped_studies(), ids=lambda path: path.stem)

@@ -283,6 +283,35 @@ def _dtype_of(pieces: list[Piece], dtype: str | None) -> torch.dtype:
     return functools.reduce(torch.promote_types, kinds)
 
 
+def hybrid_config(
+    base: Checkpoint, donor: Checkpoint, layers: LayerSet, graft: Graft, dtype: torch.dtype
+) -> HybridConfig:
+    """The config of a hybrid, with the donor's special tokens."""
+    parents = []
+    for checkpoint in (base, donor):
+        data = {**checkpoint.config_dict, "model_type": checkpoint.config.model_type}
+        for key in ("architectures", "auto_map", "_name_or_path", "transformers_version"):
+            data.pop(key, None)
+        parents.append(data)
+    config = HybridConfig(
+        base_config=parents[0],
+        donor_config=parents[1],
+        donor_layers=list(layers.indices),
+        swap=graft.swap,
+        donor_map=None if graft.donor_map is None else list(graft.donor_map),
+        architectures=[HybridForCausalLM.__name__],
+        **_special_tokens(donor),
+    )
+    config.dtype = dtype
+    return config
+
+
+def _special_tokens(donor: Checkpoint) -> dict[str, Any]:
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+    tokens = {key: getattr(donor.config, key, None) for key in kept}
+    return {key: value for key, value in tokens.items() if value is not None}
+
+
 def _write_config(
     folder: Path,
     base: Checkpoint,
@@ -291,26 +320,7 @@ def _write_config(
     graft: Graft,
     dtype: torch.dtype,
 ) -> None:
-    parents = []
-    for checkpoint in (base, donor):
-        data = {**checkpoint.config_dict, "model_type": checkpoint.config.model_type}
-        for key in ("architectures", "auto_map", "_name_or_path", "transformers_version"):
-            data.pop(key, None)
-        parents.append(data)
-    kept = ("bos_token_id", "eos_token_id", "pad_token_id")
-    tokens = {key: getattr(donor.config, key, None) for key in kept}
-    known = {key: value for key, value in tokens.items() if value is not None}
-    config = HybridConfig(
-        base_config=parents[0],
-        donor_config=parents[1],
-        donor_layers=list(layers.indices),
-        swap=graft.swap,
-        donor_map=None if graft.donor_map is None else list(graft.donor_map),
-        architectures=[HybridForCausalLM.__name__],
-        **known,
-    )
-    config.dtype = dtype
-    data = config.to_diff_dict()
+    data = hybrid_config(base, donor, layers, graft, dtype).to_diff_dict()
     data["auto_map"] = {
         "AutoConfig": "hybrid.HybridConfig",
         "AutoModelForCausalLM": "hybrid.HybridForCausalLM",
@@ -320,9 +330,7 @@ def _write_config(
     if generation.is_file():
         shutil.copyfile(generation, folder / "generation_config.json")
     else:
-        _write_json(
-            folder / "generation_config.json", {k: v for k, v in tokens.items() if v is not None}
-        )
+        _write_json(folder / "generation_config.json", _special_tokens(donor))
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

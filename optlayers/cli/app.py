@@ -78,6 +78,7 @@ _ClickException: Any = next(
 )
 
 COMMANDS = (
+    "init",
     "search",
     "worker",
     "storage",

@@ -314,3 +314,10 @@ def hush() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     sys.stderr.flush()
+
+
+def check_names(names: Sequence[str], task_path: str | None) -> None:
+    """Raise `TaskError` where lm-eval knows no task of a name; no data is read."""
+    hush()
+    with _quiet():
+        _manager(names, task_path)

@@ -1,0 +1,153 @@
+"""The public Python face: search a study, and load a hybrid, without the command line.
+
+    >>> import optlayers
+    >>> study = optlayers.load_study("demo")
+    >>> study.donor.model
+    'demo/donor'
+
+`import optlayers` itself loads nothing heavy: these names come when they are first used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from optlayers.layerset import LayerSet
+from optlayers.leaderboard import Row, leaderboard, status
+from optlayers.report.data import Report, gather
+from optlayers.search import pruner_for, read_records
+from optlayers.storage import DEFAULT_URL, open_study, storage_errors
+from optlayers.study import StudyDefinition, load_study
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found so far: the definition, and its Optuna study."""
+
+    definition: StudyDefinition
+    study: optuna.Study
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all phases are over."""
+        return status(self.definition, self.study).phase == "done"
+
+    @property
+    def leaderboard(self) -> list[Row]:
+        """Every evaluated layer set, best first; scores are shares from 0 to 1."""
+        return leaderboard(self.definition, read_records(self.study.get_trials(deepcopy=False)))
+
+    @property
+    def best(self) -> Row | None:
+        """The first of the leaderboard."""
+        rows = self.leaderboard
+        return rows[0] if rows else None
+
+    def report(self) -> Report:
+        """Everything that `optlayers report` shows, as frozen values."""
+        return gather(self.definition, self.study)
+
+
+def search_study(
+    study: str | Path | StudyDefinition,
+    storage: str = DEFAULT_URL,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    max_minutes: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> SearchResult:
+    """Search a study with one worker in this process; the same call again goes on.
+
+    study: the name of a shipped study, a file, or a definition. storage: a database URL; workers
+    on other machines and GPUs join there with `optlayers worker`. device, dtype: as the options of
+    `optlayers worker`. Raises `InputError` for what does not fit, `RunError` for what breaks.
+
+        >>> from optlayers.study import Explore, Questions, Refine, Validate
+        >>> short = {"questions": Questions(fast=1, full=2),
+        ...          "explore": Explore(population=2, generations=1),
+        ...          "validation": Validate(top=1), "refine": Refine(top=0)}
+        >>> demo = optlayers.load_study("demo").model_copy(update=short)
+        >>> found = optlayers.search_study(demo, device="cpu")
+        >>> found.is_done
+        True
+        >>> len(found.leaderboard) > 16    # every single layer, and what was bred of them
+        True
+        >>> found.report().references["donor"].score
+        1.0
+    """
+    from optlayers.evaluation.evaluator import ModelEvaluator, pick_device, pick_dtype
+    from optlayers.worker import Worker
+
+    definition = _definition(study)
+    end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+    opened = open_study(storage, definition, say=say)
+    with storage_errors(storage):
+        if status(definition, opened).phase != "done":
+            where = pick_device(device)
+            evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say)
+            opened.pruner = pruner_for(definition, evaluator.order.n_fast)
+            left = None if end is None else max(0.0, end - time.monotonic())
+            Worker(
+                definition, opened, evaluator, device=str(where), max_seconds=left, say=say
+            ).run()
+    return SearchResult(definition, opened)
+
+
+def load_hybrid(
+    study: str | Path | StudyDefinition,
+    layers: str | Iterable[int] | LayerSet,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Any:
+    """The hybrid of a layer set as a transformers model; nothing is written.
+
+    layers: such as `"3,7"`, `[3, 7]`, `""` (the base) or `"all"` (the donor's layers). device,
+    dtype: default a GPU in bfloat16 where there is one, else the CPU in float32. The model is in
+    evaluation mode, its tokenizer is that of `load_tokenizer`. Raises `InputError` for layers or
+    models that do not fit.
+
+        >>> model = optlayers.load_hybrid("demo", [0, 10, 11, 15], device="cpu")
+        >>> type(model).__name__, model.config.donor_layers
+        ('HybridForCausalLM', [0, 10, 11, 15])
+        >>> tokenizer = optlayers.load_tokenizer("demo")
+        >>> asked = tokenizer("What is the capital of Iceland?", return_tensors="pt")
+        >>> tuple(model(**asked).logits.shape)[-1] == model.config.vocab_size
+        True
+    """
+    from optlayers.checkpoints.memory import assemble
+    from optlayers.evaluation.evaluator import open_pair, pick_device, pick_dtype
+
+    definition = _definition(study)
+    if isinstance(layers, str):
+        chosen = LayerSet.parse(layers) if layers.strip() != "all" else None
+    else:
+        chosen = layers if isinstance(layers, LayerSet) else LayerSet(tuple(layers))
+    # Only the files that hold these layers are fetched, where the models are not here yet.
+    base, donor = open_pair(definition, chosen)
+    chosen = LayerSet(tuple(range(base.n_layers))) if chosen is None else chosen
+    chosen.check(base.n_layers)
+    where = pick_device(device)
+    return assemble(base, donor, chosen, pick_dtype(dtype, where)).to(where)
+
+
+def load_tokenizer(study: str | Path | StudyDefinition) -> Any:
+    """The tokenizer that a study's questions are put with: its own, or the donor's.
+
+    >>> len(optlayers.load_tokenizer("demo"))
+    2048
+    """
+    from optlayers.evaluation.evaluator import load_tokenizer as load
+
+    return load(_definition(study))
+
+
+def _definition(study: str | Path | StudyDefinition) -> StudyDefinition:
+    return study if isinstance(study, StudyDefinition) else load_study(str(study))

@@ -1,0 +1,61 @@
+"""Runs command lines of optlayers in forks of one process that has loaded everything.
+
+Loading torch and its like takes most of the time of a short command. Reads a JSON object a line
+(`arguments`, `folder`, `environment`, `output`) on standard input, answers with the exit code.
+`code` instead of `arguments` is Python to run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+
+
+def child(task: dict[str, object]) -> int:
+    """What the fork does."""
+    os.chdir(str(task["folder"]))
+    os.environ.update(task["environment"])  # type: ignore[call-overload]
+    output = os.open(str(task["output"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    try:
+        if "code" in task:
+            exec(compile(str(task["code"]), "<document>", "exec"), {"__name__": "__main__"})
+            return 0
+        sys.argv = ["optlayers", *task["arguments"]]  # type: ignore[misc]
+        from optlayers.cli import main
+
+        main()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(bool(done.code))
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def serve() -> None:
+    """Answer until standard input ends."""
+    import lm_eval.tasks  # noqa: F401
+    import torch
+    import transformers  # noqa: F401
+
+    import optlayers.evaluation.evaluator
+    import optlayers.worker  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            code = child(json.loads(line))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

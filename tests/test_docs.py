@@ -1,0 +1,285 @@
+"""The documents: every command in them runs, or at least exists; the reference is current."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from docs_commands import NEEDS, ROOT, Command, blocks, documents, shell_commands
+
+COMMANDS = shell_commands()
+RUN = [c for c in COMMANDS if c.needs == ""]
+ENDLESS = [c for c in COMMANDS if c.needs == "serves"]
+MARKED = [c for c in COMMANDS if c.needs not in ("", "serves")]
+# Other people's programs that documents may call where a test cannot.
+PROGRAMS = ("git", "pip", "cd", "export", "sbatch", "kubectl", "apt-get", "psql", "createdb")
+LANDSCAPE = ROOT / "studies" / "demo" / "landscape.npz"
+
+
+def is_ours(command: Command) -> bool:
+    return command.words[0] in ("optlayers", "scripts/optlayers")
+
+
+class Runner:
+    """Runs commands in one folder, which looks like a checkout, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("scripts", "studies", "examples", "docs", "benchmarks"):
+            (folder / name).symlink_to(ROOT / name)
+        for file in documents():
+            for block in blocks(file):
+                # A study file whose first line is its name is the one that later lines use.
+                named = re.match(r"# ([\w-]+\.ya?ml)\n", block.text)
+                if block.language == "yaml" and named:
+                    (folder / named[1]).write_text(block.text, "utf-8")
+        replay = folder / "replay.yaml"
+        replay.write_text(json.dumps({"landscape": str(LANDSCAPE)}), "utf-8")
+        self.environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("command_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _ask(self, **task: Any) -> tuple[int, str]:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        output = self.folder / "output"
+        task |= {"folder": str(self.folder), "environment": self.environment}
+        print(json.dumps({**task, "output": str(output)}), file=self._server.stdin, flush=True)
+        code = int(self._server.stdout.readline())
+        return code, output.read_text("utf-8", errors="replace")
+
+    def python(self, code: str) -> tuple[int, str]:
+        return self._ask(code=code)
+
+    def run(self, command: Command) -> tuple[int, str]:
+        """The exit code and all output."""
+        if is_ours(command):
+            return self._ask(arguments=self.arguments(command))
+        if command.words[:1] == ("python",):
+            words = [sys.executable, *command.words[1:]]
+        else:
+            words = list(command.words)
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def arguments(self, command: Command) -> list[str]:
+        """What follows the program; the demo's search looks its answers up."""
+        words = list(command.words[1:])
+        if words[0] in ("search", "worker") and "--study" not in words:
+            words += ["--replay", str(self.folder / "replay.yaml")]
+        return words
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    made = Runner(tmp_path_factory.mktemp("docs"))
+    # What most lines look at: a search that is done.
+    code, output = made.run(Command(ROOT, "", ("optlayers", "search")))
+    assert code == 0, output
+    yield made
+    made.close()
+
+
+def place(command: Command) -> str:
+    return f"{command.file.relative_to(ROOT)}: {command.needs} {command}"
+
+
+def test_there_are_commands_to_check_and_every_mark_is_known() -> None:
+    assert len(RUN) > 15
+    assert len(MARKED) > 10
+    for command in COMMANDS:
+        assert command.needs in ("", *NEEDS), place(command)
+
+
+@pytest.mark.parametrize("command", RUN, ids=place)
+def test_a_command_of_the_documents_runs(runner: Runner, command: Command) -> None:
+    code, output = runner.run(command)
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("command", ENDLESS, ids=place)
+def test_a_command_that_serves_comes_up_and_ends(
+    runner: Runner, command: Command, free_port: Callable[[], int]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "optlayers", *runner.arguments(command), "--port", str(free_port())],
+        cwd=runner.folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    process.stderr.close()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    import socket
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.mark.parametrize("command", MARKED, ids=place)
+def test_a_command_that_needs_more_is_at_least_one(command: Command) -> None:
+    words = command.words
+    if words[0].startswith("OPTLAYERS_"):
+        words = words[1:]
+    if words[0] == "sudo":
+        words = words[1:]
+    if words[0] in ("optlayers", "scripts/optlayers"):
+        assert_parses(list(words[1:]))
+    elif words[:2] == ("pip", "install"):
+        for name in re.findall(r"optlayers\[([\w,]+)\]", " ".join(words)):
+            assert set(name.split(",")) <= set(extras()), command
+    elif words[0] == "python":
+        assert words[1] == "-m" or (ROOT / words[1]).is_file(), command
+    elif words[0].startswith("scripts/"):
+        assert (ROOT / words[0]).is_file(), command
+        for file in (w for w in words[1:] if w.endswith(".py")):
+            assert (ROOT / file).is_file(), command
+    else:
+        assert words[0] in PROGRAMS, command
+
+
+def extras() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))[
+        "project"
+    ]["optional-dependencies"]
+    return found
+
+
+def assert_parses(words: list[str]) -> None:
+    """The words are a command of ours with options that it has, and a shipped study is one."""
+    import importlib
+
+    from optlayers.cli.app import COMMANDS as FILES
+    from optlayers.cli.app import app
+    from optlayers.study import shipped_studies
+
+    for name in FILES:
+        importlib.import_module(f"optlayers.cli.{name}")
+    command: Any = typer.main.get_command(app)
+    if words == ["--version"]:
+        return
+    words = [word for word in words if word != "--debug"]
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, words
+        command, words = command.commands[words[0]], words[1:]
+    context = command.make_context("optlayers", words)
+    study = context.params.get("study")
+    if study and not study.endswith((".yaml", ".yml")) and study != "FILE":
+        assert study in {path.stem for path in shipped_studies()}, study
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_python_of_a_document_runs(runner: Runner, file: Path) -> None:
+    for block in blocks(file):
+        if block.language == "python" and not block.needs:
+            code, output = runner.python(block.text)
+            assert code == 0, f"{block.text}\n{output}"
+
+
+@pytest.mark.parametrize("file", documents(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_links_of_a_document_lead_somewhere(file: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        where = (file.parent / path).resolve() if path else file
+        assert where.exists(), f"{file.name}: {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", where.read_text("utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in heads]
+            assert anchor in slugs, f"{file.name}: {target}"
+
+
+def test_the_reference_is_current() -> None:
+    from make_reference import OUT, reference
+
+    assert OUT.read_text("utf-8") == reference(), "run python scripts/make_reference.py"
+
+
+def test_the_reference_names_every_variable_that_the_code_reads() -> None:
+    from make_reference import ENVIRONMENT
+
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "optlayers").rglob("*.py"))
+    assert set(re.findall(r"OPTLAYERS_[A-Z]+", source)) == {
+        name for name in ENVIRONMENT if name.startswith("OPTLAYERS_")
+    }
+
+
+def spoken() -> str:
+    """All texts in the code, with a mark where a value is put in."""
+    parts: list[str] = []
+    for path in (ROOT / "optlayers").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                values = [v.value if isinstance(v, ast.Constant) else "\0" for v in node.values]
+                parts.append("".join(str(value) for value in values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                parts.append(re.sub(r"%\w", "\0", node.value))
+    parts.append((ROOT / "scripts" / "bootstrap").read_text("utf-8"))
+    return "\n".join(parts)
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_code() -> None:
+    known = spoken()
+    text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    heads = re.findall(r"^### (.*)$", text, re.MULTILINE)
+    assert len(heads) > 20
+    for head in heads:
+        for message in re.findall(r"`([^`]+)`", head):
+            for part in re.split(r"\.\.\.", message):
+                words = part.strip(" :;,")
+                # The database's own, and transformers' argument.
+                if words in ("database is locked", "trust_remote_code", "verify"):
+                    continue
+                assert not words or words in known, f"{head}: nothing says {words!r}"
+
+
+def test_the_package_says_what_it_is_everywhere_alike() -> None:
+    import yaml
+
+    import optlayers
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert cited["version"] == optlayers.__version__
+    assert cited["license"] == "MIT"
+    assert "MIT License" in (ROOT / "LICENSE").read_text("utf-8")
