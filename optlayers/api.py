@@ -135,7 +135,7 @@ def load_hybrid(
     chosen = LayerSet(tuple(range(base.n_layers))) if chosen is None else chosen
     chosen.check(base.n_layers)
     where = pick_device(device)
-    return assemble(base, donor, chosen, pick_dtype(dtype, where)).to(where)
+    return assemble(base, donor, chosen, pick_dtype(dtype, where), definition.graft).to(where)
 
 
 def load_tokenizer(study: str | Path | StudyDefinition) -> Any:

@@ -1,6 +1,6 @@
 """Searches the demo and writes what it found, with intervals, to `benchmarks/demo.md`.
 
-    python scripts/demo_results.py        # about two minutes on one core
+python scripts/demo_results.py        # about two minutes on one core
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ OUT = ROOT / "benchmarks" / "demo.md"
 HEAD = """\
 # What a search of the demo finds
 
-By `scripts/demo_results.py`: `optlayers search` with one worker, and the best set of each size that it
-evaluated in full. In brackets 95 % intervals. The held-out questions are seen by no decision.
+By `scripts/demo_results.py`: `optlayers search` with one worker, and the best set of each size that
+it evaluated in full. In brackets 95 % intervals. No decision has seen the held-out questions.
 
 """
 

@@ -1,11 +1,13 @@
 """The commands of the documents: found in their fenced blocks, sorted by what they need.
 
-A block of ```bash is run line by line. A word after `bash` says what it needs that a test has not, and
-its lines are then only checked for commands, options and files that exist:
+A block of ```bash is run line by line. A word after `bash` says what it needs that a test has not,
+and its lines are then only checked for commands, options and files that exist:
 
     install   changes the environment          network   the hub, or another server
     checkout  the repository and minutes       cluster   a batch system or several machines
     minutes   more time than a test has        serves    goes on until it is interrupted (is run)
+
+Python with a word after it (`part`) is no whole program, and not run.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+OURS = ("optlayers", "scripts/optlayers")
 NEEDS = ("install", "network", "checkout", "cluster", "minutes", "serves")
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -75,5 +78,8 @@ def shell_commands() -> list[Command]:
         for block in blocks(file):
             if block.language in ("bash", "sh", "shell", "console"):
                 for command in commands(block):
-                    found.setdefault((command.needs, command.words), command)
+                    # In a checkout the command is scripts/optlayers; it is the same.
+                    words = tuple(w for w in command.words if w not in ("--study", "demo"))
+                    key = ("optlayers", *words[1:]) if words[0] == OURS[1] else words
+                    found.setdefault((command.needs, key), command)
     return list(found.values())

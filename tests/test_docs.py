@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import typer
-from docs_commands import NEEDS, ROOT, Command, blocks, documents, shell_commands
+from docs_commands import NEEDS, OURS, ROOT, Command, blocks, documents, shell_commands
 
 COMMANDS = shell_commands()
 RUN = [c for c in COMMANDS if c.needs == ""]
@@ -28,7 +28,7 @@ LANDSCAPE = ROOT / "studies" / "demo" / "landscape.npz"
 
 
 def is_ours(command: Command) -> bool:
-    return command.words[0] in ("optlayers", "scripts/optlayers")
+    return command.words[0] in OURS
 
 
 class Runner:
@@ -162,7 +162,7 @@ def test_a_command_that_needs_more_is_at_least_one(command: Command) -> None:
         words = words[1:]
     if words[0] == "sudo":
         words = words[1:]
-    if words[0] in ("optlayers", "scripts/optlayers"):
+    if words[0] in OURS:
         assert_parses(list(words[1:]))
     elif words[:2] == ("pip", "install"):
         for name in re.findall(r"optlayers\[([\w,]+)\]", " ".join(words)):

@@ -30,4 +30,5 @@ def assemble(
     model: HybridForCausalLM = HybridForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype
     )
-    return model.eval()
+    model.eval()
+    return model

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 from transformers import PreTrainedConfig
 
 from optlayers.checkpoints.fetch import fetched_folder, local_folder, told
@@ -22,6 +26,11 @@ class Peek:
     name: str
     config: PreTrainedConfig
 
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.config.num_hidden_layers)
+
 
 def peek(where: str, revision: str | None = None) -> Peek:
     """Read `config.json` of a folder or hub id; of the hub nothing else is fetched.
@@ -35,9 +44,9 @@ def peek(where: str, revision: str | None = None) -> Peek:
         with told(where, revision):
             try:
                 path = Path(hf_hub_download(where, "config.json", revision=revision))
-            except EntryNotFoundError as error:
-                if error.response is None:
-                    raise  # nothing was asked: the hub cannot be reached
+            except LocalEntryNotFoundError:
+                raise  # the hub cannot be reached
+            except EntryNotFoundError:
                 raise ModelError(
                     f"model {where}: it has no config.json; name a model of transformers"
                 ) from None

@@ -264,6 +264,6 @@ def _kernels(device: Any) -> Finding:
 
         import optlayers.models.kernels  # noqa: F401
     except ImportError as error:
-        why = f"Triton is missing ({error}); layers run unfused, which is slower; install triton"
+        why = f"Triton is missing ({error}); layers run unfused, slower; install optlayers[gpu]"
         return Finding("kernels", WARN, why)
     return Finding("kernels", OK, f"fused, Triton {triton.__version__}")

@@ -79,7 +79,7 @@ def init(
     cheap = _asked("--base", base, "Base, the cheap model (hub id or folder)")
     strong = _asked("--donor", donor, "Donor, the strong model (hub id or folder)")
     peeks = _looked(cheap, strong)
-    n_layers = int(peeks[0].config.num_hidden_layers)
+    n_layers = peeks[0].n_layers
     names = [t.strip() for t in _asked("--tasks", tasks, "Tasks of lm-eval", "mmlu").split(",")]
     _check_tasks(names, task_path)
     most = min(4, n_layers) if max_layers is None else max_layers
