@@ -230,6 +230,32 @@ def test_the_links_of_a_document_lead_somewhere(file: Path) -> None:
             assert anchor in slugs, f"{file.name}: {target}"
 
 
+def test_the_chinese_readme_says_the_same() -> None:
+    """The same commands, programs, links and numbers; the words cannot be compared."""
+    english, chinese = ROOT / "README.md", ROOT / "README.zh-CN.md"
+    mine, theirs = (
+        [(b.language, b.needs, re.sub(r"#.*", "", b.text)) for b in blocks(file)]
+        for file in (english, chinese)
+    )
+    assert [(x, y, [line.rstrip() for line in z.splitlines()]) for x, y, z in mine] == [
+        (x, y, [line.rstrip() for line in z.splitlines()]) for x, y, z in theirs
+    ]
+    for pattern in (r"\]\(([^)]+)\)", r"\d+\.\d+|\d{1,3}(?:,\d{3})+|\d{3,}"):
+        one, other = (
+            set(re.findall(pattern, file.read_text("utf-8"))) for file in (english, chinese)
+        )
+        # Each links to the other.
+        assert one ^ other <= {english.name, chinese.name}
+
+
+def test_the_results_of_the_readme_are_those_of_the_benchmark() -> None:
+    for row in (ROOT / "benchmarks" / "demo.md").read_text("utf-8").splitlines():
+        if row.startswith("| ") and "%" not in row and "(the" not in row:
+            for name in ("README.md", "README.zh-CN.md"):
+                numbers = row.replace("not checked", "").strip("| ")
+                assert numbers in (ROOT / name).read_text("utf-8"), row
+
+
 def test_the_reference_is_current() -> None:
     from make_reference import OUT, reference
 
