@@ -215,6 +215,18 @@ def test_the_python_of_a_document_runs(runner: Runner, file: Path) -> None:
             assert code == 0, f"{block.text}\n{output}"
 
 
+def test_the_study_files_of_the_documents_validate() -> None:
+    from optlayers.study import parse_study
+
+    found = [
+        parse_study(block.text, str(file), ROOT)
+        for file in documents()
+        for block in blocks(file)
+        if block.language == "yaml" and "\nbase:" in block.text and "\nname:" in block.text
+    ]
+    assert len(found) >= 3
+
+
 @pytest.mark.parametrize("file", documents(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_links_of_a_document_lead_somewhere(file: Path) -> None:
     text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
