@@ -70,6 +70,7 @@ BAD: dict[str, list[object]] = {
     "questions.fast": [0, -5, "few", 2.5],
     "questions.full": [0, "all"],
     "questions.holdout": [1.0, -0.1, "half", None, float("nan")],
+    "questions.fast_precision": ["int8", None, 8],
     "questions.seed": [-1, None, "x", 2**40],
     "explore": [None, 40],
     "explore.population": [1, 0, "many", None],
