@@ -1,7 +1,7 @@
 """The proxy's own calls: what must be one commit, through Optuna's gRPC proxy too.
 
-Optuna's proxy makes and ends trials by many calls, each a commit, and other workers come between: of
-many that reach for one layer set, all but one would work for nothing. The server that `optlayers
+Optuna's proxy makes and ends trials by many calls, each a commit, and other workers come between:
+of many that reach for one layer set, all but one would work for nothing. The server that `optlayers
 storage serve` starts offers `transactions.py` beside Optuna's service, as JSON. Where a proxy of
 another make is met, Optuna's calls serve.
 """
