@@ -41,6 +41,10 @@ class StorageError(InputError):
     """A database that cannot be opened, or that holds something else."""
 
 
+class MissingStudyError(StorageError):
+    """A study that is not in its database, which may not be there at all."""
+
+
 class RunError(OptlayersError):
     """A failure while running (exit code 1)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,19 +46,20 @@ class LayerSet:
         Raises `InputError` for anything else, for a layer named twice, and for an index of
         `n_layers` or more.
         """
-        body = text.strip().removeprefix("[").removesuffix("]").strip()
+        body = text.strip()
+        if body.startswith("[") and body.endswith("]"):
+            body = body[1:-1].strip()
         if body == "all":
             if n_layers is None:
                 raise InputError("layers 'all': the number of layers is not known here")
             return cls(tuple(range(n_layers)))
         parts = [p.strip() for p in body.split(",")] if body else []
-        try:
-            indices = tuple(int(p) for p in parts)
-        except ValueError:
+        if not all(re.fullmatch(r"-?[0-9]{1,9}", p) for p in parts):
             raise InputError(
                 f"layers {text!r}: expected indices with commas between, such as 3,7 "
                 '(or "all", or "" for the base)'
-            ) from None
+            )
+        indices = tuple(int(p) for p in parts)
         if len(set(indices)) != len(indices):
             raise InputError(f"layers {text!r}: a layer is named twice; name each layer once")
         result = cls(indices)

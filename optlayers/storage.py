@@ -13,11 +13,9 @@ import functools
 import json
 import logging
 import random
-import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -25,20 +23,20 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from sqlalchemy import event
+from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning, SQLAlchemyError
 
-from optlayers.errors import StorageError
+from optlayers.errors import MissingStudyError, StorageError
 from optlayers.masking import mask_password, remember_password
 from optlayers.patience import Patience, PatientProxy, PatientStorage, one_line
 from optlayers.rows import QuickStorage
+from optlayers.sqlitefile import BUSY_SECONDS, check_file, has_table, prepare_file, set_pragmas
 from optlayers.study import StudyDefinition
 
 DEFAULT_URL = "sqlite:///optuna.db"
 GRPC = "grpc"
 DEFAULT_GRPC_PORT = 13000
-BUSY_SECONDS = 60
 CONNECT_SECONDS = 10
 # Longer than any statement of ours: a connection that is silent for so long leads nowhere.
 SILENCE_SECONDS = 120
@@ -56,15 +54,6 @@ def quiet_optuna() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def _pragmas(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    # With write-ahead logging, NORMAL cannot corrupt the file; a power cut may only lose the
-    # last commits, and what they held is evaluated again.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_SECONDS}000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
 @contextlib.contextmanager
 def storage_errors(url: str) -> Iterator[None]:
     """Turn the many errors of drivers into one line that names the database."""
@@ -79,13 +68,17 @@ def storage_errors(url: str) -> Iterator[None]:
 
 
 def open_storage(
-    url: str, say: Callable[[str], None] = lambda text: None, wait: bool = False
+    url: str,
+    say: Callable[[str], None] = lambda text: None,
+    wait: bool = False,
+    create: bool = True,
 ) -> BaseStorage:
     """The Optuna storage of a database URL, such as `sqlite:///optuna.db`.
 
     Its calls wait for up to `PATIENCE_SECONDS` while the database is away; `say` is told so. With
-    `wait` opening it waits too. Raises `StorageError` for a URL that is none, a missing driver, a
-    database that cannot be reached, or one of another schema.
+    `wait` opening it waits too; without `create` no table is made. Raises `StorageError` for a URL
+    that is none, a missing driver, a database that cannot be reached, or one of another schema;
+    `MissingStudyError` where there would be tables to make.
     """
     quiet_optuna()
     remember_password(url)
@@ -113,17 +106,24 @@ def open_storage(
         )
     with storage_errors(url):
         try:
-            if backend == "sqlite":
-                _prepare_sqlite(url)
             options = _engine_options(url)
+            if backend == "sqlite":
+                check_file(url)
+            if not create and not _has_studies(url, options):
+                raise MissingStudyError(f"storage {shown}: it holds no studies; name another")
+            if backend == "sqlite":
+                prepare_file(url)
             opening = functools.partial(_open_tables, url, options)
             storage = patience.call(opening) if wait else opening()
         except (ModuleNotFoundError, ImportError) as error:
             raise _no_driver(shown, error) from None
-        except RuntimeError as error:
-            raise StorageError(f"storage {shown}: {str(error).splitlines()[0]}") from None
+        except (RuntimeError, SAWarning) as error:
+            # Of Optuna, about its tables, or of SQLAlchemy, about what stands behind the `?`.
+            why = str(error).splitlines()[0].partition(" (Background")[0].rstrip(".")
+            mend = "" if "upgrade" in why else "; mend it"
+            raise StorageError(f"storage {shown}: {why}{mend}") from None
         if backend == "sqlite":
-            event.listen(storage.engine, "connect", _pragmas)
+            event.listen(storage.engine, "connect", set_pragmas)
             storage.engine.dispose()  # the connections so far know no pragmas
     return PatientStorage(storage, patience)
 
@@ -194,7 +194,9 @@ def _open_tables(url: str, options: dict[str, Any]) -> QuickStorage:
     """
     for attempt in range(1, CREATE_TRIES + 1):
         try:
-            return QuickStorage(url, engine_kwargs=options)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Query string argument", SAWarning)
+                return QuickStorage(url, engine_kwargs=options)
         except (StorageInternalError, SQLAlchemyError) as error:
             text = f"{error} {error.__cause__}".lower()
             racing = any(
@@ -206,40 +208,15 @@ def _open_tables(url: str, options: dict[str, Any]) -> QuickStorage:
     raise AssertionError("unreachable")
 
 
-def _prepare_sqlite(url: str) -> None:
-    """Put a new SQLite file into write-ahead mode before several processes meet in it."""
-    path = make_url(url).database
-    if not path or path == ":memory:":
-        raise StorageError(
-            f"storage {url}: workers are processes of their own and need a file; "
-            f"write for example {DEFAULT_URL}"
-        )
-    if not Path(path).absolute().parent.is_dir():
-        raise StorageError(
-            f"storage {url}: the folder {Path(path).absolute().parent} does not exist; make it"
-        )
+def _has_studies(url: str, options: dict[str, Any]) -> bool:
+    """Whether the database has Optuna's tables; nothing is written to it."""
+    if make_url(url).get_backend_name() == "sqlite":
+        return has_table(url, "studies")
+    engine = create_engine(url, **options)
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
-        try:
-            _write_ahead(connection)
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise StorageError(
-            f"storage {url}: {error}; name a file that can be written and is an SQLite database"
-        ) from None
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch the file over; SQLite does not wait for others here, whatever its timeout."""
-    for attempt in range(1, CREATE_TRIES + 1):
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if attempt == CREATE_TRIES or "locked" not in str(error):
-                raise
-            time.sleep(0.02 * attempt * (0.5 + random.random()))
+        return bool(inspect(engine).has_table("studies"))
+    finally:
+        engine.dispose()
 
 
 def open_study(
@@ -257,10 +234,10 @@ def open_study(
     definition; a change of the budget alone (explore, validate, refine) is taken over. `say` and
     `wait` as for `open_storage`.
     """
-    if not create and _is_missing_file(url):
-        # Opening it would leave an empty database behind.
-        raise _not_there(url, definition.name)
-    storage = open_storage(url, say, wait)
+    try:
+        storage = open_storage(url, say, wait, create)
+    except MissingStudyError:
+        raise _not_there(url, definition.name) from None
     with storage_errors(url):
         for attempt in range(2):
             try:
@@ -311,27 +288,19 @@ def _is_foreign(study: optuna.Study) -> bool:
     )
 
 
-def _is_missing_file(url: str) -> bool:
-    """Whether the URL names an SQLite file that is not there."""
-    try:
-        parts = make_url(url)
-    except (ArgumentError, ValueError):
-        return False
-    path = parts.database
-    known = parts.get_backend_name() == "sqlite" and path and path != ":memory:"
-    return bool(known) and Path(str(path)).parent.is_dir() and not Path(str(path)).exists()
-
-
-def _not_there(url: str, name: str) -> StorageError:
-    return StorageError(
-        f"study {name!r} is not in {mask_password(url)}; start it with "
-        f"`optlayers search --study {name}`"
+def _not_there(url: str, name: str) -> MissingStudyError:
+    return MissingStudyError(
+        f"study {name!r} is not in {mask_password(url)}; run `search` with the same --study and "
+        "--storage first"
     )
 
 
 def stored_definition(url: str, name: str) -> dict[str, Any] | None:
     """The definition that a study in the database was made from, or None."""
-    storage = open_storage(url)
+    try:
+        storage = open_storage(url, create=False)
+    except MissingStudyError:
+        return None
     with storage_errors(url):
         try:
             study = optuna.load_study(study_name=name, storage=storage)

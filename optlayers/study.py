@@ -12,12 +12,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from optlayers.errors import InputError, StudyFileError
 from optlayers.graft import Graft, Swap
 from optlayers.layerset import LayerSet
+from optlayers.studyfile import fault, read_fields
 
 # What numpy and Optuna take as a seed.
 MAX_SEED = 2**32 - 1
@@ -30,6 +37,31 @@ _HERE = Path(__file__).resolve().parent
 STUDIES = (_HERE if (_HERE / "studies").is_dir() else _HERE.parent) / "studies"
 
 
+# More than any search can use, and little enough for whatever counts with it.
+MOST = 1_000_000
+
+
+def _text(value: str) -> str:
+    """The text of a field; raises `ValueError` for one that is blank or cannot be a name."""
+    if not value.strip() or not value.isprintable():
+        raise ValueError(f"expected a name or a path; found {value!r}, so write one")
+    return value
+
+
+def _study_name(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value) is None:
+        shown = value if len(value) <= 60 else value[:57] + "..."
+        raise ValueError(
+            "expected up to 100 letters, digits, dots, dashes and underscores, the first a letter "
+            f"or digit; found {shown!r}, so change it"
+        )
+    return value
+
+
+_Text = Annotated[str, AfterValidator(_text)]
+_Weight = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -37,15 +69,15 @@ class _Part(BaseModel):
 class ModelSpec(_Part):
     """One model: a hub id, or a folder relative to the study file."""
 
-    model: str = Field(min_length=1, description="hub id or folder")
-    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    model: _Text = Field(description="hub id or folder")
+    revision: _Text | None = Field(None, description="branch, tag or commit on the hub")
 
 
 class LayerBudget(_Part):
     """How many layers may come from the donor, both ends included."""
 
-    min: int = Field(1, ge=1, description="donor layers at least")
-    max: int = Field(4, ge=1, description="donor layers at most")
+    min: int = Field(1, ge=1, le=MOST, description="donor layers at least")
+    max: int = Field(4, ge=1, le=MOST, description="donor layers at most")
 
     @model_validator(mode="after")
     def _ordered(self) -> LayerBudget:
@@ -57,21 +89,23 @@ class LayerBudget(_Part):
 class TaskSpec(_Part):
     """One lm-eval task or group, its weight in the objective and its per-question metric."""
 
-    name: str = Field(min_length=1, description="a task or group of lm-eval, or of `task_path`")
-    weight: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="its part of the score, beside other tasks"
-    )
-    metric: str = Field("acc", min_length=1, description="a metric with one 0/1 value a question")
+    name: _Text = Field(description="a task or group of lm-eval, or of `task_path`")
+    weight: _Weight = Field(1.0, description="its part of the score, beside other tasks")
+    metric: _Text = Field("acc", description="a metric with one 0/1 value a question")
     num_fewshot: int | None = Field(
-        None, ge=0, description="examples in the prompt (null: as the task says)"
+        None, ge=0, le=MOST, description="examples in the prompt (null: as the task says)"
     )
 
 
 class Questions(_Part):
     """How many questions of each subject a score rests on (null: all of them)."""
 
-    fast: int | None = Field(20, ge=1, description="of each subject, that every set answers")
-    full: int | None = Field(None, ge=1, description="of each subject, that the good sets answer")
+    fast: int | None = Field(
+        20, ge=1, le=MOST, description="of each subject, that every set answers"
+    )
+    full: int | None = Field(
+        None, ge=1, le=MOST, description="of each subject, that the good sets answer"
+    )
     holdout: float = Field(0.0, ge=0.0, lt=1.0, description="share of each subject set aside")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="of the order of the questions")
     fast_precision: Literal["model", "fp8"] = Field(
@@ -95,9 +129,11 @@ PrunerName = Literal["racing", "halving", "none"]
 class Explore(_Part):
     """The genetic search at fast fidelity."""
 
-    population: int = Field(40, ge=2, description="layer sets in a generation")
-    generations: int = Field(20, ge=1, description="at most")
-    patience: int = Field(6, ge=1, description="generations without a better set before it stops")
+    population: int = Field(40, ge=2, le=MOST, description="layer sets in a generation")
+    generations: int = Field(20, ge=1, le=MOST, description="at most")
+    patience: int = Field(
+        6, ge=1, le=MOST, description="generations without a better set before it stops"
+    )
     sampler: SamplerName = Field("pattern-ga", description="what proposes the layer sets")
     pruner: PrunerName = Field("racing", description="what stops sets early")
 
@@ -105,15 +141,17 @@ class Explore(_Part):
 class Validate(_Part):
     """The best sets by fast score are evaluated in full."""
 
-    top: int = Field(20, ge=0, description="how many of them")
+    top: int = Field(20, ge=0, le=MOST, description="how many of them")
 
 
 class Refine(_Part):
     """Local search around the best sets."""
 
-    top: int = Field(3, ge=0, description="sets whose neighbours are looked at")
-    verify: int = Field(5, ge=1, description="neighbours a round evaluated in full")
-    rounds: int = Field(10, ge=0, description="at most; it ends when a round finds nothing better")
+    top: int = Field(3, ge=0, le=MOST, description="sets whose neighbours are looked at")
+    verify: int = Field(5, ge=1, le=MOST, description="neighbours a round evaluated in full")
+    rounds: int = Field(
+        10, ge=0, le=MOST, description="at most; it ends when a round finds nothing better"
+    )
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -125,7 +163,7 @@ class Prior(_Part):
     single_layer_scores: list[Share] | None = Field(
         None, description="the score of each donor layer alone, 0 to 1; the probe is left out"
     )
-    layer_sets: list[list[Annotated[int, Field(ge=0)]]] = Field(
+    layer_sets: list[list[Annotated[int, Field(ge=0, le=MOST)]]] = Field(
         default_factory=list, description="sets that are known to be good"
     )
 
@@ -133,19 +171,19 @@ class Prior(_Part):
 class StudyDefinition(_Part):
     """A whole study; every field but the first five has a default."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="of the study in the database"
+    name: Annotated[str, AfterValidator(_study_name)] = Field(
+        description="of the study in the database"
     )
     base: ModelSpec = Field(description="the cheap model, most of whose layers stay")
     donor: ModelSpec = Field(description="the strong model, which gives a few layers")
     layers: LayerBudget = Field(description="how many layers may come from the donor")
     swap: Swap = Field("layer", description="what of a layer the donor gives")
-    donor_map: list[Annotated[int, Field(ge=0)]] | None = Field(
+    donor_map: list[Annotated[int, Field(ge=0, le=MOST)]] | None = Field(
         None, min_length=1, description="the donor's layer for each layer of the base"
     )
     tasks: list[TaskSpec] = Field(min_length=1, description="what is scored")
-    task_path: str | None = Field(None, description="a folder with lm-eval YAML of your own")
-    tokenizer: str | None = Field(
+    task_path: _Text | None = Field(None, description="a folder with lm-eval YAML of your own")
+    tokenizer: _Text | None = Field(
         None, description="hub id or folder of the tokenizer (null: the donor's)"
     )
     trust_remote_code: bool = Field(False, description="run code that a model's folder brings")
@@ -250,61 +288,15 @@ class StudyDefinition(_Part):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_KINDS = {
-    "missing": "is missing; add it",
-    "extra_forbidden": "is not a field of a study file; remove it or mend its name",
-}
-_TYPES = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_type": "text, in quotes where it looks like a number",
-    "bool_type": "true or false",
-    "list_type": "a list, such as [a, b]",
-    "model_type": "fields in braces, such as {model: NAME}",
-    "dict_type": "fields in braces",
-}
-
-
-def _fault(error: Any) -> str:
-    """One pydantic error as one line: field, rule, what was found."""
-    field = ""
-    for part in error["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
-    kind, found = error["type"], error["input"]
-    if kind in _KINDS:
-        return f"{field}: {_KINDS[kind]}"
-    message = re.sub(r"^Value error, ", "", error["msg"])
-    if kind == "value_error":
-        # The rule already names what was found (and the fields, where it spans several).
-        return f"{field}: {message}" if field else message
-    shown = repr(found)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    if kind in _TYPES:
-        return f"{field}: expected {_TYPES[kind]}; found {shown}"
-    rule = message[0].lower() + message[1:]
-    rule = re.sub(r"^(input|value|string|list) should ", "must ", rule)
-    return f"{field}: {rule}; found {shown}, so change it"
-
-
 def parse_study(text: str, source: str, folder: Path) -> StudyDefinition:
     """Validate the text of a study file; raises `StudyFileError` with all its faults."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise StudyFileError(source, [f"{where}not valid YAML: {problem}"]) from None
-    if not isinstance(data, dict):
-        found = "nothing" if data is None else type(data).__name__
-        raise StudyFileError(source, [f"expected fields such as 'name: demo'; found {found}"])
+    data = read_fields(text, source)
     if "folder" in data:
         raise StudyFileError(source, ["folder: is not a field of a study file; remove it"])
     try:
         return StudyDefinition.model_validate({**data, "folder": folder})
     except ValidationError as error:
-        raise StudyFileError(source, [_fault(e) for e in error.errors()]) from None
+        raise StudyFileError(source, [fault(e) for e in error.errors()]) from None
 
 
 def load_study(name_or_file: str) -> StudyDefinition:
@@ -313,7 +305,11 @@ def load_study(name_or_file: str) -> StudyDefinition:
     Raises `InputError` when there is neither, `StudyFileError` when it does not validate.
     """
     path = Path(name_or_file)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):
+        is_file = False  # no name that a file can have
+    if path.suffix not in (".yaml", ".yml") and not is_file:
         shipped = {p.stem: p for p in shipped_studies()}
         if name_or_file not in shipped:
             raise InputError(
@@ -323,7 +319,7 @@ def load_study(name_or_file: str) -> StudyDefinition:
         path = shipped[name_or_file]
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"study file {path}: {why}; name a readable YAML file") from None
     return parse_study(text, str(path), path.resolve().parent)

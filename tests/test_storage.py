@@ -19,7 +19,7 @@ from replay import N_LAYERS, STUDY, definition, url_in
 from sqlalchemy import text
 
 from optlayers import transactions
-from optlayers.errors import StorageError
+from optlayers.errors import MissingStudyError, StorageError
 from optlayers.layerset import LayerSet
 from optlayers.proxy import handlers, insert_running, swap_states
 from optlayers.rows import QuickStorage
@@ -140,12 +140,33 @@ def test_every_connection_writes_ahead_and_waits_for_others(tmp_path: Path) -> N
 
 
 def test_reading_a_study_that_is_not_there_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"'replayed' is not in .*optlayers search --study"):
+    with pytest.raises(StorageError, match=r"'replayed' is not in .*; run `search` with the same"):
         open_study(url_in(tmp_path), definition(), create=False)
+    assert list(tmp_path.iterdir()) == []
+    assert stored_definition(url_in(tmp_path), "replayed") is None
     assert list(tmp_path.iterdir()) == []
     open_study(url_in(tmp_path), changed("name: replayed", "name: another"))
     with pytest.raises(StorageError, match="'replayed' is not in"):
         open_study(url_in(tmp_path), definition(), create=False)
+
+
+def test_reading_leaves_the_database_of_another_program_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    before = path.read_bytes()
+    url = f"sqlite:///{path}"
+    with pytest.raises(MissingStudyError, match="'replayed' is not in"):
+        open_study(url, definition(), create=False)
+    assert stored_definition(url, "replayed") is None
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_sqlite_does_not_know_in_a_url_is_told(tmp_path: Path) -> None:
+    line = message_of(url_in(tmp_path) + "?mode=ro")
+    assert "'mode' are not accepted" in line
+    assert line.endswith("; mend it")
 
 
 def test_the_definition_is_stored_and_opens_again(tmp_path: Path) -> None:

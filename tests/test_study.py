@@ -46,36 +46,36 @@ def with_field(path: str, value: object) -> str:
 
 # Every field, with values that break its rule or its type.
 BAD: dict[str, list[object]] = {
-    "name": [None, 7, "", "two words", "a/b", ".hidden", "x" * 101],
+    "name": [None, 7, "", "two words", "a/b", ".hidden", "x" * 101, "été"],
     "base": [None, "org/base", []],
-    "base.model": [None, 7, ""],
-    "base.revision": [7],
+    "base.model": [None, 7, "", "  ", "a\0b", "a\nb"],
+    "base.revision": [7, ""],
     "donor": [None, "org/donor"],
     "donor.model": [None, ""],
-    "donor.revision": [[]],
+    "donor.revision": [[], " "],
     "layers": [None, 3, [1, 4]],
     "layers.min": [None, 0, -1, "one", 1.5, True],
-    "layers.max": [0, "four", None],
+    "layers.max": [0, "four", None, 10**30],
     "swap": [None, "attention", 3],
-    "donor_map": [3, [], [-1], ["x"]],
+    "donor_map": [3, [], [-1], ["x"], [10**30]],
     "tasks": [None, "demo", [], {}],
-    "tasks[0].name": [None, "", 3],
-    "tasks[0].weight": [0, -1, "much", float("inf"), float("nan"), None],
+    "tasks[0].name": [None, "", 3, "\t"],
+    "tasks[0].weight": [0, -1, "much", float("inf"), float("nan"), None, 1e308],
     "tasks[0].metric": ["", None, 1],
-    "tasks[0].num_fewshot": [-1, "none", 0.5],
-    "task_path": [3, []],
-    "tokenizer": [3, {}],
+    "tasks[0].num_fewshot": [-1, "none", 0.5, 10**30],
+    "task_path": [3, [], "", "a\0b"],
+    "tokenizer": [3, {}, "", " "],
     "trust_remote_code": ["perhaps", None, 2],
     "questions": [None, 20, []],
     "questions.fast": [0, -5, "few", 2.5],
-    "questions.full": [0, "all"],
+    "questions.full": [0, "all", 10**30],
     "questions.holdout": [1.0, -0.1, "half", None, float("nan")],
     "questions.fast_precision": ["int8", None, 8],
     "questions.seed": [-1, None, "x", 2**40],
     "explore": [None, 40],
-    "explore.population": [1, 0, "many", None],
-    "explore.generations": [0, None, "x"],
-    "explore.patience": [0, None, []],
+    "explore.population": [1, 0, "many", None, 10**30],
+    "explore.generations": [0, None, "x", 10**30],
+    "explore.patience": [0, None, [], 10**30],
     "explore.sampler": ["ga", None, 3],
     "explore.pruner": ["sha", None, []],
     "validate": [None, 20],
@@ -86,7 +86,7 @@ BAD: dict[str, list[object]] = {
     "refine.rounds": [-1, None, "x"],
     "prior": [None, 0.5],
     "prior.single_layer_scores": [0.5, "x", [0.5, 2.0], [0.5, "x"], [0.5, None]],
-    "prior.layer_sets": [None, 17, [17], [["x"]], [[-1]]],
+    "prior.layer_sets": [None, 17, [17], [["x"]], [[-1]], [[10**30]]],
     "seed": [-1, "x", None, 2**40],
 }
 
@@ -194,12 +194,52 @@ def test_fields_that_do_not_fit_each_other_name_both_values(lines: str, words: l
         ("name: [1, 2", "not valid YAML"),
         ("name: mine\n\tbase: x", "line 2: not valid YAML"),
         ("name: !!python/object:os.system x", "not valid YAML"),
+        ("name: 2024-99-99", "month must be in 1..12; put text in quotes"),
+        ("seed: !!int many", "put text in quotes"),
+        (f"seed: {'9' * 5000}", "put text in quotes"),
+        ("name: " + "[" * 5000, "nested too deep"),
+        ("name: a\0b", "special characters are not allowed"),
     ],
 )
 def test_what_is_no_mapping_is_one_line(text: str, words: str) -> None:
     [found] = faults(text)
     assert words in found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    "text", [GOOD + "name: other\n", GOOD.replace("min: 1", "max: 1"), GOOD + "'name': other\n"]
+)
+def test_a_field_that_is_given_twice_is_refused(text: str) -> None:
+    [found] = faults(text)
+    assert re.match(r"line \d: not valid YAML: '(name|max)' is given twice; keep one", found)
+
+
+def test_fields_of_one_part_may_be_merged_into_another() -> None:
+    merged = GOOD + "validate: &some {top: 3}\nrefine: {<<: *some, rounds: 1}\n"
+    assert parse(merged).refine.top == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "example"),
+    [
+        (
+            "tasks: [mmlu]",
+            "tasks[0]: expected fields in braces, such as {name: mmlu}; found 'mmlu'",
+        ),
+        ("tasks: mmlu", "tasks: expected a list, such as [{name: mmlu}]; found 'mmlu'"),
+        ("layers: 4", "layers: expected fields in braces, such as {min: 1, max: 4}; found 4"),
+        ("validate: null", "validate: expected fields in braces, such as {top: 20}; found null"),
+        ("refine: {rounds: -1}", "refine.rounds: must be 0 or more; found -1, so change it"),
+        (
+            "questions: {holdout: 1}",
+            "questions.holdout: must be less than 1; found 1, so change it",
+        ),
+    ],
+)
+def test_a_fault_shows_how_the_field_is_written(line: str, example: str) -> None:
+    data = {**yaml.safe_load(GOOD), **yaml.safe_load(line)}
+    assert faults(yaml.safe_dump(data)) == [example]
 
 
 def test_the_five_first_fields_suffice() -> None:
@@ -263,6 +303,9 @@ def test_a_file_is_found_by_path_and_a_shipped_study_by_name(tmp_path: Path) -> 
         ("missing.yaml", ["missing.yaml", "No such file"]),
         ("folder.yaml", ["folder.yaml", "directory"]),
         ("binary.yaml", ["binary.yaml", "not UTF-8"]),
+        ("x" * 5000, ["neither a file nor a shipped study"]),
+        ("x" * 5000 + ".yaml", ["File name too long"]),
+        ("a\0b", ["neither a file nor a shipped study"]),
     ],
 )
 def test_a_study_that_cannot_be_read_is_one_line(

@@ -72,6 +72,12 @@ PrunerOption = Annotated[
 # For tests and benchmarks; see optlayers/evaluation/replay.py.
 ReplayOption = Annotated[str | None, typer.Option("--replay", hidden=True)]
 
+# No option that counts something goes further.
+MOST = 1_000_000_000
+MOST_WORKERS = 1_000
+MOST_THREADS = 1_000
+MOST_PORT = 65_535
+
 # Newer versions of typer carry a click of their own: its errors are found through typer.
 _ClickException: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
@@ -159,7 +165,7 @@ def _guard(run: Callable[[], Any]) -> int:
             print(error.format_message())
             return 0
         message = error.format_message().rstrip(".")
-        say(f"optlayers: {message}{_found(error)} (see `optlayers --help`)")
+        say(f"optlayers: {message}{_found(error)} (see `{called()} --help`)")
         return 2
     except KeyboardInterrupt:
         say("optlayers: interrupted; run the same command again to go on")
@@ -190,7 +196,14 @@ def _found(error: Any) -> str:
     return f"; found {values[-1]!r}" if values else ""
 
 
-def at_least(name: str, value: float, minimum: float) -> None:
-    """Raise `InputError` where an option is below its minimum."""
-    if value < minimum:
+def called() -> str:
+    """How the user calls this command line, for commands that are to be copied."""
+    return os.environ.get("OPTLAYERS_CALLED_AS") or "optlayers"
+
+
+def at_least(name: str, value: float, minimum: float, most: float = MOST) -> None:
+    """Raise `InputError` where an option is below its minimum, above the most, or no number."""
+    if not value >= minimum:  # NaN too
         raise InputError(f"{name} is {value:g}; it is {minimum:g} or more")
+    if value > most:
+        raise InputError(f"{name} is {value:g}; it is {most:,} or less")

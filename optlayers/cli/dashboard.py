@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from optlayers.cli.app import StorageOption, app, at_least, say
+from optlayers.cli.app import MOST_PORT, StorageOption, app, at_least, say
 from optlayers.cli.storage import is_loopback
 from optlayers.storage import DEFAULT_URL
 
@@ -34,7 +34,7 @@ def dashboard(
     from optlayers.report.dashboard import annotate_all, artifact_folder
     from optlayers.storage import open_storage, storage_errors
 
-    at_least("--port", port, 1)
+    at_least("--port", port, 1, MOST_PORT)
     if not is_loopback(host):
         say(
             f"warning: whoever reaches {host} port {port} can see, change and delete every study; "

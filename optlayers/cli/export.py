@@ -44,15 +44,19 @@ def export(
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
     from optlayers.layerset import LayerSet
+    from optlayers.masking import mask_password
     from optlayers.study import load_study
 
     definition = load_study(study)
     repository = checked(push)
     known = recorded(definition, storage)
     # Only the files that hold these layers are fetched, where the models are not here yet.
-    pair = open_both(definition, LayerSet.parse(layers) if layers.strip() != "all" else None)
+    pair = open_both(definition, LayerSet.parse(layers) if "all" not in layers else None)
     chosen = LayerSet.parse(layers, pair[0].n_layers)
-    write(definition, pair, chosen, known.score(chosen.indices), out, dtype)
+    score = known.score(chosen.indices)
+    write(definition, pair, chosen, score, out, dtype)
+    if score is None:
+        say(f"{mask_password(storage)} has no evaluation of these layers; no score is written")
     if known.rows:
         keep(definition, storage, [out])
     address = upload(out, repository, private)

@@ -48,7 +48,7 @@ def export_best(
     if not rows:
         raise InputError(
             f"study {definition.name!r} has no evaluated layer set in {mask_password(storage)}; "
-            f"run `optlayers search --study {study}` first"
+            "run `search` with the same --study and --storage first"
         )
     if len(rows) < top:
         say(f"only {len(rows)} layer sets were evaluated")

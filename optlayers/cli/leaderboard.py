@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least
+from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least, say
 from optlayers.storage import DEFAULT_URL
 
 
@@ -20,7 +20,7 @@ def leaderboard(
     json: JsonOption = False,
 ) -> None:
     """List the evaluated layer sets of a study, best first."""
-    from optlayers.cli.tables import console, print_json, rows_table
+    from optlayers.cli.tables import NOTHING_YET, console, print_json, rows_table
     from optlayers.evidence import evidence, looked
     from optlayers.leaderboard import leaderboard as read_rows
     from optlayers.search import read_records
@@ -39,6 +39,8 @@ def leaderboard(
         proof = evidence(opened, records, rows[: len(shown) + 1])[: len(shown)]
     if json:
         print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(shown, proof, strict=True)])
+    elif not rows:
+        say(NOTHING_YET)
     else:
         out = console()
         out.print(rows_table(shown, f"{definition.name}: {len(rows)} layer sets", proof, out.width))

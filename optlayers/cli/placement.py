@@ -52,8 +52,10 @@ def parse_devices(text: str | None, gpus: Sequence[str]) -> list[str]:
             found += gpus
         elif name.startswith("cuda") and name not in gpus:
             raise InputError(f"--devices names {name} and there are {', '.join(gpus)}; name these")
-        else:
+        elif name == "cpu" or name in gpus:
             found.append(name)
+        else:
+            raise InputError(f"--devices names {name!r}; write cpu, or GPUs such as 0,1")
     if not found:
         raise InputError("--devices names no device; write for example cuda:0,cuda:1 or cpu")
     if len(set(found)) != len(found):

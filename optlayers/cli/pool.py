@@ -39,7 +39,9 @@ class Slot:
             return "done"
         if self.process is None:
             return "starting again"
-        return self.lines[-1] if self.lines else "starting"
+        # An error is told once, when the process has ended.
+        said = [line for line in self.lines if not line.startswith("optlayers: ")]
+        return said[-1] if said else "starting"
 
     @property
     def shown(self) -> LocalWorker:

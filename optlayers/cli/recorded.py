@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from optlayers.search import Record
@@ -43,23 +42,15 @@ def recorded(definition: Any, storage: str) -> Recorded:
 
     Raises `StorageError` for a database that cannot be opened or holds another study.
     """
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
+    from optlayers.errors import MissingStudyError
     from optlayers.leaderboard import leaderboard
     from optlayers.search import best_by_layers, keys, read_records
-    from optlayers.storage import open_study, storage_errors, stored_definition
+    from optlayers.storage import open_study, storage_errors
 
-    if storage.startswith("sqlite"):
-        try:
-            database = make_url(storage).database
-        except ArgumentError:
-            database = None
-        if database and not Path(database).exists():
-            return Recorded()
-    if stored_definition(storage, definition.name) is None:
+    try:
+        opened = open_study(storage, definition, create=False)
+    except MissingStudyError:
         return Recorded()
-    opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
         trials = opened.get_trials(deepcopy=False)
         attrs = opened.user_attrs

@@ -6,11 +6,14 @@ import contextlib
 import signal
 import time
 import zlib
+from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
 from optlayers.cli.app import (
+    MOST_WORKERS,
     DtypeOption,
     JsonOption,
     MaxMinutesOption,
@@ -21,13 +24,17 @@ from optlayers.cli.app import (
     StudyOption,
     app,
     at_least,
+    called,
     say,
 )
 from optlayers.cli.dashboard import write_notes
 from optlayers.cli.leaving import end_within
 from optlayers.cli.pool import STOP_SECONDS, Pool, Slot
+from optlayers.errors import InputError
 from optlayers.storage import DEFAULT_URL
 
+# Those of `evaluator.pick_dtype`, which is not loaded here.
+DTYPES = ("float32", "bfloat16", "float16")
 POLL_SECONDS = 0.5
 LEAVE_SECONDS = 3.0
 
@@ -62,9 +69,11 @@ def search(
 
     for name, value in (("--workers", workers), ("--per-device", per_device)):
         if value is not None:
-            at_least(name, value, 1)
+            at_least(name, value, 1, MOST_WORKERS)
     if max_minutes is not None:
         at_least("--max-minutes", max_minutes, 0)
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"--dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
     definition = load_study(study).exploring(sampler, pruner)
     gpus = [] if devices == "cpu" else visible_gpus()
     placed = places(parse_devices(devices, gpus), workers, per_device, cores())
@@ -73,6 +82,8 @@ def search(
         if status(definition, opened).phase == "done":
             say(f"study {definition.name!r} is finished")
         else:
+            if replay is None:
+                _bring(definition)
             slots, first = [], _first_index(storage)
             for number, place in enumerate(placed):
                 command = ["worker", "--study", study, "--index", str(first + number), "--attached"]
@@ -94,6 +105,18 @@ def search(
         if replay is None:
             # Last of all, since the dashboard's library takes seconds to load.
             write_notes(opened, definition, storage)
+
+
+def _bring(definition: Any) -> None:
+    """Fetch models of a hub, once, before workers ask for them; raises `ModelError` if it fails."""
+    models = (definition.base.model, definition.donor.model)
+    if all(Path(definition.resolve(model)).is_dir() for model in models):
+        return  # the workers look at them, who have loaded what it takes
+    from optlayers.evaluation.evaluator import open_pair, tokenizer_folder
+
+    say("looking for the models")
+    open_pair(definition)
+    tokenizer_folder(definition)
 
 
 def _first_index(storage: str) -> int:
@@ -161,7 +184,7 @@ def _told(opened: Any) -> set[int]:
 def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool) -> None:
     """Leaderboard, best of each size, and what to do next."""
     from optlayers import holdout
-    from optlayers.cli.tables import console, held_out_table, print_json, rows_table
+    from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, rows_table
     from optlayers.evidence import evidence, looked
     from optlayers.leaderboard import best_of_size, leaderboard
     from optlayers.masking import mask_password
@@ -173,6 +196,9 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     if json:
         print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(rows, proof, strict=True)])
         return
+    if not rows:
+        say(NOTHING_YET)
+        return
     out = console()
     title = f"{definition.name}: the best of {len(rows)} layer sets"
     out.print(rows_table(rows[:10], title, proof, out.width))
@@ -181,11 +207,14 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))
     if held:
         out.print(held_out_table(held))
-    option = f" --study {study}" if study != "demo" else ""
-    option += f" --storage {mask_password(storage)}" if storage != DEFAULT_URL else ""
-    out.print("Next:", markup=False)
-    out.print(f"  optlayers export-best{option} --top 5 --out exports", markup=False)
-    out.print(f"  optlayers leaderboard{option} --top 50", markup=False)
-    out.print(f"  optlayers report{option} --out report.html", markup=False)
-    where = f" --storage {mask_password(storage)}" if storage != DEFAULT_URL else ""
-    out.print(f"  optlayers dashboard{where}", markup=False)
+    where = f" --storage {quote(mask_password(storage))}" if storage != DEFAULT_URL else ""
+    option = (f" --study {quote(study)}" if study != "demo" else "") + where
+    print("Next:")
+    for command in (
+        f"export-best{option} --top 5 --out exports",
+        f"leaderboard{option} --top 50",
+        f"report{option} --out report.html",
+        f"dashboard{where}",
+    ):
+        # Not by the console, which would break a long line that is to be copied.
+        print(f"  {called()} {command}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from optlayers.cli.app import StorageOption, app, at_least, say
+from optlayers.cli.app import MOST_PORT, MOST_THREADS, StorageOption, app, at_least, say
 from optlayers.storage import DEFAULT_GRPC_PORT, DEFAULT_URL
 
 STOP_SECONDS = 5.0
@@ -43,8 +43,8 @@ def serve(
     from optlayers.proxy import handlers
     from optlayers.storage import open_storage
 
-    at_least("--threads", threads, 1)
-    at_least("--port", port, 1)
+    at_least("--threads", threads, 1, MOST_THREADS)
+    at_least("--port", port, 1, MOST_PORT)
     if not is_loopback(host):
         say(
             f"warning: whoever reaches {host} port {port} can read and change every study; the "

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from optlayers.cli.app import JsonOption, app
+from optlayers.cli.app import JsonOption, StorageOption, app
+from optlayers.storage import DEFAULT_URL
 
 
 @app.command()
@@ -15,12 +16,22 @@ def studies(
     check: Annotated[
         Path | None, typer.Option("--check", metavar="FILE", help="Validate a study file.")
     ] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="NAME|FILE", help="Only this one.")
+    ] = None,
+    storage: StorageOption = DEFAULT_URL,
     json: JsonOption = False,
 ) -> None:
-    """List the study definitions that ship with optlayers, or validate a study file."""
+    """List the study definitions that ship with optlayers, or validate a study file.
+
+    `--storage` is taken as every command takes it, and not used.
+    """
     from optlayers.cli.tables import print_json
+    from optlayers.errors import InputError
     from optlayers.study import load_study, shipped_studies
 
+    if check is not None and study is not None:
+        raise InputError("--check and --study name a study each; give one")
     if check is not None:
         definition = load_study(str(check) if check.suffix else str(check.absolute()))
         if json:
@@ -28,7 +39,8 @@ def studies(
         else:
             print(f"{check}: valid; study {definition.name!r}")
         return
-    found = [load_study(str(path)) for path in shipped_studies()]
+    names = [str(path) for path in shipped_studies()] if study is None else [study]
+    found = [load_study(name) for name in names]
     if json:
         print_json([definition.to_dict() for definition in found])
         return

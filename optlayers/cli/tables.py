@@ -15,6 +15,7 @@ from optlayers.evidence import Difference, Evidence
 from optlayers.holdout import HeldOut
 from optlayers.leaderboard import Row, Status
 
+NOTHING_YET = "no layer set has been evaluated yet"
 # Characters that a leaderboard with every interval takes.
 WIDE = 130
 

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from optlayers.cli.app import (
+    MOST,
+    MOST_THREADS,
     DeviceOption,
     DtypeOption,
     MaxMinutesOption,
@@ -65,23 +67,24 @@ def worker(
     attached: Annotated[bool, typer.Option("--attached", hidden=True)] = False,
 ) -> None:
     """Work on a study until it is done; any number of workers may."""
-    for name, value in (("--threads", threads), ("--cohort", cohort)):
+    for name, value, most in (("--threads", threads, MOST_THREADS), ("--cohort", cohort, MOST)):
         if value is not None:
-            at_least(name, value, 1)
+            at_least(name, value, 1, most)
     if index is not None:
         at_least("--index", index, 0)
     if max_minutes is not None:
         at_least("--max-minutes", max_minutes, 0)
     if hang_minutes is not None:
         at_least("--hang-minutes", hang_minutes, 0.01)
-    _stop_on_signals(max_minutes)
-    if attached:
-        threading.Thread(target=_leave_with_parent, daemon=True).start()
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     options = _Options(
         storage, device, dtype, index, threads, cohort, hang_minutes, sampler, pruner, replay, end
     )
     try:
+        # In here, since it may be time to stop at once.
+        _stop_on_signals(max_minutes)
+        if attached:
+            threading.Thread(target=_leave_with_parent, daemon=True).start()
         done = _work(study, options, attached)
     except TimeUp:
         done = False

@@ -122,8 +122,11 @@ def open_pair(
             f"prior.single_layer_scores: {len(scores)} scores, and the models have {n_layers} "
             "layers; give one score for each layer"
         )
-    for layers in definition.prior_layer_sets:
-        layers.check(n_layers)
+    for known in definition.prior_layer_sets:
+        try:
+            known.check(n_layers)
+        except InputError as error:
+            raise InputError(f"prior.layer_sets: {error}") from None
     return base, donor
 
 

@@ -96,7 +96,12 @@ def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
     if task_path is not None:
         if not Path(task_path).is_dir():
             raise TaskError(f"task_path {task_path}: there is no such folder; mend it")
-        own = TaskManager(include_path=task_path, include_defaults=False)
+        try:
+            own = TaskManager(include_path=task_path, include_defaults=False)
+        except Exception as error:
+            raise TaskError(
+                f"task_path {task_path}: {_why(error)}; name a folder with the YAML of tasks alone"
+            ) from None
         if set(names) <= set(own.all_tasks):
             return own
     manager = TaskManager(include_path=task_path)
@@ -109,6 +114,12 @@ def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
                 f"task {name!r} is not known to lm-eval{where}{hint}; see `lm_eval ls tasks`"
             )
     return manager
+
+
+def _why(error: Exception) -> str:
+    """An exception of lm-eval, or of what it uses, in a line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 
 class TaskSet:
@@ -148,9 +159,8 @@ class TaskSet:
         try:
             loaded = manager.load([spec.name])
         except Exception as error:
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
             raise TaskError(
-                f"task {spec.name!r} could not be loaded ({type(error).__name__}: {reason}); "
+                f"task {spec.name!r} could not be loaded ({_why(error)}); "
                 "check its YAML, its data, and the network if the data lie on a hub"
             ) from None
         leaves, sizes = loaded["tasks"], []
@@ -161,7 +171,7 @@ class TaskSet:
             elif task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-            size = len(task.eval_docs)
+            size = self._documents(name, task)
             sizes.append(min(size, self.limit) if self.limit is not None else size)
         by_size = self._weighted_by_size(loaded.get("groups", {}).get(spec.name), spec.metric)
         total = sum(sizes)
@@ -173,6 +183,19 @@ class TaskSet:
             self._tasks.append(task)
             self._metrics.append(spec.metric)
             self._spec_of.append(number)
+
+    @staticmethod
+    def _documents(name: str, task: Any) -> int:
+        """The number of a task's documents; raises `TaskError` where there are none."""
+        try:
+            count = len(task.eval_docs)
+        except Exception as error:
+            raise TaskError(
+                f"task {name!r}: its documents cannot be read ({_why(error)}); check its data"
+            ) from None
+        if count == 0:
+            raise TaskError(f"task {name!r} has no document; check its data and its splits")
+        return count
 
     @staticmethod
     def _check(name: str, task: Any, spec: TaskSpec) -> None:
@@ -219,8 +242,14 @@ class TaskSet:
         if task.config.num_fewshot:
             # Examples may be drawn document by document: only the whole gives lm_eval's draws.
             documents = list(range(self.subjects[subject].size))
-        with _quiet():
-            task.build_all_requests(samples=documents)
+        try:
+            with _quiet():
+                task.build_all_requests(samples=documents)
+        except Exception as error:
+            raise TaskError(
+                f"task {self.subjects[subject].name!r}: its prompts could not be made "
+                f"({_why(error)}); check its YAML, its data, and num_fewshot"
+            ) from None
         for instance in task.instances:
             # lm-eval numbers the chosen documents anew.
             key = (subject, documents[instance.doc_id])

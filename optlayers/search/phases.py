@@ -10,11 +10,12 @@ import numpy as np
 
 from optlayers.layerset import LayerSet
 from optlayers.search.alternatives import Explorer
-from optlayers.search.individual import EXPLORED, estimates, is_explored
+from optlayers.search.individual import estimates, is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.record import Record
 from optlayers.search.records import best_by_layers, given_up
 from optlayers.search.space import LayerSpace
+from optlayers.search.stagnation import explored_sets, stagnates
 from optlayers.study import StudyDefinition
 
 __all__ = ["Goal", "Phase", "Plan", "Proposal", "plan", "single_layer_scores"]
@@ -118,7 +119,7 @@ class _Planner:
     def explore(self) -> Plan | None:
         """The sampler's proposals, until the budget, the patience or the space is used up."""
         explore = self.definition.explore
-        explored = self._explored()
+        explored = explored_sets(self.records, self.space)
         running = {
             r.layers.indices
             for r in self.records
@@ -126,7 +127,9 @@ class _Planner:
         } - explored.keys()
         room = explore.population * explore.generations - len(explored) - len(running)
         found: list[Proposal] = []
-        tired = not self.sampler.ends_itself and self._out_of_patience(list(explored.values()))
+        tired = not self.sampler.ends_itself and stagnates(
+            list(explored.values()), population_size=explore.population, patience=explore.patience
+        )
         if room > 0 and not tired:
             found = self.sampler.propose_from(
                 self.records,
@@ -209,33 +212,6 @@ class _Planner:
         free = [s for s in missing if s not in self.claimed][: self.k]
         proposals = tuple(Proposal(s, phase, goal, round=number) for s in free)
         return Plan(phase, proposals, waiting=not proposals)
-
-    def _explored(self) -> dict[tuple[int, ...], Record]:
-        """The distinct sets that count toward the generations, by their first trial."""
-        found: dict[tuple[int, ...], Record] = {}
-        for record in self.records:
-            if record.is_evaluated and record.phase in EXPLORED:
-                found.setdefault(record.layers.indices, record)
-        least, largest, end = self.space.min_layers, self.space.max_layers, (self.n_layers,)
-        return {
-            indices: record
-            for indices, record in found.items()
-            if least <= len(indices) <= largest and indices[-1:] < end
-        }
-
-    def _out_of_patience(self, explored: Sequence[Record]) -> bool:
-        """Whether the last generations brought no better score at the first rung.
-
-        First scores all rest on the same questions and never change, so that later phases
-        cannot reopen this one.
-        """
-        size, patience = self.definition.explore.population, self.definition.explore.patience
-        scores = [r.first_score if r.first_score is not None else 0.0 for r in explored]
-        complete = len(scores) // size
-        if complete <= patience:
-            return False
-        until = (complete - patience) * size
-        return max(scores[until : complete * size]) <= max(scores[:until])
 
 
 def _is_search(record: Record) -> bool:

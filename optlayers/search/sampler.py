@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from optlayers.search.reader import RecordReader
 from optlayers.search.record import Record
 from optlayers.search.records import CLAIM_KEY, GENERATION_KEY, best_by_layers, given_up
 from optlayers.search.space import LayerSpace, search_space
+from optlayers.search.stagnation import explored_sets, stagnates
 
 # Individuals that a proposal looks at: the best and an even choice of the others, so that it takes
 # no longer after many trials.
@@ -45,9 +47,11 @@ class PatternGASampler(BaseGASampler):
     number and the history alone; workers need different seeds, but share no other state.
     Either direction works; `known_sets` and `single_layer_scores` (float [n_layers], 0 or
     more, larger for better) seed the first generation. Without them the scores of finished
-    one-layer trials are used, once every layer has one. Raises `InputError` for settings out
-    of range, and `ValueError` in a study of several objectives. Parents are chosen by
-    non-dominated sorting on (score, fewer layers), after NSGA-II (Deb et al. 2002).
+    one-layer trials are used, once every layer has one. After `patience` generations without a
+    better score `study.optimize` ends; who asks and tells looks at `out_of_patience`. Raises
+    `InputError` for settings out of range, and `ValueError` in a study of several objectives.
+    Parents are chosen by non-dominated sorting on (score, fewer layers), after NSGA-II (Deb et
+    al. 2002).
     """
 
     ends_itself = False
@@ -70,6 +74,7 @@ class PatternGASampler(BaseGASampler):
         guide_step: float = 0.05,
         guide_max: float = 0.6,
         pattern_interval: int = 5,
+        patience: int | None = None,
     ) -> None:
         super().__init__(population_size)
         if single_layer_scores is not None and len(single_layer_scores) != n_layers:
@@ -77,6 +82,9 @@ class PatternGASampler(BaseGASampler):
                 f"single_layer_scores: {len(single_layer_scores)} scores for {n_layers} layers; "
                 "give one score for each layer"
             )
+        if patience is not None and patience < 1:
+            raise InputError(f"patience is {patience}; expected 1 or more, or None")
+        self._patience = patience
         self._space = LayerSpace(n_layers=n_layers, min_layers=min_layers, max_layers=max_layers)
         self._search = GeneticSearch(
             space=self._space,
@@ -212,6 +220,27 @@ class PatternGASampler(BaseGASampler):
         """A random value, for parameters that are no layer."""
         self._raise_error_if_multi_objective(study)
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def out_of_patience(self, study: Study) -> bool:
+        """Whether the last `patience` generations brought nothing better; False without it."""
+        if self._patience is None:
+            return False
+        records = self._reader.read(study.get_trials(deepcopy=False))
+        return stagnates(
+            list(explored_sets(records, self._space).values()),
+            population_size=self._search.population_size,
+            patience=self._patience,
+            maximise=study.direction != StudyDirection.MINIMIZE,
+        )
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """End `study.optimize` where patience is at its end."""
+        if self.out_of_patience(study):
+            # Outside of `optimize` there is nothing to stop.
+            with contextlib.suppress(RuntimeError):
+                study.stop()
 
     def reseed_rng(self) -> None:
         """Draw a new seed from the system, as forked workers must."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,20 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["search", "--study", "missing.yaml"], ["missing.yaml"]),
         (["search", "--workers", "0"], ["--workers", "1 or more"]),
         (["search", "--workers", "two"], ["--workers", "two"]),
+        (["search", "--workers", str(10**30)], ["--workers", "1,000 or less"]),
+        (["search", "--dtype", "int8"], ["--dtype is 'int8'", "bfloat16"]),
+        (["search", "--devices", "tpu"], ["--devices names 'tpu'", "cpu"]),
+        (["search", "--max-minutes", "nan"], ["--max-minutes is nan"]),
+        (["worker", "--max-minutes", "inf"], ["--max-minutes is inf"]),
+        (["worker", "--hang-minutes", "nan"], ["--hang-minutes is nan"]),
+        (["worker", "--threads", str(10**9)], ["--threads", "1,000 or less"]),
+        (["worker", "--index", str(10**30)], ["--index"]),
+        (["storage", "serve", "--port", "65536"], ["--port", "65,535 or less"]),
+        (["dashboard", "--port", "65536"], ["--port", "65,535 or less"]),
+        (["search", "--storage", "sqlite:///x.db?mode=ro"], ["'mode'", "mend"]),
+        (["export", "--layers", "1", "--out", "x", "--storage", "sqlite:////no/x.db"], ["/no"]),
+        (["studies", "--study", "nothing"], ["nothing", "demo"]),
+        (["studies", "--study", "demo", "--check", "x.yaml"], ["--check and --study"]),
         (["search", "--storage", "nonsense"], ["nonsense", "sqlite:///"]),
         (["search", "--storage", "sqlite:////nowhere/at/all.db"], ["/nowhere/at", "folder"]),
         (["search", "--storage", "sqlite:///:memory:"], ["file"]),
@@ -131,6 +146,35 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "s3cret" not in done.stderr + done.stdout
     assert "***" in done.stderr
+
+
+def test_what_has_no_result_yet_says_so(tmp_path: Path) -> None:
+    import optlayers.storage as storage
+    from optlayers.study import parse_study
+
+    (tmp_path / "mine.yaml").write_text(GOOD)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    storage.open_study(url, parse_study(GOOD, "mine.yaml", tmp_path))
+    done = run("leaderboard", "--study", "mine.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "no layer set has been evaluated yet\n"
+    done = run("leaderboard", "--study", "mine.yaml", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]")
+
+
+def test_a_search_without_its_models_ends_in_one_line(tmp_path: Path) -> None:
+    done = run("search", "--study", "full", cwd=tmp_path)
+    assert_one_line(done, "goombalab/Llamba-8B-untied-unaligned", "check the network")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_the_studies_that_ship_are_listed_and_one_alone(tmp_path: Path) -> None:
+    lines = run("studies", cwd=tmp_path).stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["demo", "full", "quick"]
+    one = run("studies", "--study", "quick", "--storage", "sqlite:///x.db", "--json", cwd=tmp_path)
+    [quick] = json.loads(one.stdout)
+    assert quick["name"] == "quick"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

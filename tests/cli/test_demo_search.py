@@ -58,7 +58,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for worker in workers:
             os.kill(int(worker.split(":")[1]), signal.SIGKILL)
         first.wait()
-    done = run("search", "--workers", "2", cwd=folder)
+    # As `scripts/optlayers` does.
+    done = run("search", "--workers", "2", cwd=folder, OPTLAYERS_CALLED_AS="scripts/optlayers")
     (folder / "second.out").write_text(done.stdout)
     (folder / "second.err").write_text(done.stderr)
     assert done.returncode == 0, done.stderr
@@ -121,7 +122,7 @@ def test_the_end_shows_what_to_do_next(searched: Path) -> None:
     assert "0,10,11,15" in shown
     assert "best of each size" in shown
     assert "held-out" in shown
-    assert "export-best" in shown
+    assert "  scripts/optlayers export-best --top 5 --out exports\n" in shown
     lines = (searched / "second.err").read_text()
     assert "questions/s" in lines
     assert "Traceback" not in lines

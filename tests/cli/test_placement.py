@@ -35,6 +35,8 @@ def test_devices_are_all_there_are_or_those_named(
         (",", GPUS, "names no device"),
         ("0,cuda:0", GPUS, "--per-device"),
         ("cpu,0", GPUS, "not both"),
+        ("tpu", GPUS, "'tpu'; write cpu, or GPUs"),
+        ("CPU", [], "'CPU'; write cpu"),
     ],
 )
 def test_devices_that_cannot_be_had_are_refused(text: str, gpus: list[str], words: str) -> None:

@@ -52,6 +52,19 @@ def test_a_worker_that_crashes_is_restarted_with_a_growing_delay_and_a_limit(
         found.watch()
 
 
+def test_the_error_of_a_worker_is_told_once_and_not_as_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = pool_of(
+        tmp_path, monkeypatch, "echo loading >&2; echo optlayers: no such model >&2; exit 2"
+    )
+    wait_for_end(found)
+    time.sleep(0.2)
+    assert found.slots[0].state == "loading"
+    with pytest.raises(InputError, match=r"^no such model$"):
+        found.watch()
+
+
 def test_a_worker_that_has_told_a_result_is_counted_from_none_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

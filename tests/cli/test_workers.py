@@ -94,6 +94,16 @@ def test_max_minutes_ends_workers_in_the_middle_of_a_cohort(tmp_path: Path) -> N
     assert TrialState.WAITING in states
 
 
+def test_a_worker_without_time_leaves_at_once(tmp_path: Path) -> None:
+    write_replay(tmp_path)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    worker = ("worker", "--replay", str(tmp_path / "replay.yaml"), "--max-minutes", "0")
+    assert start(tmp_path, *worker, url=url).wait(timeout=60) == 0
+    told = (tmp_path / "err").read_text()
+    assert "time is up" in told
+    assert "Traceback" not in told
+
+
 @pytest.mark.parametrize("fault", ["raise", "exit"])
 def test_a_set_that_ends_its_workers_is_given_up_and_the_search_is_finished(
     tmp_path: Path, fault: str

@@ -96,6 +96,22 @@ def test_an_unknown_name_tells_near_ones(folder: str, monkeypatch: pytest.Monkey
     assert "lm_eval ls tasks" in line
 
 
+def test_a_task_without_documents_is_refused(folder: str) -> None:
+    (Path(folder) / "none.py").write_text(DATA.replace("* 3", "* 0"))
+    empty = LAST_WORD.replace("last_word", "empty").replace("data.load", "none.load")
+    (Path(folder) / "empty.yaml").write_text(empty)
+    assert "'empty' could not be loaded" in fault(folder, name="empty")
+
+
+def test_prompts_that_cannot_be_made_name_the_task(folder: str, tiny_pair: Path) -> None:
+    tasks = TaskSet([TaskSpec(name="last_word", num_fewshot=50)], folder)
+    tasks.prepare(AutoTokenizer.from_pretrained(tiny_pair / "donor"), None)
+    with pytest.raises(TaskError, match=r"'last_word': its prompts could not be made") as caught:
+        tasks.questions([0], [1])
+    assert "num_fewshot" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_task_named_beside_its_group_is_refused(folder: str) -> None:
     (Path(folder) / "group.yaml").write_text("group: both\ntask: [last_word]\n")
     with pytest.raises(TaskError, match="'last_word' occurs twice in the study"):

@@ -144,6 +144,25 @@ def test_only_a_terminal_that_somebody_watches_is_drawn_on(monkeypatch: pytest.M
     assert not renews_itself(Console(file=Terminal(), force_terminal=True))
 
 
+def test_a_log_has_no_line_twice_and_one_at_the_end(finished: Finished) -> None:
+    begun = dataclasses.replace(
+        snapshot(finished.definition, finished.study),
+        status=dataclasses.replace(
+            snapshot(finished.definition, finished.study).status,
+            phase="starting",
+            trials=dict.fromkeys(("complete", "pruned", "running", "waiting", "failed"), 0),
+        ),
+    )
+    out = io.StringIO()
+    shown = LiveView(Console(file=out))
+    for found in (begun, begun, snapshot(finished.definition, finished.study)):
+        for _ in range(3):
+            shown._next_line = 0.0 if found is begun else shown._next_line
+            shown.show(found, [LocalWorker("cpu", "starting")])
+    starts = [text.partition(":")[0] for text in out.getvalue().splitlines()]
+    assert starts == ["starting", "done"]
+
+
 def test_watching_a_study_that_others_run_ends_with_it(tmp_path: Path) -> None:
     file = tmp_path / "replayed.yaml"
     file.write_text(f"{STUDY}seed: 0\n")

@@ -125,6 +125,29 @@ def test_both_directions_are_followed(direction: StudyDirection) -> None:
     assert max(values) >= 0.5
 
 
+@pytest.mark.parametrize("direction", [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE])
+def test_patience_ends_a_study_that_finds_nothing_better(direction: StudyDirection) -> None:
+    sampler = new_sampler(n_layers=12, patience=2)
+    study = new_study(sampler, direction)
+    sign = 1.0 if direction == StudyDirection.MAXIMIZE else -1.0
+
+    def objective(trial: Trial) -> float:
+        for name in sampler.search_space():
+            trial.suggest_categorical(name, ["base", "donor"])
+        # The second generation of six is better than the first; nothing is after that.
+        return sign * min(trial.number, 9)
+
+    assert not sampler.out_of_patience(study)
+    study.optimize(objective, n_trials=100)
+    # It is known when the fourth generation is finished, which the next trial sees.
+    assert len(study.trials) == 25
+    assert sampler.out_of_patience(study)
+    assert not new_sampler(n_layers=12).out_of_patience(study)
+    study.tell(study.ask(sampler.search_space()), 0.0)
+    with pytest.raises(InputError, match="patience is 0"):
+        new_sampler(patience=0)
+
+
 def test_the_same_seed_and_history_give_the_same_sets() -> None:
     runs = []
     for seed in (5, 5, 6):
