@@ -138,7 +138,7 @@ class Workers:
 
     def evaluating(self) -> list[int]:
         """The workers that have just begun an evaluation."""
-        late = time.time() - self.pace * COHORT
+        late = time.time() - 20 * self.pace  # each lasts for twice as many questions at least
         return [
             number
             for number in self.at_work()
@@ -205,7 +205,9 @@ def search(run: Run, place: Place, folder: Path) -> tuple[Workers, Figures]:
                 at_work, next_kill = now, now + run.kill_every
             if run.kill_busy:
                 ready = workers.evaluating()
-            if run.kill_every and ready and next_kill <= now < at_work + run.seconds:
+            # A short run goes on until three are killed, however late its workers begin.
+            last_kill = at_work + (END_SECONDS if figures.kills < 3 else run.seconds)
+            if run.kill_every and ready and next_kill <= now < last_kill:
                 next_kill = now + run.kill_every * rng.uniform(0.5, 1.5)
                 workers.kill(rng.choice(ready))
                 figures.kills += 1

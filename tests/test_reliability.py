@@ -15,7 +15,7 @@ def test_a_search_whose_workers_are_killed_loses_nothing(
 ) -> None:
     sqlite = f"sqlite:///{tmp_path / 'optuna.db'}"
     url = sqlite if kind == "sqlite" else request.getfixturevalue("postgresql_url")
-    run = Run(kind, workers=3, seconds=5.0, sets=16, kill_every=1.0, kill_busy=True)
+    run = Run(kind, workers=3, seconds=3.0, sets=16, kill_every=0.7, kill_busy=True)
     workers, figures = search(run, Place(url), tmp_path)
     check(run, url, tmp_path, workers, figures)
     assert run.faults == []

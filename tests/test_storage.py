@@ -274,7 +274,7 @@ def test_processes_that_create_the_study_at_once_all_get_it(tmp_path: Path) -> N
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(180)
         assert process.exitcode == 0
     assert failures.empty(), failures.get()
     for number in range(6):
