@@ -48,8 +48,8 @@ def shrink(path: Path) -> None:
 def shoot_report(chrome: Any, page: Path, out: Path) -> None:
     """The report's head in both lights and on a phone, and its figures."""
     for name, width, height, scheme in (
-        ("report-light", 1100, 1180, "light"),
-        ("report-dark", 1100, 1180, "dark"),
+        ("report-light", 1240, 1240, "light"),
+        ("report-dark", 1240, 1240, "dark"),
         ("report-phone", 390, 1180, "light"),
     ):
         tab = chrome.new_page(

@@ -190,7 +190,7 @@ def pair_synergy(report: Report) -> Figure | None:
         height=560,
         square=True,
         open=True,
-        head=("layers", "synergy, points", "95 % interval", "sets"),
+        head=("layers", "points", "95 % interval", "sets"),
         rows=[
             (
                 shown(e.layers),
