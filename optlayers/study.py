@@ -24,6 +24,7 @@ from pydantic import (
 from optlayers.errors import InputError, StudyFileError
 from optlayers.graft import Graft, Swap
 from optlayers.layerset import LayerSet
+from optlayers.metrics import REAL
 from optlayers.studyfile import fault, read_fields
 
 # What numpy and Optuna take as a seed.
@@ -87,14 +88,32 @@ class LayerBudget(_Part):
 
 
 class TaskSpec(_Part):
-    """One lm-eval task or group, its weight in the objective and its per-question metric."""
+    """One part of the objective: an lm-eval task or group, or a text file, and what counts of it.
+
+    A task counts by a metric of its own with one 0/1 value a question (acc, acc_norm), or by
+    logprob: the log-probability of the right answer, a token. A text counts by perplexity, or by
+    kl: the divergence from the donor, both a token.
+    """
 
     name: _Text = Field(description="a task or group of lm-eval, or of `task_path`")
     weight: _Weight = Field(1.0, description="its part of the score, beside other tasks")
-    metric: _Text = Field("acc", description="a metric with one 0/1 value a question")
+    metric: _Text = Field("acc", description="acc, acc_norm, logprob; of a text perplexity or kl")
     num_fewshot: int | None = Field(
         None, ge=0, le=MOST, description="examples in the prompt (null: as the task says)"
     )
+    text: _Text | None = Field(None, description="a text file instead of a task")
+    chunk: int = Field(
+        512, ge=2, le=MOST, description="tokens of the text that count as one question"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> TaskSpec:
+        of_text = self.metric in ("perplexity", "kl")
+        if of_text and self.text is None:
+            raise ValueError(f"metric {self.metric} is of a text; name a file with text")
+        if self.text is not None and not of_text:
+            raise ValueError(f"a text counts by perplexity or kl, and metric is {self.metric!r}")
+        return self
 
 
 class Questions(_Part):
@@ -255,6 +274,11 @@ class StudyDefinition(_Part):
         return where
 
     @property
+    def real(self) -> bool:
+        """Whether anything counts by values that are not right or wrong."""
+        return any(task.metric in REAL for task in self.tasks)
+
+    @property
     def graft(self) -> Graft:
         """What a chosen layer takes from the donor."""
         return Graft(self.swap, None if self.donor_map is None else tuple(self.donor_map))
@@ -280,6 +304,9 @@ class StudyDefinition(_Part):
         for field in LATER:
             if data[field] == type(self).model_fields[field].get_default():
                 del data[field]
+        for task in data["tasks"]:
+            if task["text"] is None:
+                del task["text"], task["chunk"]
         return data
 
     def fingerprint(self) -> str:

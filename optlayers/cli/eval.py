@@ -53,6 +53,7 @@ def evaluate(
         f"layers {shown}: {100 * result['score']:.2f} % "
         f"({100 * result['ci_low']:.1f} to {100 * result['ci_high']:.1f}, 95 %) "
         f"on {result['questions']} questions"
+        + (f"; {result['native']}" if result["native"] else "")
     )
     for name, score in result["tasks"].items():
         print(f"  {name}: {100 * score:.2f} %")
@@ -61,11 +62,11 @@ def evaluate(
 def _evaluate(
     definition: Any, layers: str, limit: int | None, device: str | None, dtype: str | None
 ) -> dict[str, Any]:
-    import numpy as np
-
     from optlayers.errors import EvaluationError
     from optlayers.evaluation.evaluator import ModelEvaluator, open_pair, pick_device, pick_dtype
+    from optlayers.evaluation.questions import by_subject
     from optlayers.layerset import LayerSet
+    from optlayers.metrics import describe
     from optlayers.search import StratifiedScore
 
     where = pick_device(device)
@@ -73,20 +74,18 @@ def _evaluate(
     chosen = LayerSet.parse(layers, base.n_layers)
     evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say, limit)
     say("evaluating")
-    questions = evaluator.tasks.in_order()
-    answers = evaluator.engine.answers([chosen], questions)[0]
+    subject, document = evaluator.in_order()
+    answers = evaluator.answers([chosen], subject, document)[0]
     if isinstance(answers, EvaluationError):
         raise answers
-    scorer = StratifiedScore(
-        strata=np.array([question.subject for question in questions]),
-        weights=evaluator.order.weights,
-    )
+    scorer = StratifiedScore(strata=subject, weights=evaluator.order.weights)
     interval = scorer.interval(answers)
     return {
         "layers": list(chosen.indices),
         "score": interval.score,
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,
-        "questions": len(questions),
-        "tasks": evaluator.tasks.by_task(answers),
+        "questions": len(subject),
+        "native": describe([task.metric for task in definition.tasks], interval.score),
+        "tasks": by_subject(evaluator.subjects, subject, answers),
     }

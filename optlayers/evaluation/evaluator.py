@@ -8,24 +8,36 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from optlayers.checkpoints.fetch import decoder_layers, model_folder, nothing, open_model
+from optlayers.checkpoints.fetch import (
+    decoder_layers,
+    everything,
+    model_folder,
+    nothing,
+    open_model,
+)
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.questions import order_questions
+from optlayers.evaluation.questions import Question, order_questions
 from optlayers.evaluation.tasks import TaskSet, hush
+from optlayers.evaluation.texts import Texts, load_reference
 from optlayers.layerset import LayerSet
+from optlayers.metrics import to_unit
 from optlayers.models.families import embedding_rows
 from optlayers.models.stack import LayerStack, check_pair, differing_ends
+from optlayers.search import as_stored
 from optlayers.study import StudyDefinition
 
-Answers = NDArray[np.bool_] | EvaluationError
+Answers = NDArray[Any] | EvaluationError
+# MySQL keeps 64 KB of text in a field.
+MOST_VALUES = 24_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -108,7 +120,10 @@ def open_pair(
     donor = open_model(
         definition.resolve(definition.donor.model),
         definition.donor.revision,
-        decoder_layers(definition.graft.sources(layers)),
+        # The divergence from the donor asks for the whole of it.
+        everything
+        if layers is None and any(task.metric == "kl" for task in definition.tasks)
+        else decoder_layers(definition.graft.sources(layers)),
     )
     n_layers = check_pair(base, donor, definition.graft)
     if definition.layers.max > n_layers:
@@ -151,6 +166,7 @@ class ModelEvaluator:
         say("loading tasks")
         self.tasks = TaskSet.of(definition, limit)
         say("loading models")
+        reference = load_reference(definition, donor.folder, device, dtype)
         note = differing_ends(base, donor)
         if note:
             say(note)
@@ -163,10 +179,26 @@ class ModelEvaluator:
         self.n_layers = self.stack.n_layers
         self.tasks.prepare(tokenizer, self._length_config(base, donor))
         self.engine = Engine(self.stack, self.tasks, device)
-        self.order = order_questions(self.tasks.subjects, definition.questions)
+        self.texts = Texts.of(
+            definition, tokenizer, self.stack, device, self.tasks.max_length, limit, reference
+        )
+        self.subjects = [*self.tasks.subjects, *self.texts.subjects]
+        self.metrics = [task.metric for task in definition.tasks]
+        self.order = order_questions(self.subjects, definition.questions)
+        self._check_size(definition)
         if limit is None:
             say("building prompts")
-            self.tasks.questions(self.order.subject.tolist(), self.order.document.tolist())
+            of_tasks = self.order.subject < len(self.tasks.subjects)
+            self.tasks.questions(
+                self.order.subject[of_tasks].tolist(), self.order.document[of_tasks].tolist()
+            )
+
+    def _check_size(self, definition: StudyDefinition) -> None:
+        if definition.real and self.order.n_full > MOST_VALUES:
+            raise InputError(
+                f"questions: {self.order.n_full} of them, and databases keep {MOST_VALUES} values "
+                "other than right and wrong a trial; set questions.full"
+            )
 
     @property
     def hardware(self) -> str:
@@ -192,20 +224,78 @@ class ModelEvaluator:
         return HybridConfig(base_config=base.config.to_dict(), donor_config=donor.config.to_dict())
 
     def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
-        """Right or wrong [stop - start] of each set, or the error that it met.
+        """What each set gives [stop - start], or the error that it met; see `answers`.
 
         What ends among the fast questions runs in the study's fast precision.
         """
         part = slice(start, stop)
-        questions = self.tasks.questions(
-            self.order.subject[part].tolist(), self.order.document[part].tolist()
-        )
         coarse = self._fast_in_eight_bit and stop <= self.order.n_fast
-        return self.engine.answers(layer_sets, questions, coarse)
+        return self.answers(layer_sets, self.order.subject[part], self.order.document[part], coarse)
 
     def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers]:
-        """Right or wrong [held-out questions] of each set, or the error that it met."""
-        questions = self.tasks.questions(
-            self.order.held_subject.tolist(), self.order.held_document.tolist()
+        """What each set gives [held-out questions], or the error that it met; see `answers`."""
+        return self.answers(layer_sets, self.order.held_subject, self.order.held_document)
+
+    def in_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Subject and document of all questions, subject by subject, in lm-eval's order."""
+        sizes = [subject.size for subject in self.subjects]
+        return np.repeat(np.arange(len(sizes)), sizes), np.concatenate([*map(np.arange, sizes)])
+
+    def answers(
+        self,
+        layer_sets: Sequence[LayerSet],
+        subject: NDArray[np.int64],
+        document: NDArray[np.int64],
+        coarse: bool = False,
+    ) -> list[Answers]:
+        """What each set gives on those questions: right or wrong, bool [n], or values in [0, 1].
+
+        They are values as soon as one task or text of the study has a metric that is not 0 or 1.
+        coarse: what is right or wrong may be told in eight bits.
+        """
+        n_tasks = len(self.tasks.subjects)
+        by_logprob = np.array([*self.tasks.by_logprob, *[False] * len(self.texts.specs)])
+        if n_tasks == len(self.subjects) and not by_logprob.any():
+            questions = self.tasks.questions(subject.tolist(), document.tolist())
+            return list(self.engine.answers(layer_sets, questions, coarse))
+        found = np.full((len(layer_sets), len(subject)), np.nan)
+        plain = np.flatnonzero((subject < n_tasks) & ~by_logprob[subject])
+        if len(plain):
+            questions = self.tasks.questions(subject[plain].tolist(), document[plain].tolist())
+            for i, right in enumerate(self.engine.answers(layer_sets, questions, coarse)):
+                if not isinstance(right, EvaluationError):
+                    found[i, plain] = right
+        likely = np.flatnonzero(by_logprob[subject])
+        if len(likely):
+            questions = self.tasks.questions(subject[likely].tolist(), document[likely].tolist())
+            found[:, likely] = to_unit(self._log_probabilities(layer_sets, questions))
+        for text in range(len(self.texts.specs)):
+            mine = np.flatnonzero(subject == n_tasks + text)
+            if len(mine):
+                numbers = document[mine].tolist()
+                found[:, mine] = to_unit(self.texts.values(layer_sets, text, numbers))
+        return [
+            EvaluationError(
+                f"layers [{layers}]: NaN in the logits; these layers do not work together"
+            )
+            if np.isnan(row).any()
+            else as_stored(row)
+            for layers, row in zip(layer_sets, found, strict=True)
+        ]
+
+    def _log_probabilities(
+        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question]
+    ) -> NDArray[np.float64]:
+        """Nats a token [layer sets, questions] of the right answers."""
+        results = self.engine.likelihoods(layer_sets, questions)[:, :, 0]
+        ends = np.cumsum([len(question.requests) for question in questions])
+        parts = np.split(results, ends[:-1], axis=1)
+        return np.array(
+            [
+                [
+                    self.tasks.log_probability(question, part[i])
+                    for question, part in zip(questions, parts, strict=True)
+                ]
+                for i in range(len(layer_sets))
+            ]
         )
-        return self.engine.answers(layer_sets, questions)

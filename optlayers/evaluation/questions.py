@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,3 +121,13 @@ def order_questions(subjects: Sequence[Subject], questions: Questions) -> Questi
         held_document=kept[:, 1],
         n_fast=sum(len(block) for block in first),
     )
+
+
+def by_subject(
+    subjects: Sequence[Subject], strata: NDArray[np.int64], answers: NDArray[Any]
+) -> dict[str, float]:
+    """The mean of the answers [n] of each subject; strata [n] says whose each is."""
+    return {
+        subject.name: float(answers[strata == number].mean())
+        for number, subject in enumerate(subjects)
+    }

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError, TaskError
 from optlayers.evaluation.questions import Question, Request, Subject
+from optlayers.metrics import LOGPROB
 from optlayers.study import StudyDefinition, TaskSpec
 
 SCORED = ("multiple_choice", "loglikelihood")
@@ -122,6 +123,11 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 
+def judged_by(spec: TaskSpec) -> str:
+    """The metric that says which answer is right: of `logprob` it is accuracy."""
+    return "acc" if spec.metric == LOGPROB else spec.metric
+
+
 class TaskSet:
     """The leaf tasks of a study with their weights, and how to score a question.
 
@@ -136,10 +142,13 @@ class TaskSet:
         self.subjects: list[Subject] = []
         self._tasks: list[Any] = []
         self._metrics: list[str] = []
+        self.by_logprob: list[bool] = []
         self._spec_of: list[int] = []
+        # Texts are questions of another kind (`texts.py`).
+        mine = [(number, spec) for number, spec in enumerate(specs) if spec.text is None]
         with _quiet():
-            manager = _manager([spec.name for spec in specs], task_path)
-            for number, spec in enumerate(specs):
+            manager = _manager([spec.name for _, spec in mine], task_path) if mine else None
+            for number, spec in mine:
                 self._add(manager, number, spec)
         self._questions: dict[tuple[int, int], Question] = {}
         self._instances: dict[tuple[int, int], list[Any]] = {}
@@ -152,7 +161,7 @@ class TaskSet:
         path = definition.task_path
         return cls(definition.tasks, definition.resolve(path) if path else None, limit)
 
-    def _add(self, manager: TaskManager, number: int, spec: TaskSpec) -> None:
+    def _add(self, manager: Any, number: int, spec: TaskSpec) -> None:
         # Tasks may shuffle while they load; lm_eval seeds before, so the same is done here.
         random.seed(DEFAULT_RANDOM_SEED)
         np.random.seed(DEFAULT_OTHER_SEED)
@@ -173,7 +182,7 @@ class TaskSet:
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
             size = self._documents(name, task)
             sizes.append(min(size, self.limit) if self.limit is not None else size)
-        by_size = self._weighted_by_size(loaded.get("groups", {}).get(spec.name), spec.metric)
+        by_size = self._weighted_by_size(loaded.get("groups", {}).get(spec.name), judged_by(spec))
         total = sum(sizes)
         for (name, task), size in zip(leaves.items(), sizes, strict=True):
             share = size / total if by_size else 1.0 / len(sizes)
@@ -181,7 +190,8 @@ class TaskSet:
                 raise TaskError(f"task {name!r} occurs twice in the study; name it once")
             self.subjects.append(Subject(name, size, spec.weight * share))
             self._tasks.append(task)
-            self._metrics.append(spec.metric)
+            self._metrics.append(judged_by(spec))
+            self.by_logprob.append(spec.metric == LOGPROB)
             self._spec_of.append(number)
 
     @staticmethod
@@ -205,10 +215,9 @@ class TaskSet:
                 f"{' and '.join(SCORED)} tasks, so choose one of these"
             )
         metrics = sorted(getattr(task, "_metric_fn_list", {}))
-        if metrics and not callable(task.config.process_results) and spec.metric not in metrics:
-            raise TaskError(
-                f"task {name!r} has no metric {spec.metric!r}; it has {', '.join(metrics)}"
-            )
+        metric = judged_by(spec)
+        if metrics and not callable(task.config.process_results) and metric not in metrics:
+            raise TaskError(f"task {name!r} has no metric {metric!r}; it has {', '.join(metrics)}")
 
     @staticmethod
     def _weighted_by_size(group: Any, metric: str) -> bool:
@@ -221,6 +230,11 @@ class TaskSet:
     def prepare(self, tokenizer: Any, config: Any) -> None:
         """Set the tokenizer; `config` is the model's, for its length."""
         self._encoder = _Tokens(tokenizer, resolve_max_length(config, tokenizer))
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that the models read, once they are prepared for."""
+        return int(self._encoder.max_length)
 
     def questions(self, subject: Sequence[int], document: Sequence[int]) -> list[Question]:
         """The questions of those subjects and documents, int [n] each.
@@ -327,14 +341,24 @@ class TaskSet:
             won[choice] = self.is_right(question, results)
         return won
 
-    def by_task(self, right: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, float]:
-        """Accuracy of each subject, of answers [n] in the order of `in_order`."""
-        ends = np.cumsum([subject.size for subject in self.subjects])
-        starts = ends - [subject.size for subject in self.subjects]
-        return {
-            subject.name: float(right[a:b].mean())
-            for subject, a, b in zip(self.subjects, starts, ends, strict=True)
-        }
+    def log_probability(self, question: Question, likelihoods: NDArray[np.float64]) -> float:
+        """That of the right answer, in nats a token; likelihoods [requests] are sums of tokens.
+
+        Where several answers are right the best of them counts. Raises `TaskError` where the task
+        does not say which is right.
+        """
+        lengths = np.array([len(request.targets) for request in question.requests])
+        nats = likelihoods / lengths
+        if self._tasks[question.subject].OUTPUT_TYPE == "loglikelihood":
+            return float(nats[0])
+        won = self.winners(question)
+        if won is None or not won.any():
+            name = self.subjects[question.subject].name
+            raise TaskError(
+                f"task {name!r}: metric {LOGPROB!r} needs to know the right answer, and this task "
+                "scores by code or filters of its own; choose one of its metrics"
+            )
+        return float(nats[won].max())
 
 
 def hush() -> None:

@@ -34,7 +34,7 @@ from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.racing import rungs
 from optlayers.search.reader import RecordReader
-from optlayers.search.record import Record, decode_answers, encode_answers
+from optlayers.search.record import Record, as_stored, decode_answers, encode_answers
 from optlayers.search.records import best_by_layers, read_record, read_records
 from optlayers.search.sampler import PatternGASampler
 from optlayers.search.space import LayerSpace, search_space
@@ -55,6 +55,7 @@ __all__ = [
     "Record",
     "RecordReader",
     "StratifiedScore",
+    "as_stored",
     "best_by_layers",
     "decode_answers",
     "encode_answers",

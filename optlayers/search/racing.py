@@ -9,10 +9,10 @@ import numpy as np
 
 from optlayers.search.record import Record
 from optlayers.search.statistics import (
-    BoolArray,
     FloatArray,
     IntArray,
     StratifiedScore,
+    Values,
     paired_difference,
     upper_p,
 )
@@ -132,7 +132,7 @@ class Race:
             return -math.inf
         return score if self.maximise else -score
 
-    def _mean(self, answers: BoolArray, strata: IntArray | None) -> float:
+    def _mean(self, answers: Values, strata: IntArray | None) -> float:
         if strata is None:
             return float(np.mean(answers))
         return StratifiedScore(strata=strata, weights=self._weights()).score(answers)

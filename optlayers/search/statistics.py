@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,15 @@ import numpy.typing as npt
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.floating]
+# Right or wrong, bool; or values in [0, 1], float, where a study has other metrics.
+Values = npt.NDArray[Any]
 
 # 97.5 % point of the standard normal distribution.
 Z95 = 1.959963984540054
 
 # Answers that a subject is thought to have seen before its own: steadies subjects with few.
 _BORROWED = 2.0
+_LEAST = 1e-9
 
 
 class ScoreInterval(NamedTuple):
@@ -61,12 +64,12 @@ class StratifiedScore:
         """One subject of that many questions: the score is the mean."""
         return cls(strata=np.zeros(questions, dtype=np.intp))
 
-    def score(self, answers: BoolArray) -> float:
+    def score(self, answers: Values) -> float:
         """The score alone; see `interval`."""
         count, right, weight = self._subjects(answers)
         return float(np.sum(weight * right / count))
 
-    def interval(self, answers: BoolArray) -> ScoreInterval:
+    def interval(self, answers: Values) -> ScoreInterval:
         """Score and 95 % interval of `answers`, bool [n], the first n questions.
 
         The weights are renormalised over the subjects seen. The interval is Wilson's (1927) at
@@ -77,6 +80,8 @@ class StratifiedScore:
         taken as a sample of a larger set (no finite-population correction). Raises
         `ValueError` for no answers, or more than there are questions.
         """
+        if np.asarray(answers).dtype != np.bool_:
+            return self._interval_of_values(answers)
         count, right, weight = self._subjects(answers)
         score = float(np.sum(weight * right / count))
         overall = (right.sum() + 1.0) / (count.sum() + 2.0)
@@ -94,7 +99,32 @@ class StratifiedScore:
         # Rounding must not put the score outside its own interval at 0 and 1.
         return ScoreInterval(score, min(low, score), max(high, score))
 
-    def _subjects(self, answers: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _interval_of_values(self, values: Values) -> ScoreInterval:
+        """The same of values in [0, 1]: the normal interval, cut to where values lie."""
+        score, error = self._mean_and_error(values)
+        half = Z95 * error
+        return ScoreInterval(
+            score, min(score, max(0.0, score - half)), max(score, min(1.0, score + half))
+        )
+
+    def _mean_and_error(self, values: Values) -> tuple[float, float]:
+        """The stratified mean of values, float [n], and its standard error.
+
+        The variance of a subject is drawn toward the pooled one by two values, and that toward
+        the overall one; of a single value nothing is known, so it counts as wide.
+        """
+        count, total, weight = self._subjects(values)
+        _, squares, _ = self._subjects(np.square(values))
+        mean, n = total / count, len(values)
+        within = np.maximum(squares - count * mean**2, 0.0)
+        overall = float(np.var(values, ddof=1)) if n > 1 else 0.25
+        freedom = count.sum() - count.size
+        pooled = (within.sum() + _BORROWED * overall) / (freedom + _BORROWED)
+        variance = (within + _BORROWED * pooled) / (count - 1.0 + _BORROWED)
+        error = math.sqrt(float(np.sum(weight**2 * variance / count)))
+        return float(np.sum(weight * mean)), error
+
+    def _subjects(self, answers: Values) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Of each subject seen: questions, right answers, weight (sum 1), float [S']."""
         n = len(answers)
         if not 0 < n <= self.strata.size:
@@ -113,8 +143,8 @@ class StratifiedScore:
 
 
 def paired_difference(
-    a: BoolArray,
-    b: BoolArray,
+    a: Values,
+    b: Values,
     strata: IntArray | None = None,
     weights: FloatArray | None = None,
 ) -> PairedDifference:
@@ -125,7 +155,8 @@ def paired_difference(
     variance of the differences in subject s, drawn toward the pooled one by two degrees of
     freedom. One discordant question more than was seen is counted, spread over the subjects by
     size: it keeps the normal p-value from overstating a handful of them, and makes identical
-    answers give a difference of 0 at p = 1. Raises `ValueError` for no common question.
+    answers give a difference of 0 at p = 1. Values in [0, 1] that are not all 0 or 1 are
+    compared by their differences alone. Raises `ValueError` for no common question.
     """
     n = min(len(a), len(b))
     plan = (
@@ -133,7 +164,13 @@ def paired_difference(
         if strata is None
         else StratifiedScore(strata=strata, weights=weights)
     )
-    first, second = np.asarray(a[:n], np.bool_), np.asarray(b[:n], np.bool_)
+    first, second = np.asarray(a[:n]), np.asarray(b[:n])
+    if first.dtype != np.bool_ or second.dtype != np.bool_:
+        gap = first.astype(np.float64) - second.astype(np.float64)
+        difference, error = plan._mean_and_error(gap)
+        # Equal answers have no noise to measure by, and p = 1.
+        error = max(error, _LEAST)
+        return PairedDifference(difference, error, two_sided_p(difference / error))
     count, right_a, weight = plan._subjects(first)
     _, right_b, _ = plan._subjects(second)
     _, discordant, _ = plan._subjects(first != second)

@@ -20,6 +20,7 @@ from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.errors import TaskError
 from optlayers.evaluation.engine import Engine
+from optlayers.evaluation.questions import by_subject
 from optlayers.evaluation.tasks import TaskSet
 from optlayers.layerset import LayerSet
 from optlayers.models.stack import LayerStack
@@ -106,12 +107,13 @@ class Both:
         engine = Engine(self.stack, tasks, CPU)
         answers = engine.answers([LAYERS], questions)[0]
         assert isinstance(answers, np.ndarray)
+        strata = np.array([question.subject for question in questions])
         scorer = StratifiedScore(
-            strata=np.array([question.subject for question in questions]),
+            strata=strata,
             weights=np.array([subject.weight for subject in tasks.subjects]),
         )
         likelihoods = engine.likelihoods([LAYERS], questions)[0, :, 0].tolist()
-        return scorer.score(answers), tasks.by_task(answers), likelihoods
+        return scorer.score(answers), by_subject(tasks.subjects, strata, answers), likelihoods
 
 
 @pytest.fixture(scope="module")

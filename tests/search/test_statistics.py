@@ -152,3 +152,32 @@ def test_spearman_is_the_correlation_of_ranks() -> None:
     # By hand, with ties: ranks 1.5 1.5 3 and 1 2.5 2.5.
     assert spearman(np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.0, 1.0])) == pytest.approx(0.5)
     assert math.isnan(spearman(x, np.ones(5)))
+
+
+def test_the_interval_of_values_holds_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    strata = np.arange(120) % 3
+    plan = StratifiedScore(strata=strata, weights=np.array([0.5, 0.3, 0.2]))
+    centres = np.array([0.9, 0.8, 0.95])
+    truth = float(np.dot([0.5, 0.3, 0.2], centres))
+    covered, width = 0, 0.0
+    for _ in range(1000):
+        found = plan.interval(centres[strata] + rng.uniform(-0.05, 0.05, 120))
+        covered += found.ci_low <= truth <= found.ci_high
+        width = found.ci_high - found.ci_low
+    assert 0.925 <= covered / 1000 <= 0.985
+    assert width < 0.02
+    assert plan.interval(np.full(120, 1.0)).ci_high == 1.0
+
+
+def test_values_are_compared_question_by_question() -> None:
+    rng = np.random.default_rng(6)
+    hard = rng.random(200)
+    a, b = 0.3 + 0.5 * hard, 0.3 + 0.5 * hard - 0.01 + rng.normal(0, 0.005, 200)
+    assert paired_difference(a, b).p_value < 1e-6
+    assert paired_difference(a, a).p_value == 1.0
+    level = [paired_difference(a + rng.normal(0, 0.05, 200), a).p_value < 0.05 for _ in range(1000)]
+    assert 0.02 <= np.mean(level) <= 0.08
+    # One value a subject says little, and does not say it loudly.
+    alone = paired_difference(np.array([0.9, 0.4]), np.array([0.5, 0.3]), np.array([0, 1]))
+    assert alone.p_value > 0.05

@@ -1,0 +1,172 @@
+"""Texts: what hybrids make of a text file, chunk by chunk.
+
+A chunk is a run of tokens of the file and counts as one question. Its value is in nats a token, 0
+or below: the mean log-likelihood (its negative exponent is the perplexity), or the negated
+divergence of the hybrid's predictions from the donor's, KL(donor || hybrid).
+Shapes: B chunks, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from optlayers.errors import InputError, ModelError
+from optlayers.evaluation.prefix_tree import schedule, walk
+from optlayers.evaluation.questions import Request, Subject
+from optlayers.layerset import LayerSet
+from optlayers.models.stack import LayerStack
+from optlayers.study import StudyDefinition, TaskSpec
+
+# Tokens a batch: every one of them meets the whole vocabulary.
+BUDGET = 2_048
+
+
+def read_chunks(spec: TaskSpec, path: Path, tokenizer: Any, longest: int) -> list[Request]:
+    """The chunks of a text file, each with the token that goes before it, in order.
+
+    A last chunk that is not full is left out unless it is the only one; `longest` is the most
+    tokens that the models read. Raises `InputError` for a file that cannot be used.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"tasks: text {path}: {why}; name a readable text file") from None
+    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    first = tokenizer.bos_token_id
+    start = first if first is not None else tokenizer.eos_token_id
+    size = min(spec.chunk, longest)
+    runs = [tokens[i : i + size] for i in range(0, len(tokens), size)]
+    full = [run for run in runs if len(run) == size] or [run for run in runs if len(run) > 1]
+    if not full:
+        raise InputError(f"tasks: text {path}: it has no two tokens; name a longer text")
+    if start is None:
+        return [Request(tuple(run[:-1]), tuple(run[1:])) for run in full]
+    return [Request((start, *run[:-1]), tuple(run)) for run in full]
+
+
+@dataclass
+class Texts:
+    """The texts of a study with their chunks, and how to evaluate them.
+
+    reference: the donor as transformers has it, for `kl`; None where nothing asks for it.
+    """
+
+    specs: list[TaskSpec]
+    chunks: list[list[Request]]
+    stack: LayerStack
+    device: torch.device
+    reference: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        definition: StudyDefinition,
+        tokenizer: Any,
+        stack: LayerStack,
+        device: torch.device,
+        longest: int,
+        limit: int | None,
+        reference: Any,
+    ) -> Texts:
+        """The texts of a study; `limit` takes the first chunks of each."""
+        specs = [spec for spec in definition.tasks if spec.text is not None]
+        chunks = [
+            read_chunks(spec, Path(definition.resolve(str(spec.text))), tokenizer, longest)[:limit]
+            for spec in specs
+        ]
+        return cls(specs, chunks, stack, device, reference)
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """One subject a text; its size is its number of chunks."""
+        return [
+            Subject(spec.name, len(chunks), spec.weight)
+            for spec, chunks in zip(self.specs, self.chunks, strict=True)
+        ]
+
+    def values(
+        self, layer_sets: Sequence[LayerSet], text: int, numbers: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """Nats a token [layer sets, chunks] of some chunks of one text; NaN where logits are."""
+        found = np.full((len(layer_sets), len(numbers)), np.nan)
+        chunks = [self.chunks[text][number] for number in numbers]
+        longest = max((len(chunk.tokens) for chunk in chunks), default=1)
+        step = max(1, BUDGET // longest)
+        for start in range(0, len(chunks), step):
+            part = chunks[start : start + step]
+            found[:, start : start + step] = self._batch(
+                layer_sets, part, self.specs[text].metric == "kl"
+            )
+        return found
+
+    @torch.inference_mode()
+    def _batch(
+        self, layer_sets: Sequence[LayerSet], chunks: Sequence[Request], kl: bool
+    ) -> NDArray[np.float64]:
+        """Of chunks of one length."""
+        stack = self.stack
+        tokens = torch.tensor([chunk.tokens for chunk in chunks], device=self.device)
+        targets = torch.tensor([chunk.targets for chunk in chunks], device=self.device)
+        wanted = targets.shape[1]
+        theirs = self._reference_logs(tokens, wanted) if kl else None
+        h, inputs = stack.begin(tokens)
+        found = np.full((len(layer_sets), len(chunks)), np.nan)
+
+        def run(layer: int, from_donor: bool, state: torch.Tensor) -> torch.Tensor:
+            return stack.run(layer, from_donor, state, inputs)
+
+        def arrive(candidate: int, state: torch.Tensor) -> None:
+            for b in range(len(chunks)):
+                # A chunk at a time: logits of all of them would be many gigabytes.
+                logits = stack.logits(state[b, -wanted:]).float()
+                if theirs is None:
+                    logs = torch.log_softmax(logits, dim=-1)
+                    value = logs.gather(1, targets[b, :, None]).double().mean()
+                else:
+                    logs = torch.log_softmax(logits[:, : theirs.shape[-1]], dim=-1)
+                    gap = theirs[b] - logs
+                    value = -(theirs[b].exp() * gap).sum(dim=-1).double().mean()
+                found[candidate, b] = float(value)
+
+        stack.expect(schedule(layer_sets, stack.n_layers))
+        walk(layer_sets, stack.n_layers, h, run, arrive)
+        # Rounding puts the divergence of a model from itself a hair above 0.
+        return np.asarray(np.minimum(found, 0.0))
+
+    def _reference_logs(self, tokens: torch.Tensor, wanted: int) -> torch.Tensor:
+        """The donor's log-probabilities [B, T, V] over the vocabulary that both have."""
+        config = self.stack.sides[0].config
+        logits = self.reference(tokens).logits[:, -wanted:, : config.vocab_size]
+        return torch.log_softmax(logits.float(), dim=-1)
+
+
+def load_reference(
+    definition: StudyDefinition, folder: Path, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """The whole donor, where a text of the study counts by its divergence; else None.
+
+    Raises `ModelError` where transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    import optlayers.models  # noqa: F401 -- tells the Auto classes of Llamba
+
+    if not any(spec.metric == "kl" for spec in definition.tasks):
+        return None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        raise ModelError(
+            f"donor {folder}: cannot be loaded whole for metric kl ({type(error).__name__}: "
+            f"{reason}); fetch it again"
+        ) from None
+    return model.to(device).eval()
