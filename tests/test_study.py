@@ -63,6 +63,8 @@ BAD: dict[str, list[object]] = {
     "tasks[0].weight": [0, -1, "much", float("inf"), float("nan"), None, 1e308],
     "tasks[0].metric": ["", None, 1],
     "tasks[0].num_fewshot": [-1, "none", 0.5, 10**30],
+    "tasks[0].text": ["", 3, " "],
+    "tasks[0].chunk": [1, "long", None, 10**30],
     "task_path": [3, [], "", "a\0b"],
     "tokenizer": [3, {}, "", " "],
     "trust_remote_code": ["perhaps", None, 2],
@@ -363,3 +365,17 @@ def test_what_is_swapped_and_from_where_is_part_of_the_study() -> None:
     assert mapped.graft.sources(None) == LayerSet.of(1, 3, 5)
     mlps = parse(with_field("swap", "mlp"))
     assert len({s.fingerprint() for s in (plain, mapped, mlps)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"name": "a", "metric": "kl"}, "metric kl is of a text"),
+        ({"name": "a", "text": "a.txt"}, "a text counts by perplexity or kl"),
+    ],
+)
+def test_a_text_and_its_metric_come_together(task: dict[str, str], words: str) -> None:
+    assert words in faults(with_field("tasks", [task]))[0]
+    whole = {"name": "a", "metric": "kl", "text": "a.txt"}
+    assert parse(with_field("tasks", [whole])).real
+    assert not parse(GOOD).real

@@ -63,9 +63,16 @@ def verify(
 def _measure(info: Any, definition: Any, stranger: Any, limit: int | None, batch_size: int) -> Any:
     import sys
 
+    from optlayers.errors import InputError
     from optlayers.evaluation.tasks import TaskSet, hush
     from optlayers.evaluation.verify import compare, recorded_answers
 
+    if definition.real:
+        metrics = ", ".join(sorted({task.metric for task in definition.tasks}))
+        raise InputError(
+            f"the study counts by {metrics}, and verify compares right and wrong answers alone; "
+            "the checkpoint loads and generates, and `optlayers eval` measures the rest"
+        )
     hush()
     subjects = TaskSet.of(definition).subjects
     path = definition.resolve(definition.task_path) if definition.task_path else None

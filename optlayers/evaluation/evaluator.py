@@ -167,6 +167,12 @@ class ModelEvaluator:
         self.tasks = TaskSet.of(definition, limit)
         say("loading models")
         reference = load_reference(definition, donor.folder, device, dtype)
+        mine, theirs = base.config.vocab_size, donor.config.vocab_size
+        if reference is not None and mine != theirs:
+            raise InputError(
+                f"tasks: metric kl compares over one vocabulary, and base and donor have {mine} "
+                f"and {theirs} tokens; use perplexity"
+            )
         note = differing_ends(base, donor)
         if note:
             say(note)

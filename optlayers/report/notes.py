@@ -53,11 +53,11 @@ def trial_note(record: Record, subjects: Sequence[str], strata: Any) -> str:
     if answers is not None and len(subjects) and len(strata) >= len(answers):
         mine = np.asarray(strata)[: len(answers)]
         asked = np.bincount(mine, minlength=len(subjects)).tolist()
-        right = np.bincount(mine[answers], minlength=len(subjects)).tolist()
+        total = np.bincount(mine, weights=answers, minlength=len(subjects)).tolist()
         lines += ["| subject | right | of | |", "|---|---|---|---|"]
-        for name, r, n in zip(subjects, right, asked, strict=False):
+        for name, r, n in zip(subjects, total, asked, strict=False):
             if n:
-                lines.append(f"| {name} | {r} | {n} | {percent(r / n, 0)} |")
+                lines.append(f"| {name} | {r:g} | {n} | {percent(r / n, 0)} |")
         lines.append("")
     return "\n".join([*lines, MARK, ""])
 

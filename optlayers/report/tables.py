@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optlayers.graft import Graft
+from optlayers.metrics import REAL, describe
 from optlayers.report.data import Entry, Report
 from optlayers.report.figure import chance, interval, percent, points, shown
 from optlayers.search.records import MAX_FAILURES
@@ -61,10 +62,15 @@ def lead(report: Report) -> str:
     ties = {0: "no other set is", 1: "one other set is"}.get(tied, f"{tied} other sets are")
     state = "Finished." if report.phase == "done" else f"Under way, phase {report.phase}."
     end = f"; {ties} statistically tied with it" if best.tied else ""
-    return (
-        f"{what} {state} Best: layers {shown(row.layers)} with {percent(row.score)} of "
-        f"{row.questions:,} questions right{end}."
-    )
+    metrics = [task["metric"] for task in report.definition["tasks"]]
+    words = describe(metrics, row.score)
+    if words is not None:
+        found = f"{words} on {row.questions:,} questions"
+    elif any(metric in REAL for metric in metrics):
+        found = f"a score of {percent(row.score)} on {row.questions:,} questions"
+    else:
+        found = f"{percent(row.score)} of {row.questions:,} questions right"
+    return f"{what} {state} Best: layers {shown(row.layers)} with {found}{end}."
 
 
 def tiles(report: Report) -> list[Tile]:

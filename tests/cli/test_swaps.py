@@ -51,7 +51,7 @@ def test_mixers_of_other_indices_are_evaluated_exported_and_verified(
     card = (folder / "README.md").read_text()
     assert "2 of its 6 mixers come from donor,\nwhere they have the indices 4, 1." in card
     code, out, err = run(
-        tmp_path, NOWHERE, "verify", str(folder), "--study", str(path), "--json", "--limit", "40"
+        tmp_path, NOWHERE, "verify", str(folder), "--study", str(path), "--json", "--limit", "8"
     )
     assert code == 0, err + out
     verdict = json.loads(out)

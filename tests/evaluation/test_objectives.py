@@ -80,6 +80,7 @@ def test_each_value_is_what_the_exported_checkpoint_gives(
     subject, document = evaluator.in_order()
     found, whole = evaluator.answers([LAYERS, EVERY], subject, document)
     assert isinstance(found, np.ndarray)
+    assert isinstance(whole, np.ndarray)
     step = NATS / 65535
     np.testing.assert_allclose(to_nats(found[subject == 2]), likely, atol=step + 1e-4)
     np.testing.assert_allclose(-to_nats(found[subject == 3]), gaps, atol=step + 1e-4)
