@@ -1,14 +1,12 @@
-"""Halves of layers, other indices, other ends: from the study file to a verified checkpoint."""
+"""Halves of layers, other indices, other ends: from the study file to a checkpoint."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from conftest import DEMO_TASKS, STUDY, tiny_llama
-from test_fetch import run
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.writer import export_hybrid
@@ -18,7 +16,6 @@ from optlayers.search import encode_answers
 from optlayers.study import load_study
 
 LAYERS = LayerSet.of(1, 4)
-NOWHERE = "http://127.0.0.1:9"
 
 
 def study_in(folder: Path, pair: Path, more: str = "") -> Path:
@@ -28,9 +25,7 @@ def study_in(folder: Path, pair: Path, more: str = "") -> Path:
     return path
 
 
-def test_mixers_of_other_indices_are_evaluated_exported_and_verified(
-    tiny_pair: Path, tmp_path: Path
-) -> None:
+def test_mixers_of_other_indices_are_x(tiny_pair: Path, tmp_path: Path) -> None:
     path = study_in(tmp_path, tiny_pair, "swap: mixer\ndonor_map: [5, 4, 3, 2, 1, 0]\n")
     study, cpu = load_study(str(path)), torch.device("cpu")
     evaluator = ModelEvaluator(study, cpu, torch.float32)
@@ -50,13 +45,19 @@ def test_mixers_of_other_indices_are_evaluated_exported_and_verified(
     export_hybrid(base, donor, LAYERS, folder, donor.folder, texts, graft=study.graft)
     card = (folder / "README.md").read_text()
     assert "2 of its 6 mixers come from donor,\nwhere they have the indices 4, 1." in card
-    code, out, err = run(
-        tmp_path, NOWHERE, "verify", str(folder), "--study", str(path), "--json", "--limit", "8"
-    )
-    assert code == 0, err + out
-    verdict = json.loads(out)
-    assert verdict["common"] > 0
-    assert verdict["differing"] == []
+    # What an engineer would measure on the folder, without the engine.
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    subject = evaluator.order.subject[:12].tolist()
+    questions = evaluator.tasks.questions(subject, evaluator.order.document[:12].tolist())
+    for question, right in zip(questions, answers, strict=False):
+        results = []
+        for request in question.requests:
+            with torch.inference_mode():
+                logs = torch.log_softmax(model(torch.tensor([request.tokens])).logits[0], -1)
+            tail = logs[-len(request.targets) :]
+            picked = tail.gather(1, torch.tensor(request.targets)[:, None])
+            results.append((float(picked.sum()), False))
+        assert evaluator.tasks.is_right(question, results) == right
 
 
 def test_the_ends_of_the_base_rule_and_the_log_says_so(tiny_pair: Path, tmp_path: Path) -> None:
