@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "OPTLAYERS_MODELS": "folder of models that `fetch --source modelscope` brings",
     "OPTLAYERS_ARTIFACTS": "folder of what is kept with a study beside its database",
     "OPTLAYERS_DEBUG": "any value: show tracebacks, as `--debug` does",
+    "OPTLAYERS_CALLED_AS": "how messages name the command; `scripts/optlayers` sets it",
     "HF_TOKEN": "token for gated or private models of the Hugging Face hub",
     "HF_HOME": "where the Hugging Face client keeps what it fetches",
     "HF_HUB_OFFLINE": "1: ask no network, use what was fetched",

@@ -278,7 +278,7 @@ def test_the_reference_names_every_variable_that_the_code_reads() -> None:
     from make_reference import ENVIRONMENT
 
     source = "".join(path.read_text("utf-8") for path in (ROOT / "optlayers").rglob("*.py"))
-    assert set(re.findall(r"OPTLAYERS_[A-Z]+", source)) == {
+    assert set(re.findall(r"OPTLAYERS_[A-Z_]+", source)) == {
         name for name in ENVIRONMENT if name.startswith("OPTLAYERS_")
     }
 
