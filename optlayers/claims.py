@@ -32,7 +32,7 @@ ALONE_FROM = 2
 RETRIES = "retries"
 # For whoever sorts trials in a table: the number of layers, and the set so that text sorts well.
 SIZE, SET = "size", "set"
-_KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, SIZE, SET)
+_KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, keys.START, SIZE, SET)
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Claim:
     number: int
     layers: LayerSet
     goal: Goal
+    start: int = 0  # questions that the set had answered when it was proposed to go on
     answers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     inherited: int = 0
 
@@ -60,12 +61,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Told:
-    """What a claim has come to: its score so far and, where it is `over`, whether in full."""
+    """What a claim has come to: its score so far and, where it is `over`, how it ended."""
 
     claim: Claim
     interval: ScoreInterval
     over: bool = False
     full: bool = False
+    beaten: bool = False
 
 
 class Claims:
@@ -93,13 +95,16 @@ class Claims:
         for trial in self.seen:
             layers = trial.user_attrs.get(keys.LAYERS)
             if layers in mine and trial.state != TrialState.FAIL:
-                key = (layers, _work_of(trial.state, trial.user_attrs.get(keys.GOAL)))
+                key = (layers, _work(trial)[1])
                 first[key] = min(first.get(key, trial.number), trial.number)
         kept = []
         for claim in made:
-            goal, layers = claim.goal.value, str(claim.layers)
+            layers = str(claim.layers)
             # One that another worker began and ended in the meantime counts as well.
-            works = {_work_of(state, goal) for state in (TrialState.RUNNING, TrialState.COMPLETE)}
+            works = {
+                _work_of(state, claim.goal.value, claim.start)
+                for state in (TrialState.RUNNING, TrialState.COMPLETE)
+            }
             lowest = min(first.get((layers, work), claim.number) for work in works)
             if lowest < claim.number:
                 self.fail(claim, f"{keys.REASON_DUPLICATE}: trial {lowest} has the same layers")
@@ -130,7 +135,16 @@ class Claims:
             if found is not None:
                 trial_id, number = found
                 self.heart.held.add(trial_id)
-                claims.append(Claim(self.study, trial_id, number, proposal.layers, proposal.goal))
+                claims.append(
+                    Claim(
+                        self.study,
+                        trial_id,
+                        number,
+                        proposal.layers,
+                        proposal.goal,
+                        proposal.start,
+                    )
+                )
         return claims
 
     def pop_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
@@ -198,6 +212,8 @@ class Claims:
                     keys.CI_HIGH: interval.ci_high,
                     keys.FIDELITY: "full" if item.full else "fast",
                 }
+                if item.beaten:
+                    attrs[keys.REASON] = keys.REASON_BEATEN
             steps = {len(claim.answers): interval.score}
             changes.append(Change(claim.trial_id, TrialState.RUNNING, state, attrs, value, steps))
         self._swap(changes)
@@ -274,16 +290,19 @@ class Claims:
 def _work(trial: FrozenTrial) -> tuple[str, str]:
     """The layer set of a trial, and what is done for it."""
     attrs = trial.user_attrs
-    return str(attrs.get(keys.LAYERS)), _work_of(trial.state, attrs.get(keys.GOAL))
+    return str(attrs.get(keys.LAYERS)), _work_of(
+        trial.state, attrs.get(keys.GOAL), attrs.get(keys.START, 0)
+    )
 
 
-def _work_of(state: TrialState, goal: str | None) -> str:
+def _work_of(state: TrialState, goal: str | None, start: int = 0) -> str:
     """What a trial does for its set: two of the same work are one too many.
 
-    Under way, `fast` and `race` begin alike; finished, a trial spares only one of its own goal.
+    Under way, all but `full` begin alike; finished, a trial spares only one of its own goal that
+    was to start from as many questions.
     """
     if state not in ACTIVE:
-        return f"finished {goal}"
+        return f"finished {goal} from {start}"
     return "full" if goal == Goal.full.value else "part"
 
 

@@ -85,6 +85,11 @@ def _end(reason: str) -> None:
     os._exit(1)
 
 
+def _pauses(claim: Claim) -> bool:
+    """Whether a claim that goes one rung at a time has gone it."""
+    return claim.goal == Goal.step and claim.evaluated > 0
+
+
 @dataclass
 class Worker:
     """One worker of one study.
@@ -360,16 +365,26 @@ class Worker:
 
         All that race are stored before any is judged, so that a cohort races against itself too.
         """
-        n_full = self._rungs[-1]
+        n_full, n_fast = self._rungs[-1], self.evaluator.order.n_fast
         told = [Told(claim, self.scorer.interval(claim.answers)) for claim in claims]
-        over = [t for t in told if len(t.claim.answers) == n_full or t.claim.goal == Goal.fast]
+        over = [
+            t
+            for t in told
+            if len(t.claim.answers) == n_full
+            or (t.claim.goal == Goal.fast and len(t.claim.answers) >= n_fast)
+        ]
         going = [t for t in told if t not in over]
         self.claims.tell(
             [replace(t, over=True, full=len(t.claim.answers) == n_full) for t in over] + going
         )
-        beaten = self._beaten([t.claim for t in going if t.claim.goal == Goal.race])
-        self.claims.tell([replace(t, over=True) for t in going if t.claim.number in beaten])
-        return [t.claim for t in going if t.claim.number not in beaten]
+        beaten = self._beaten([t.claim for t in going if t.claim.goal != Goal.full])
+        ended = [t for t in going if t.claim.number in beaten]
+        paused = [t for t in going if t not in ended and _pauses(t.claim)]
+        self.claims.tell(
+            [replace(t, over=True, beaten=True) for t in ended]
+            + [replace(t, over=True) for t in paused]
+        )
+        return [t.claim for t in going if t not in ended and t not in paused]
 
     def _beaten(self, claims: list[Claim]) -> set[int]:
         """The numbers of those that the pruner ends."""

@@ -23,6 +23,7 @@ from optlayers.search import (  # noqa: E402
     RacingPruner,
     StratifiedScore,
     encode_answers,
+    keys,
     plan,
     pruner_for,
     rungs,
@@ -74,9 +75,11 @@ def follow(
             found = plan(definition, known.n_layers, records, sampler, EVERYTHING)
             proposals = found.proposals[: LISTED * COHORT]
         first = len(records)
+        inherited: dict[int, int] = {}
         for proposal in proposals:
             earlier = [r for r in records if r.layers == proposal.layers]
             last = max(earlier, key=lambda r: r.questions or 0, default=None)
+            inherited[len(records)] = (last.questions or 0) if last else 0
             records.append(
                 Record(
                     number=len(records),
@@ -90,7 +93,9 @@ def follow(
                     packed_answers=last.packed_answers if last else "",
                 )
             )
-        active = _settle(records, range(first, len(records)), known, scorer, pruner, steps)
+        active = _settle(
+            records, range(first, len(records)), known, scorer, pruner, steps, inherited
+        )
         while active:
             groups: dict[int, list[int]] = {}
             for number in active:
@@ -103,7 +108,7 @@ def follow(
                     records[n] = replace(
                         records[n], questions=stop, packed_answers=encode_answers(answers)
                     )
-                active += _settle(records, numbers, known, scorer, pruner, steps)
+                active += _settle(records, numbers, known, scorer, pruner, steps, inherited)
 
 
 def _next(record: Record, steps: Sequence[int]) -> int:
@@ -121,6 +126,7 @@ def _settle(
     scorer: StratifiedScore,
     pruner: RacingPruner,
     steps: Sequence[int],
+    inherited: dict[int, int],
 ) -> list[int]:
     """Score what has answers, end what is over, and return the numbers of the others."""
     for n in numbers:
@@ -132,20 +138,25 @@ def _settle(
     going = []
     for n in numbers:
         record = records[n]
-        if record.questions is None:
+        if record.questions is None or (
+            record.goal == Goal.step and record.questions == inherited[n]
+        ):
             going.append(n)
         elif record.questions == known.n_full:
             records[n] = replace(record, state=TrialState.COMPLETE, fidelity="full")
-        elif (record.goal == Goal.fast and record.questions >= known.n_fast) or (
-            record.goal == Goal.race
-            and pruner.judge(
-                record,
-                [r for r in records if r.number != n],
-                n_fast=known.n_fast,
-                n_full=known.n_full,
-                strata=known.strata,
-                weights=scorer.weights,
+        elif record.goal != Goal.full and pruner.judge(
+            record,
+            [r for r in records if r.number != n],
+            n_fast=known.n_fast,
+            n_full=known.n_full,
+            strata=known.strata,
+            weights=scorer.weights,
+        ):
+            records[n] = replace(
+                record, state=TrialState.PRUNED, fidelity="fast", reason=keys.REASON_BEATEN
             )
+        elif (record.goal == Goal.step and record.questions > inherited.get(n, 0)) or (
+            record.goal == Goal.fast and record.questions >= known.n_fast
         ):
             records[n] = replace(record, state=TrialState.PRUNED, fidelity="fast")
         else:

@@ -89,6 +89,23 @@ def test_a_set_that_another_has_just_finished_is_not_claimed(tmp_path: Path) -> 
     assert len(second.take([proposal(Goal.full)])) == 1  # more questions than it was finished on
 
 
+def test_a_set_that_paused_goes_on_once_from_where_it_stands(tmp_path: Path) -> None:
+    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
+    [claim] = first.take([proposal(Goal.step)])
+    claim.answers = np.ones(16, dtype=np.bool_)
+    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0), over=True)])
+    assert keys.REASON not in first.study.get_trials()[0].user_attrs
+    further = Proposal(SET, Phase.explore, Goal.step, start=16)
+    [claim] = first.take([further])
+    assert second.take([further]) == []
+    claim.answers = np.ones(32, dtype=np.bool_)
+    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0), over=True, beaten=True)])
+    # A plan from before that goes on from the same place comes too late.
+    assert second.take([further]) == []
+    trial = first.study.get_trials()[claim.number]
+    assert (trial.state, trial.user_attrs[keys.REASON]) == (TrialState.PRUNED, keys.REASON_BEATEN)
+
+
 def pop_all(folder: Path, barrier: Any, found: Any) -> None:
     claims = claims_in(folder)
     trials = claims.study.get_trials()

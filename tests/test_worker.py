@@ -209,7 +209,7 @@ def test_no_question_is_asked_twice_and_the_budget_holds(tmp_path: Path) -> None
     # Base and donor, to compare with, are no trials.
     searched = [key for key in evaluator.asked if 0 < len(key[0]) <= 3]
     assert sum(record.evaluated for record in records) == len(searched)
-    explored = [r for r in records if r.phase == "explore"]
+    explored = {r.layers for r in records if r.phase == "explore"}
     assert 8 <= len(explored) <= 8 * 5
     validated = [r for r in records if r.phase == "validate"]
     assert 1 <= len(validated) <= 4

@@ -90,6 +90,7 @@ def course(trials: Sequence[FrozenTrial], records: Sequence[Record], n_full: int
     )
     unit = max(1, n_full)
     cost, best = 0.0, {True: -1.0, False: -1.0}
+    begun_sets: set[tuple[int, ...]] = set()
     lines: dict[bool, list[Step]] = {True: [], False: []}
     where: dict[str, list[float]] = {}
     mine: dict[str, list[Record]] = {}
@@ -99,8 +100,10 @@ def course(trials: Sequence[FrozenTrial], records: Sequence[Record], n_full: int
         phase = record.phase or Phase.explore.value
         where.setdefault(phase, [begun, cost])[1] = cost
         mine.setdefault(phase, []).append(record)
-        # Every set has a first score; they all rest on the fast questions.
-        for full, score in ((True, record.score), (False, record.first_score)):
+        # Every set has a first score, that of its first trial; all rest on the same questions.
+        first = None if record.layers.indices in begun_sets else record.first_score
+        begun_sets.add(record.layers.indices)
+        for full, score in ((True, record.score), (False, first)):
             if score is not None and (record.is_full or not full) and score > best[full]:
                 best[full] = score
                 step = Step(cost, float(score), record.number, list(record.layers.indices))
@@ -139,10 +142,15 @@ def _covered(spans: list[tuple[float, float]]) -> float:
 def generations(records: Sequence[Record], n_layers: int) -> list[Generation]:
     """The elite after the probe (number -1) and after each generation of the search."""
     by_number: dict[int, list[Record]] = {}
+    begun: set[tuple[int, ...]] = set()
     for record in records:
-        if record.is_evaluated and record.phase == Phase.probe:
+        # What takes a set further belongs to no generation.
+        if not record.is_evaluated or record.layers.indices in begun:
+            continue
+        begun.add(record.layers.indices)
+        if record.phase == Phase.probe:
             by_number.setdefault(-1, []).append(record)
-        elif record.is_evaluated and record.phase == Phase.explore:
+        elif record.phase == Phase.explore:
             by_number.setdefault(record.generation or 0, []).append(record)
     known: dict[tuple[int, ...], Record] = {}
     found = []

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from optlayers.graft import Graft
 from optlayers.report.figure import interval, percent, shown
-from optlayers.search import Goal, Record
+from optlayers.search import Goal, Record, keys
 
 # By it a note is known as ours; one that somebody wrote is left alone.
 MARK = "*Written by optlayers.*"
@@ -76,5 +76,9 @@ def _stage(record: Record) -> str:
     score = f"{percent(record.score)}{span} on {record.questions} questions"
     if record.is_full:
         return f"**Stage**: {where}; **all questions**: {score}"
-    ended = "out of the race" if record.goal == Goal.race else "asked the fast questions only"
+    ended = "asked the fast questions only"
+    if record.goal == Goal.race or record.reason == keys.REASON_BEATEN:
+        ended = "out of the race"
+    elif record.goal == Goal.step:
+        ended = "put off for better ones"
     return f"**Stage**: {where}; **{ended}**: {score}"

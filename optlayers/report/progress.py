@@ -37,8 +37,12 @@ class Funnel:
         """Name, count and meaning of each step."""
         return [
             ("proposed", self.proposed, "layer sets taken up by a worker"),
-            ("fast", self.fast, "answered the fast questions at least"),
-            ("raced out", self.raced_out, "ended early: out of the race for the best place"),
+            ("fast", self.fast, "answered the first questions at least"),
+            (
+                "raced out",
+                self.raced_out,
+                "ended early: beaten, or put off for better ones",
+            ),
             ("full", self.full, "answered all questions"),
             ("refined", self.refined, "of the full ones, neighbours found by local refinement"),
         ]
@@ -59,7 +63,7 @@ def funnel(records: Sequence[Record]) -> Funnel:
             full.add(layers)
             if record.phase == Phase.refine:
                 refined.add(layers)
-        elif record.goal == Goal.race:
+        elif record.goal in (Goal.race, Goal.step):
             raced.add(layers)
     return Funnel(len(proposed), len(fast), len(raced - full), len(full), len(refined))
 

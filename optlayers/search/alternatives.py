@@ -45,8 +45,12 @@ class Explorer(Protocol):
         k: int,
         *,
         single_layer_scores: Sequence[float] | None = None,
+        pausing: bool = False,
     ) -> list[Proposal]:
-        """At most k distinct proposals that are neither evaluated nor being evaluated."""
+        """At most k distinct proposals that are neither evaluated nor being evaluated.
+
+        `pausing` allows sets that have paused, for those that take them up (`PatternGASampler`).
+        """
         ...
 
 
@@ -74,6 +78,7 @@ class RandomSearch:
         k: int,
         *,
         single_layer_scores: Sequence[float] | None = None,
+        pausing: bool = False,
     ) -> list[Proposal]:
         """As `Explorer`."""
         rng = np.random.default_rng([self._seed, records[-1].number + 1 if records else 0])
@@ -105,6 +110,7 @@ class BeamSearch:
         k: int,
         *,
         single_layer_scores: Sequence[float] | None = None,
+        pausing: bool = False,
     ) -> list[Proposal]:
         """As `Explorer`: what is missing of the first size that is not finished."""
         search = (r for r in records if is_explored(r) or r.phase == Phase.probe)
@@ -165,6 +171,7 @@ class OptunaSearch:
         k: int,
         *,
         single_layer_scores: Sequence[float] | None = None,
+        pausing: bool = False,
     ) -> list[Proposal]:
         """As `Explorer`; where the sampler repeats itself, random sets fill up."""
         scores = {

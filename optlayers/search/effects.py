@@ -13,9 +13,9 @@ import numpy as np
 
 from optlayers.layerset import LayerSet
 from optlayers.search.individual import Individual
+from optlayers.search.offsets import levelled
 from optlayers.search.patterns import Pattern, mine_patterns
 from optlayers.search.record import Record
-from optlayers.search.records import best_by_layers
 from optlayers.search.statistics import Z95
 from optlayers.search.surrogate import Observation, Surrogate
 
@@ -60,7 +60,7 @@ class Explanation:
 
 def explain(records: Iterable[Record], n_layers: int) -> Explanation | None:
     """What the evaluated sets say; None with fewer sets than layers (or than three)."""
-    best = [r for r in best_by_layers(records).values() if r.layers.indices]
+    best = [r for r in levelled(records) if r.layers.indices]
     known = [
         Observation(r.layers, r.score, _variance(r.score, r.questions))
         for r in best

@@ -93,8 +93,10 @@ class GeneticSearch:
         single_layer_scores: Sequence[float] | None = None,
         known: Collection[tuple[int, ...]] = (),
         explored: int | None = None,
-    ) -> list[tuple[LayerSet, int]]:
-        """At most k distinct unseen sets of the budget, each with its generation.
+        paused: Collection[LayerSet] = (),
+    ) -> list[tuple[LayerSet, int | None]]:
+        """At most k distinct unseen sets of the budget, each with its generation, or sets of
+        `paused`, without one: those that were evaluated on few questions and are worth more.
 
         Unseen: no individual, not `claimed` (being evaluated for a generation), not
         `excluded` (anything else). Fewer than k only where the space is exhausted.
@@ -108,12 +110,15 @@ class GeneticSearch:
         place = bred + len(pending)
         seen |= pending
         seen.update(layers.indices for layers in excluded)
-        found: list[tuple[LayerSet, int]] = []
+        found: list[tuple[LayerSet, int | None]] = []
         model = self._model(individuals, single_layer_scores)
         if model is not None:
             for layers in self._ranked(
-                model, individuals, seen, place, rng, k, single_layer_scores
+                model, individuals, seen, place, rng, k, single_layer_scores, paused
             ):
+                if layers.indices in seen:
+                    found.append((layers, None))
+                    continue
                 found.append((layers, place // self.population_size))
                 seen.add(layers.indices)
                 place += 1
@@ -200,6 +205,7 @@ class GeneticSearch:
         rng: np.random.Generator,
         k: int,
         single_layer_scores: Sequence[float] | None,
+        paused: Collection[LayerSet] = (),
     ) -> list[LayerSet]:
         """At most k unseen sets, chosen by the model from more than are needed."""
         space = self.space
@@ -243,6 +249,7 @@ class GeneticSearch:
                 if asked[int(i)].indices not in taken:
                     pool[asked[int(i)]] = None
             top = [asked[int(i)] for i in order[:3]]
+        pool.update(dict.fromkeys(paused))
         return first + model.choose(list(pool), k - len(first), rng)
 
     def _offspring(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.layerset import LayerSet
+from optlayers.search.offsets import at_level, prefix_offsets
 from optlayers.search.proposal import Phase
 from optlayers.search.record import Record
 from optlayers.search.records import outranks
@@ -47,8 +48,9 @@ def individuals_from(
 ) -> list[Individual]:
     """The distinct evaluated sets of the budget, by the number of their first trial.
 
-    Scores of different fidelity are not compared as they are: each is drawn toward the mean
-    of the population by a number of questions that the population's own spread gives
+    Scores of different fidelity are not compared as they are: each is relieved of what its
+    questions are easier than all (`offsets`), and drawn toward the mean of the population by a
+    number of questions that the population's own spread gives
     (`statistics.prior_strength`). Shrinkage rather than the common prefix, because it uses
     every answer paid for, and works where answers are not stored. Trials that say nothing of
     their generation (plain studies) get it from their rank: `population_size` a generation.
@@ -72,6 +74,7 @@ def history_from(
     layer stay, since they are few and weigh the layers.
     """
     best: dict[tuple[int, ...], Record] = {}
+    courses: dict[tuple[int, ...], dict[int, float]] = {}
     generations: dict[tuple[int, ...], int] = {}
     least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
     # Ten thousand trials pass here for every proposal.
@@ -85,11 +88,14 @@ def history_from(
             best[key] = record
         elif outranks(record, best[key]):
             best[key] = record
+        if record.intermediate:
+            courses.setdefault(key, {}).update(record.intermediate)
         if record.phase in EXPLORED and key not in generations:
             stated = record.generation
             generations[key] = len(generations) // population_size if stated is None else stated
-    fitness = _fitness(list(best.values()), maximise=maximise)
-    pairs = list(best.items())
+    offsets = prefix_offsets(list(courses.values()))
+    pairs = [(key, at_level(record, offsets)) for key, record in best.items()]
+    fitness = _fitness([record for _, record in pairs], maximise=maximise)
     chosen: Sequence[int] = range(len(pairs))
     if most is not None and len(pairs) > most:
         values = np.asarray(fitness)
@@ -110,7 +116,8 @@ def history_from(
         individuals.append(
             Individual(record.layers, fitness[row], generation, score, _variance(record))
         )
-    return History(individuals, best.keys(), sum(g >= 0 for g in generations.values()))
+    known = {key for key, _ in pairs}
+    return History(individuals, known, sum(g >= 0 for g in generations.values()))
 
 
 def _variance(record: Record) -> float | None:

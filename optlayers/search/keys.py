@@ -7,9 +7,10 @@ from typing import Final
 # Set when a trial is claimed.
 LAYERS: Final = "layers"  # "3,7"
 PHASE: Final = "phase"  # probe, explore, validate or refine
-GOAL: Final = "goal"  # fast, race or full
+GOAL: Final = "goal"  # step, fast, race or full
 GENERATION: Final = "generation"  # int, of explore trials
 ROUND: Final = "round"  # int from 1, of refine trials
+START: Final = "start"  # int, questions that the set had answered when it was to go on
 WORKER: Final = "worker"
 DEVICE: Final = "device"
 
@@ -21,7 +22,7 @@ CI_LOW: Final = "ci_low"
 CI_HIGH: Final = "ci_high"
 FIDELITY: Final = "fidelity"  # fast or full
 EVALUATED: Final = "evaluated"  # int, new questions that this trial paid for
-REASON: Final = "reason"  # why a trial failed
+REASON: Final = "reason"  # why a trial failed, or `REASON_BEATEN`
 
 # Set on the study.
 N_LAYERS: Final = "n_layers"
@@ -35,6 +36,8 @@ SUBJECT_WEIGHTS: Final = "subject_weights"  # list of float, one a subject
 REASON_LOST: Final = "lost worker"
 REASON_DUPLICATE: Final = "duplicate"
 REASON_INTERRUPTED: Final = "interrupted"
+# Not a failure: the race says that the set is not the best; without it, a pruned set has paused.
+REASON_BEATEN: Final = "beaten"
 HARMLESS_REASONS: Final = (REASON_LOST, REASON_DUPLICATE, REASON_INTERRUPTED)
 # The layer set was tried as often as it may be: it is given up at once.
 REASON_SPENT: Final = "no result"

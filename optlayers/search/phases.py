@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from optlayers.layerset import LayerSet
 from optlayers.search.alternatives import Explorer
-from optlayers.search.individual import estimates, is_explored
+from optlayers.search.individual import individuals_from, is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.record import Record
 from optlayers.search.records import best_by_layers, given_up
 from optlayers.search.space import LayerSpace
-from optlayers.search.stagnation import explored_sets, stagnates
+from optlayers.search.stagnation import explored_sets
 from optlayers.study import StudyDefinition
 
 __all__ = ["Goal", "Phase", "Plan", "Proposal", "plan", "single_layer_scores"]
@@ -94,6 +92,11 @@ class _Planner:
         self.space = LayerSpace(
             n_layers=n_layers, min_layers=definition.layers.min, max_layers=definition.layers.max
         )
+        # Only our own sampler takes up again what has paused.
+        self.pausing = (definition.explore.sampler, definition.explore.pruner) == (
+            "pattern-ga",
+            "racing",
+        )
         self.claimed = {r.layers for r in records if r.is_claimed}
         self.dropped = given_up(records)
 
@@ -108,13 +111,13 @@ class _Planner:
         return {layers for layers, record in self.best.items() if record.is_full}
 
     def probe(self) -> Plan | None:
-        """Every single layer, fast; one outside the budget serves as a weight only."""
+        """Every single layer, on few questions; one outside the budget serves as a weight only."""
         if self.definition.prior.single_layer_scores is not None:
             return None
         # Not all of `best`, which this phase is asked for too often to sort out.
         known = {r.layers for r in self.records if len(r.layers.indices) == 1 and r.is_evaluated}
         wanted = [LayerSet.of(layer) for layer in range(self.n_layers)]
-        return self._all_of(wanted, known, Phase.probe, Goal.fast)
+        return self._all_of(wanted, known, Phase.probe, Goal.step if self.pausing else Goal.fast)
 
     def explore(self) -> Plan | None:
         """The sampler's proposals, until the budget, the patience or the space is used up."""
@@ -127,21 +130,27 @@ class _Planner:
         } - explored.keys()
         room = explore.population * explore.generations - len(explored) - len(running)
         found: list[Proposal] = []
-        tired = not self.sampler.ends_itself and stagnates(
-            list(explored.values()), population_size=explore.population, patience=explore.patience
-        )
-        if room > 0 and not tired:
+        tired = not self.sampler.ends_itself and self._out_of_patience(list(explored))
+        if room > 0 and not tired and not self._is_exhausted():
             found = self.sampler.propose_from(
                 self.records,
                 min(self.k, room),
                 single_layer_scores=single_layer_scores(
                     self.records, self.definition, self.n_layers
                 ),
+                pausing=self.pausing,
             )
         if found:
             return Plan(Phase.explore, tuple(found))
         # The best of the phase are known only when all of it is finished.
         return Plan(Phase.explore, waiting=True) if running else None
+
+    def _is_exhausted(self) -> bool:
+        """Whether every set of the budget was looked at; those that paused are for validate."""
+        if len(self.records) < self.space.size:
+            return False
+        seen = {r.layers for r in self.records if r.is_evaluated} | self.claimed | self.dropped
+        return sum(layers in self.space for layers in seen) >= self.space.size
 
     def validate(self) -> Plan | None:
         """The best pruned sets, in full.
@@ -149,9 +158,10 @@ class _Planner:
         Chosen from what probe and explore found alone, so that the list does not change
         while its own trials finish.
         """
-        found = best_by_layers(r for r in self.records if _is_search(r))
-        pruned = [r for layers, r in found.items() if not r.is_full and self._is_candidate(layers)]
-        chosen = _fittest(pruned, self.definition.validation.top)
+        search = [r for r in self.records if _is_search(r)]
+        found = best_by_layers(search)
+        pruned = [s for s, r in found.items() if not r.is_full and self._is_candidate(s)]
+        chosen = _fittest(pruned, self._estimates(search), self.definition.validation.top)
         return self._all_of(chosen, self.full, Phase.validate, Goal.full)
 
     def refine(self) -> Plan | None:
@@ -173,15 +183,16 @@ class _Planner:
                 return found
             # Full evaluations of this round are left out, or its own choice would change as
             # they come in.
-            partial = best_by_layers(
+            before = [
                 r for r in self.records if not (r.goal == Goal.full and _is_refined(r, number))
-            )
+            ]
+            partial = best_by_layers(before)
             unverified = [
-                partial[layers]
+                layers
                 for layers in near
                 if layers in partial and not partial[layers].is_full and self._is_candidate(layers)
             ]
-            chosen = _fittest(unverified, refine.verify)
+            chosen = _fittest(unverified, self._estimates(before), refine.verify)
             found = self._all_of(chosen, self.full, Phase.refine, Goal.full, number)
             if found is not None:
                 return found
@@ -213,6 +224,26 @@ class _Planner:
         proposals = tuple(Proposal(s, phase, goal, round=number) for s in free)
         return Plan(phase, proposals, waiting=not proposals)
 
+    def _out_of_patience(self, explored: Sequence[tuple[int, ...]]) -> bool:
+        """Whether the best set of the search is older than the last generations.
+
+        By what probe and explore found alone, so that later phases cannot reopen this one.
+        """
+        size, patience = self.definition.explore.population, self.definition.explore.patience
+        complete = len(explored) // size
+        if complete <= patience:
+            return False
+        fitness = self._estimates(r for r in self.records if _is_search(r))
+        whole = explored[: complete * size]
+        best = max(range(len(whole)), key=lambda i: fitness[whole[i]])
+        return best < (complete - patience) * size
+
+    def _estimates(self, records: Iterable[Record]) -> dict[tuple[int, ...], float]:
+        """What each set of the budget is worth, comparable across numbers of questions."""
+        size = self.definition.explore.population
+        found = individuals_from(records, space=self.space, population_size=size)
+        return {i.layers.indices: i.fitness for i in found}
+
 
 def _is_search(record: Record) -> bool:
     return is_explored(record) or record.phase == Phase.probe
@@ -227,17 +258,11 @@ def _top_score(records: Iterable[Record]) -> float:
     return max((r.score for r in records if r.score is not None), default=float("-inf"))
 
 
-def _fittest(records: Sequence[Record], count: int) -> list[LayerSet]:
-    """The best sets by score, shrunk where some rest on fewer questions than others."""
-    if not records:
-        return []
-    scores = estimates(
-        np.array([r.score for r in records], dtype=np.float64), [r.questions for r in records]
-    )
-    order = sorted(
-        range(len(records)), key=lambda i: (-scores[i], len(records[i].layers), records[i].layers)
-    )
-    return [records[i].layers for i in order[:count]]
+def _fittest(
+    sets: Iterable[LayerSet], worth: Mapping[tuple[int, ...], float], count: int
+) -> list[LayerSet]:
+    """The best of the sets; ties go to fewer layers."""
+    return sorted(sets, key=lambda s: (-worth[s.indices], len(s), s))[:count]
 
 
 def _best_scores(records: Sequence[Record], count: int) -> list[Record]:

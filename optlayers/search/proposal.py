@@ -21,12 +21,14 @@ class Phase(StrEnum):
 
 
 class Goal(StrEnum):
-    """How far a trial is evaluated.
+    """How far a trial is evaluated; all but `full` end as pruned where the pruner says so.
 
-    `fast`: the fast questions, then it ends as pruned. `race`: after each rung the pruner is
-    asked, and it goes on to all questions unless pruned. `full`: all questions.
+    `step`: one rung further than its set has come, then it pauses (ends as pruned), and its set may
+    be proposed again. `fast`: the fast questions. `race`: all questions, rung by rung. `full`: all
+    questions at once.
     """
 
+    step = "step"
     fast = "fast"
     race = "race"
     full = "full"
@@ -41,6 +43,7 @@ class Proposal:
     goal: Goal
     generation: int | None = None
     round: int | None = None
+    start: int = 0  # questions that the set had answered, of those that go on
 
     def user_attrs(self) -> dict[str, Any]:
         """The attributes to set on the trial when it is claimed (see `keys`)."""
@@ -53,4 +56,6 @@ class Proposal:
             attrs[keys.GENERATION] = self.generation
         if self.round is not None:
             attrs[keys.ROUND] = self.round
+        if self.start:
+            attrs[keys.START] = self.start
         return attrs

@@ -20,15 +20,20 @@ from optlayers.search.statistics import (
 # A contender is chosen by questions beyond the prefix only where they are at least this share
 # of the prefix: fewer would choose by luck.
 _MIN_REST = 0.2
+# A race begins with these parts of the fast questions, as long as so many are left.
+_PARTS, _LEAST = (4, 2), 12
 
 
 def rungs(n_fast: int, n_full: int) -> list[int]:
-    """Numbers of questions after which a race is looked at: n_fast, doubled, ..., n_full.
+    """Numbers of questions after which a race is looked at: n_fast / 4, doubled, ..., n_full.
+
+    n_fast itself is one; it comes first where a quarter or a half of it would be too few to tell.
 
     A last doubling that leaves less than half of itself to n_full is kept all the same.
     """
-    steps: list[int] = []
-    step = max(1, min(n_fast, n_full))
+    fast = max(1, min(n_fast, n_full))
+    steps = [fast // part for part in _PARTS if fast // part >= _LEAST]
+    step = fast
     while step < n_full:
         steps.append(step)
         step *= 2

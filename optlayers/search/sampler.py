@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet
+from optlayers.search import keys
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import (
     Individual,
@@ -136,9 +137,11 @@ class PatternGASampler(BaseGASampler):
         single_layer_scores: Sequence[float] | None = None,
         maximise: bool = True,
         number: int | None = None,
+        pausing: bool = False,
     ) -> list[Proposal]:
         """As `propose`, from records (by trial number); no study is needed.
 
+        With `pausing`, sets go one rung at a time, and one that has paused may be proposed again.
         `number` is that of the next trial (without: one more than the last record's); it and
         the seed make the random generator.
         """
@@ -155,6 +158,7 @@ class PatternGASampler(BaseGASampler):
         running = [r for r in records if r.is_claimed]
         claimed = {r.layers for r in running if is_explored(r) and r.layers in self._space}
         excluded = {r.layers for r in running} | given_up(records)
+        paused = _paused(records, excluded, self._space) if pausing else {}
         scores = single_layer_scores if single_layer_scores is not None else self._scores
         if scores is None:
             scores = self._probed(individuals)
@@ -167,9 +171,13 @@ class PatternGASampler(BaseGASampler):
             single_layer_scores=scores,
             known=history.known,
             explored=history.explored,
+            paused=paused,
         )
+        goal = Goal.step if pausing else Goal.race
         return [
-            Proposal(layers, Phase.explore, Goal.race, generation=generation)
+            Proposal(
+                layers, Phase.explore, goal, generation=generation, start=paused.get(layers, 0)
+            )
             for layers, generation in found
         ]
 
@@ -320,6 +328,22 @@ class PatternGASampler(BaseGASampler):
         # Everything is being evaluated or has failed, and nothing is known: any set will do.
         rng = np.random.default_rng([self._seed, trial.number])
         return self._space.random(rng, self._space.random_size(rng))
+
+
+def _paused(
+    records: Sequence[Record], busy: Collection[LayerSet], space: LayerSpace
+) -> dict[LayerSet, int]:
+    """The sets that stopped without being beaten, and the questions they have answered."""
+    beaten = {r.layers.indices for r in records if r.reason == keys.REASON_BEATEN}
+    return {
+        layers: record.questions
+        for layers, record in best_by_layers(records).items()
+        if record.questions
+        and not record.is_full
+        and layers.indices not in beaten
+        and layers not in busy
+        and layers in space
+    }
 
 
 def _fresh_seed() -> int:

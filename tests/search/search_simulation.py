@@ -117,7 +117,13 @@ class Worker:
             trial.report(interval.score, questions)
             if questions == N_FULL:
                 break
-            if goal == Goal.fast or (goal == Goal.race and trial.should_prune()):
+            if goal != Goal.full and trial.should_prune():
+                trial.set_user_attr(keys.REASON, keys.REASON_BEATEN)
+                pruned = True
+                break
+            if (goal == Goal.step and questions > paid) or (
+                goal == Goal.fast and questions >= N_FAST
+            ):
                 pruned = True
                 break
         trial.set_user_attr(keys.FIDELITY, "full" if questions == N_FULL else "fast")

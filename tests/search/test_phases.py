@@ -103,7 +103,11 @@ def test_probe_proposes_every_single_layer_once() -> None:
     found = history.plan(study, k=3)
     assert found.phase is Phase.probe
     assert texts(found) == ["0", "1", "2"]
-    assert {p.goal for p in found.proposals} == {Goal.fast}
+    assert {p.goal for p in found.proposals} == {Goal.step}
+    greedy = definition(
+        prior={}, layers={"min": 2, "max": 2}, explore={"population": 3, "sampler": "greedy"}
+    )
+    assert {p.goal for p in history.plan(greedy).proposals} == {Goal.fast}
     for i in range(4):
         history.add(str(i), 0.1 * i, "probe")
     history.add("4", None, "probe", state=TrialState.RUNNING)
@@ -114,7 +118,7 @@ def test_probe_proposes_every_single_layer_once() -> None:
 def test_a_prior_skips_the_probe() -> None:
     found = History().plan(definition())
     assert found.phase is Phase.explore
-    assert {p.goal for p in found.proposals} == {Goal.race}
+    assert {p.goal for p in found.proposals} == {Goal.step}
     assert len(found.proposals) == 6
 
 
@@ -150,6 +154,37 @@ def test_explore_ends_when_patience_is_out() -> None:
     history.add("4", 0.6, "explore")
     history.add("0,1", 0.3, "explore")
     assert history.plan(study).phase is Phase.validate
+
+
+def test_what_has_paused_goes_on_and_what_is_beaten_does_not() -> None:
+    study = definition(explore={"population": 6, "generations": 2, "patience": 5})
+    history = History()
+    for text, score, reason in (
+        ("0", 0.5, keys.REASON_BEATEN),
+        ("1", 0.1, ""),
+        ("0,1", 0.9, ""),
+        ("0,2", 0.8, ""),
+        ("0,3", 0.8, keys.REASON_BEATEN),
+    ):
+        history.add(text, score, "explore", goal="step", reason=reason)
+    found = {str(p.layers): p for p in history.plan(study).proposals}
+    # One further rung for those that may be best; it starts where they stand.
+    assert (found["0,1"].goal, found["0,1"].start) == (Goal.step, 10)
+    assert not {"0", "0,3"} & found.keys()
+    assert all((p.start, p.generation) == (0, 0) for p in found.values() if str(p.layers) == "2,4")
+    # It is no set more, so it leaves room in the generations; and it never runs twice at once.
+    history.add("0,1", None, "explore", goal="step", state=TrialState.RUNNING)
+    assert "0,1" not in texts(history.plan(study))
+
+
+def test_without_racing_nothing_pauses() -> None:
+    study = definition(explore={"population": 6, "generations": 2, "pruner": "halving"})
+    history = History()
+    for text in ("0", "1", "0,1", "0,2", "0,3"):
+        history.add(text, 0.5, "explore", goal="race")
+    found = history.plan(study).proposals
+    assert {p.goal for p in found} == {Goal.race}
+    assert not {"0", "1", "0,1", "0,2", "0,3"} & {str(p.layers) for p in found}
 
 
 def test_validation_scores_do_not_reopen_exploration() -> None:

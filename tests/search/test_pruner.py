@@ -40,7 +40,8 @@ def running(study: Study, layers: str, score: float, questions: int, **attrs: An
 
 
 def test_rungs_double_from_fast_to_full() -> None:
-    assert rungs(570, 2850) == [570, 1140, 2280, 2850]
+    assert rungs(570, 2850) == [142, 285, 570, 1140, 2280, 2850]
+    assert rungs(40, 100) == [20, 40, 80, 100]  # a quarter would be too few to tell
     assert rungs(10, 10) == [10]
     assert rungs(10, 20) == [10, 20]
     assert rungs(30, 20) == [20]
