@@ -319,7 +319,7 @@ class Worker:
             active = []
             for (start, stop), group in sorted(steps.items()):
                 begin = start
-                if self._begins_anew(start):
+                if self._begins_anew(start, stop):
                     begin = 0
                     for claim in group:
                         claim.inherited -= start  # paid for once more
@@ -348,10 +348,10 @@ class Worker:
             self._pace = max(self._pace, seconds / max(1, work))
             self.log.did(sets, stop - start, seconds)
 
-    def _begins_anew(self, start: int) -> bool:
-        """Whether a set that goes on from here leaves fast answers of another precision behind."""
+    def _begins_anew(self, start: int, stop: int) -> bool:
+        """Whether a set that goes on so far leaves fast answers of another precision behind."""
         coarse = self.definition.questions.fast_precision != "model"
-        return coarse and start == self.evaluator.order.n_fast
+        return coarse and 0 < start <= self.evaluator.order.n_fast < stop
 
     def _next(self, claim: Claim) -> int:
         """Number of questions at the claim's next stop."""
