@@ -16,6 +16,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -23,6 +24,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
+from pydantic import ValidationError
 from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning, SQLAlchemyError
@@ -264,19 +266,28 @@ def open_study(
                     f"study {definition.name!r} in {mask_password(url)} was not made by "
                     "optlayers; choose another name in the study file or another database"
                 )
-        if found not in (None, definition.fingerprint()):
+        if found not in (None, definition.fingerprint()) and not _same(attrs, definition):
             raise StorageError(
                 f"study {definition.name!r} in {mask_password(url)} has another definition: "
                 f"{_difference(attrs.get(DEFINITION, {}), definition)}; restore it, or choose "
                 "another name or database"
             )
-        if found is None and create:
+        if found != definition.fingerprint() and create:
             # First of all: by it a second process, or a later one, knows the study as ours.
             study.set_user_attr(FINGERPRINT, definition.fingerprint())
             study.set_metric_names(["score"])
         if attrs.get(DEFINITION) != definition.to_dict() and create:
             study.set_user_attr(DEFINITION, definition.to_dict())
     return study
+
+
+def _same(attrs: dict[str, Any], definition: StudyDefinition) -> bool:
+    """Whether a stored definition lacks only fields that came later and are at their defaults."""
+    try:
+        stored = StudyDefinition.model_validate({**attrs.get(DEFINITION, {}), "folder": Path()})
+    except ValidationError:
+        return False
+    return stored.identity() == definition.identity()
 
 
 def _is_foreign(study: optuna.Study) -> bool:

@@ -6,7 +6,8 @@ One worker runs a study of 32 layers with MMLU's 14,042 questions in 57 subjects
 that answers at once; all time in calls of the storage is counted, reading what is new included.
 Then the study is filled with 10,000 finished trials, and what a worker does between two cohorts is
 timed: read what changed, and propose 16 sets. SQLite on this disk; PostgreSQL and MariaDB started
-here, with their own settings (each commit reaches the disk).
+here, with their own settings (each commit reaches the disk). Beside each time stands the CPU time
+of the worker itself, which other programs on the machine stretch less.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ from optlayers.patience import Patience  # noqa: E402
 from optlayers.search import (  # noqa: E402
     LayerSpace,
     RacingPruner,
-    RecordReader,
     encode_answers,
     keys,
+    rungs,
     search_space,
 )
 from optlayers.storage import open_study  # noqa: E402
@@ -94,10 +95,10 @@ class Instant:
 
 
 class Clock:
-    """Sums the time of the outermost storage calls."""
+    """Sums the time, and this process's CPU time, of the outermost storage calls."""
 
     def __init__(self) -> None:
-        self.seconds, self.depth = 0.0, 0
+        self.seconds, self.cpu, self.depth = 0.0, 0.0, 0
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -107,13 +108,14 @@ class Clock:
 
         def timed(self: Patience, function: Callable[[], Any]) -> Any:
             clock.depth += 1
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             try:
                 return real(self, function)
             finally:
                 clock.depth -= 1
                 if not clock.depth:
                     clock.seconds += time.perf_counter() - began
+                    clock.cpu += time.process_time() - cpu
 
         Patience.call = timed  # type: ignore[method-assign]
         try:
@@ -128,18 +130,19 @@ def worker_at(url: str, cohort: int, evaluator: Instant) -> Worker:
     return Worker(definition(), study, evaluator, cohort=cohort)
 
 
-def trial_cost(url: str, cohort: int, trials: int) -> tuple[float, float]:
-    """Milliseconds of storage, and of everything else, for a trial."""
+def trial_cost(url: str, cohort: int, trials: int) -> tuple[float, float, float]:
+    """Milliseconds of storage, its CPU time, and the CPU time of all else, for a trial."""
     worker = worker_at(url, cohort, Instant())
     clock, told = Clock(), 0
     with clock.watching():
-        began = time.perf_counter()
+        began = time.process_time()
         while told < trials:
             held = worker._claim()
             worker._evaluate(held)
             told += len(held)
-        whole = time.perf_counter() - began
-    return 1000 * clock.seconds / told, 1000 * (whole - clock.seconds) / told
+        whole = time.process_time() - began
+    rest = whole - clock.cpu
+    return 1000 * clock.seconds / told, 1000 * clock.cpu / told, 1000 * rest / told
 
 
 def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
@@ -190,8 +193,11 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
                 keys.FIDELITY: "full" if full else "fast",
             }
             state = TrialState.COMPLETE if full else TrialState.PRUNED
-            first = worker.scorer.interval(answers[: evaluator.order.n_fast]).score
-            steps = {evaluator.order.n_fast: first, n: interval.score}
+            steps = {
+                rung: worker.scorer.interval(answers[:rung]).score
+                for rung in rungs(evaluator.order.n_fast, QUESTIONS)
+                if rung <= n
+            }
             changes.append(
                 Change(found[0], TrialState.RUNNING, state, attrs, interval.score, steps)
             )
@@ -209,22 +215,29 @@ def proposal_cost(url: str, trials: int, repeats: int) -> dict[str, float]:
     first = 1000 * (time.perf_counter() - began)
     reads: list[float] = []
     plans: list[float] = []
+    cpus: list[float] = []
+    judged: list[float] = []
     for _ in range(repeats):
         # Others finish a cohort in between.
-        filling._evaluate(filling._claim())
-        began = time.perf_counter()
+        held = filling._claim()
+        began = time.process_time()
+        filling._evaluate(held)
+        judged.append(1000 * (time.process_time() - began) / len(held))
+        began, cpu = time.perf_counter(), time.process_time()
         records = worker._records()
         read = time.perf_counter()
         found = worker._plan(records)
         plans.append(1000 * (time.perf_counter() - read))
         reads.append(1000 * (read - began))
+        cpus.append(1000 * (time.process_time() - cpu))
         assert len(found.proposals) == 16
-    assert isinstance(worker._reader, RecordReader)
     return {
         "first read": first,
         "read": statistics.median(reads),
         "propose 16": statistics.median(plans),
+        "cpu": statistics.median(cpus),
         "slowest": max(a + b for a, b in zip(reads, plans, strict=True)),
+        "judged": statistics.median(judged),
     }
 
 
@@ -233,9 +246,8 @@ def measure(name: str, url_of: Callable[[], Any], trials: int, full: int) -> dic
     row: dict[str, Any] = {"database": name}
     for cohort in (1, 16):
         with url_of() as url:
-            row[f"trial, cohort {cohort}"], row[f"rest, cohort {cohort}"] = trial_cost(
-                url, cohort, trials
-            )
+            names = [f"{part}, cohort {cohort}" for part in ("trial", "cpu", "rest")]
+            row |= dict(zip(names, trial_cost(url, cohort, trials), strict=True))
     with url_of() as url:
         row |= proposal_cost(url, full, 15)
     print(json.dumps(row), flush=True)
@@ -286,11 +298,15 @@ def write(path: Path, rows: list[dict[str, Any]], trials: int, finished: int) ->
     ]
     for key, label in (
         ("trial, cohort 1", "a trial, alone"),
+        ("cpu, cohort 1", "of that, the worker's own CPU"),
         ("trial, cohort 16", "a trial, in cohorts of 16"),
-        ("rest, cohort 16", "the rest of the worker, a trial in cohorts of 16"),
+        ("cpu, cohort 16", "of that, the worker's own CPU"),
+        ("rest, cohort 16", "CPU of all else that the worker does, a trial in cohorts of 16"),
         ("read", f"{finished:,} trials: read what changed"),
         ("propose 16", f"{finished:,} trials: propose 16 sets"),
+        ("cpu", f"{finished:,} trials: both, the worker's own CPU"),
         ("slowest", f"{finished:,} trials: both, the slowest of 15"),
+        ("judged", f"{finished:,} trials: CPU to evaluate, race and tell a set"),
         ("first read", f"{finished:,} trials: the first read of a worker that joins"),
     ):
         lines.append(f"| {label} | " + " | ".join(f"{r[key]:.1f}" for r in rows) + " |")

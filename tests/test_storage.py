@@ -210,6 +210,17 @@ def test_a_changed_budget_is_taken_over(tmp_path: Path, old: str, new: str) -> N
     assert stored_definition(url_in(tmp_path), "replayed") == changed(old, new).to_dict()
 
 
+def test_a_study_of_before_a_field_was_added_goes_on(tmp_path: Path) -> None:
+    study = open_study(url_in(tmp_path), definition())
+    older = definition().to_dict()
+    del older["seed"], older["questions"]["holdout"]  # both at their defaults
+    study.set_user_attr("definition", older)
+    study.set_user_attr(FINGERPRINT, "as it was then")
+    again = open_study(url_in(tmp_path), definition())
+    assert again.user_attrs[FINGERPRINT] == definition().fingerprint()
+    assert again.user_attrs["definition"] == definition().to_dict()
+
+
 def foreign_trials(storage: Any) -> None:
     optuna.create_study(study_name="replayed", storage=storage, direction="maximize").enqueue_trial(
         {}
