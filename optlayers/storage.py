@@ -103,8 +103,8 @@ def open_storage(
     if "@" in (make_url(url).host or ""):
         # Its driver would look for that host, and name a part of the password.
         raise StorageError(
-            f"storage {shown}: there is more than one @ before the host; write one that belongs to "
-            "the password as %40"
+            f"storage {shown}: there is more than one at sign before the host; write one that belongs "
+            "to the password as %40"
         )
     with storage_errors(url):
         try:
@@ -266,10 +266,11 @@ def open_study(
                     f"study {definition.name!r} in {mask_password(url)} was not made by "
                     "optlayers; choose another name in the study file or another database"
                 )
-        if found not in (None, definition.fingerprint()) and not _same(attrs, definition):
+        known = _identity(attrs.get(DEFINITION, {}))
+        if found not in (None, definition.fingerprint()) and known != definition.identity():
             raise StorageError(
                 f"study {definition.name!r} in {mask_password(url)} has another definition: "
-                f"{_difference(attrs.get(DEFINITION, {}), definition)}; restore it, or choose "
+                f"{_difference(known, definition)}; restore it, or choose "
                 "another name or database"
             )
         if found != definition.fingerprint() and create:
@@ -281,13 +282,12 @@ def open_study(
     return study
 
 
-def _same(attrs: dict[str, Any], definition: StudyDefinition) -> bool:
-    """Whether a stored definition lacks only fields that came later and are at their defaults."""
+def _identity(stored: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a stored definition, fields that came later at their defaults."""
     try:
-        stored = StudyDefinition.model_validate({**attrs.get(DEFINITION, {}), "folder": Path()})
+        return StudyDefinition.model_validate({**stored, "folder": Path()}).identity()
     except ValidationError:
-        return False
-    return stored.identity() == definition.identity()
+        return stored
 
 
 def _is_foreign(study: optuna.Study) -> bool:

@@ -53,7 +53,7 @@ def evaluate(
         f"layers {shown}: {100 * result['score']:.2f} % "
         f"({100 * result['ci_low']:.1f} to {100 * result['ci_high']:.1f}, 95 %) "
         f"on {result['questions']} questions"
-        + (f"; {result['native']}" if result["native"] else "")
+        + (f"; {result['native']}" if "native" in result else "")
     )
     for name, score in result["tasks"].items():
         print(f"  {name}: {100 * score:.2f} %")
@@ -80,12 +80,13 @@ def _evaluate(
         raise answers
     scorer = StratifiedScore(strata=subject, weights=evaluator.order.weights)
     interval = scorer.interval(answers)
+    native = describe([task.metric for task in definition.tasks], interval.score)
     return {
         "layers": list(chosen.indices),
         "score": interval.score,
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,
         "questions": len(subject),
-        "native": describe([task.metric for task in definition.tasks], interval.score),
         "tasks": by_subject(evaluator.subjects, subject, answers),
+        **({"native": native} if native else {}),
     }

@@ -136,7 +136,7 @@ def test_a_study_of_another_definition_is_refused_with_the_difference(tmp_path: 
     storage.open_study(url, parse_study(GOOD, "mine.yaml", tmp_path))
     (tmp_path / "mine.yaml").write_text(GOOD.replace("max: 2", "max: 3"))
     done = run("status", "--study", "mine.yaml", cwd=tmp_path)
-    assert_one_line(done, "layers", '"max": 2', '"max": 3')
+    assert_one_line(done, "layers.max is 2 there and 3 here")
 
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
@@ -170,7 +170,9 @@ def test_a_search_without_its_models_ends_in_one_line(tmp_path: Path) -> None:
 
 def test_the_studies_that_ship_are_listed_and_one_alone(tmp_path: Path) -> None:
     lines = run("studies", cwd=tmp_path).stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["demo", "full", "quick"]
+    assert [line.partition(":")[0] for line in lines] == [
+        *("demo", "full", "laptop", "llamba-1b", "llamba-3b", "quick")
+    ]
     one = run("studies", "--study", "quick", "--storage", "sqlite:///x.db", "--json", cwd=tmp_path)
     [quick] = json.loads(one.stdout)
     assert quick["name"] == "quick"

@@ -173,7 +173,7 @@ def test_a_password_is_in_no_process_list_and_in_nothing_that_is_shown(
     shown += (tmp_path / "err").read_text()
     assert "password authentication failed" in shown
     assert "Got unexpected extra argument" in shown
-    assert "more than one @ before the host" in shown
+    assert "more than one at sign before the host" in shown
     assert PASSWORD not in shown
     attrs = [t.user_attrs for t in trials(postgresql_url)]
     assert PASSWORD not in repr(attrs)

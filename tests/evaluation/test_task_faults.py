@@ -121,7 +121,8 @@ def test_a_task_named_beside_its_group_is_refused(folder: str) -> None:
 def test_a_metric_that_is_no_right_or_wrong_is_refused(folder: str, tiny_pair: Path) -> None:
     other = LAST_WORD.replace("last_word", "surprise").replace("acc", "perplexity")
     (Path(folder) / "surprise.yaml").write_text(other)
-    tasks = TaskSet([TaskSpec(name="surprise", metric="perplexity")], folder)
+    spec = TaskSpec(name="surprise").model_copy(update={"metric": "perplexity"})
+    tasks = TaskSet([spec], folder)
     tasks.prepare(AutoTokenizer.from_pretrained(tiny_pair / "donor"), None)
     [question] = tasks.questions([0], [1])
     with pytest.raises(TaskError, match=r"'perplexity' is not right or wrong .*choose acc"):
