@@ -103,8 +103,8 @@ def open_storage(
     if "@" in (make_url(url).host or ""):
         # Its driver would look for that host, and name a part of the password.
         raise StorageError(
-            f"storage {shown}: there is more than one at sign before the host; write one that belongs "
-            "to the password as %40"
+            f"storage {shown}: there is more than one at sign before the host; write one that "
+            "belongs to the password as %40"
         )
     with storage_errors(url):
         try:
