@@ -7,7 +7,9 @@ answers of base and donor to the questions of the search, for paired differences
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,10 +23,12 @@ from optlayers.layerset import LayerSet
 from optlayers.leaderboard import leaderboard
 from optlayers.search import Record, StratifiedScore, encode_answers
 from optlayers.study import StudyDefinition
+from optlayers.turns import in_turn
 
 KEY = "holdout:"
 REFERENCE = "reference:"
 CHECKED = 10
+PARTS = 4  # of the held-out check, so that several workers share it
 
 
 class HeldOutEvaluator(Protocol):
@@ -73,40 +77,50 @@ def check(
     definition: StudyDefinition,
     records: Sequence[Record],
     evaluator: HeldOutEvaluator,
-    turn: int,
+    worker: str,
 ) -> None:
-    """Answer what is not answered yet; workers of different `turn` begin at different ends."""
-    order = evaluator.order
-    _refer(study, evaluator)
-    if not len(order.held_subject):
-        return
-    scorer = StratifiedScore(strata=order.held_subject, weights=order.weights)
-    wanted = [layers for _, layers in targets(definition, records, evaluator.n_layers)]
-    half = (len(wanted) + 1) // 2
-    for part in (wanted[:half], wanted[half:])[:: -1 if turn % 2 else 1]:
+    """Answer what is not answered yet; several workers share the work, and none does it twice."""
+    work: dict[str, Callable[[], None]] = {}
+    if any(REFERENCE + name not in study.user_attrs for name in ("base", "donor")):
+        work["reference"] = functools.partial(_refer, study, evaluator)
+    if len(evaluator.order.held_subject):
+        wanted = [layers for _, layers in targets(definition, records, evaluator.n_layers)]
         known = study.user_attrs
-        missing = [layers for layers in part if _key(layers) not in known]
-        if not missing:
+        for part in np.array_split(np.arange(len(wanted)), PARTS):
+            sets = [wanted[i] for i in part]
+            if any(_key(layers) not in known for layers in sets):
+                name = hashlib.sha256(" ".join(map(_key, sets)).encode()).hexdigest()[:16]
+                work[f"held-out {name}"] = functools.partial(_hold, study, evaluator, sets)
+    in_turn(study, worker, work)
+
+
+def _hold(study: optuna.Study, evaluator: HeldOutEvaluator, sets: Sequence[LayerSet]) -> None:
+    """Answer the held-out questions with these sets, and store what came of it."""
+    order = evaluator.order
+    scorer = StratifiedScore(strata=order.held_subject, weights=order.weights)
+    known = study.user_attrs
+    missing = [layers for layers in sets if _key(layers) not in known]
+    if not missing:
+        return
+    for layers, answers in zip(missing, evaluator.held_out(missing), strict=True):
+        if isinstance(answers, EvaluationError):
             continue
-        for layers, answers in zip(missing, evaluator.held_out(missing), strict=True):
-            if isinstance(answers, EvaluationError):
-                continue
-            # The subjects come one after another here; the interval asks for no order.
-            interval = scorer.interval(answers)
-            study.set_user_attr(
-                _key(layers),
-                {
-                    "score": interval.score,
-                    "ci_low": interval.ci_low,
-                    "ci_high": interval.ci_high,
-                    "questions": len(answers),
-                    "answers": encode_answers(answers),
-                },
-            )
+        # The subjects come one after another here; the interval asks for no order.
+        interval = scorer.interval(answers)
+        study.set_user_attr(
+            _key(layers),
+            {
+                "score": interval.score,
+                "ci_low": interval.ci_low,
+                "ci_high": interval.ci_high,
+                "questions": len(answers),
+                "answers": encode_answers(answers),
+            },
+        )
 
 
 def _refer(study: optuna.Study, evaluator: HeldOutEvaluator) -> None:
-    """Answer the questions of the search with base and donor, once."""
+    """Answer the questions of the search with base and donor."""
     known = study.user_attrs
     wanted = {"base": LayerSet(()), "donor": LayerSet(tuple(range(evaluator.n_layers)))}
     missing = {n: layers for n, layers in wanted.items() if REFERENCE + n not in known}

@@ -66,6 +66,16 @@ def swap_states(
     return transactions.swap_states(storage, study_id, changes, space)
 
 
+def swap_study_attr(storage: BaseStorage, study_id: int, key: str, old: Any, new: Any) -> bool:
+    """As `transactions.swap_study_attr`."""
+    if isinstance(storage, PatientProxy):
+        asked = {"study": study_id, "key": key, "old": old, "new": new}
+        found = storage.ask("swap_study_attr", asked)
+        if found is not None:
+            return bool(found)
+    return transactions.swap_study_attr(storage, study_id, key, old, new)
+
+
 def _new(new: NewTrial) -> dict[str, Any]:
     return {"params": dict(new.params), "attrs": dict(new.attrs)}
 
@@ -108,10 +118,24 @@ def handlers(storage: BaseStorage, clash: Clash, same: Clash) -> Any:
         ]
         return transactions.swap_states(storage, asked["study"], changes, _space(asked["space"]))
 
+    def swap_attr(asked: dict[str, Any]) -> Any:
+        return transactions.swap_study_attr(
+            storage,
+            asked["study"],
+            asked["key"],
+            asked["old"],
+            asked["new"],
+            retried=asked["retried"],
+        )
+
     def answering(work: Callable[[dict[str, Any]], Any]) -> Any:
         return grpc.unary_unary_rpc_method_handler(
             lambda request, context: json.dumps(work(json.loads(request))).encode()
         )
 
-    calls = {"insert_running": answering(insert), "swap_states": answering(swap)}
+    calls = {
+        "insert_running": answering(insert),
+        "swap_states": answering(swap),
+        "swap_study_attr": answering(swap_attr),
+    }
     return grpc.method_handlers_generic_handler(SERVICE, calls)

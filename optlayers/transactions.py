@@ -373,3 +373,37 @@ def put_study_attrs(storage: BaseStorage, study_id: int, attrs: Attrs) -> None:
 
     if attrs:
         patiently(storage, write)
+
+
+def swap_study_attr(
+    storage: BaseStorage, study_id: int, key: str, old: Any, new: Any, retried: bool = False
+) -> bool:
+    """Set a system attribute of a study if it is `old` (None: not set); whether it was.
+
+    After a connection that broke off (here, or `retried`) one that is `new` was set by this call.
+    """
+    backend = backend_of(storage)
+    if backend is None:
+        found = storage.get_study_system_attrs(study_id).get(key)
+        if found == old:
+            storage.set_study_system_attr(study_id, key, new)
+        return bool(found == old)
+    table: Any = StudySystemAttributeModel.__table__
+    here = (table.c.study_id == study_id, table.c.key == key)
+    tries = int(retried)
+
+    def write() -> bool:
+        nonlocal tries
+        tries += 1
+        with _create_scoped_session(backend.scoped_session) as session:
+            _lock(session, study_id)
+            text = session.execute(select(table.c.value_json).where(*here)).scalar_one_or_none()
+            found = None if text is None else json.loads(text)
+            if found != old:
+                return bool(tries > 1 and found == new)
+            session.execute(delete(table).where(*here))
+            row = {"study_id": study_id, "key": key, "value_json": json.dumps(new)}
+            _put(session, StudySystemAttributeModel, [row])
+        return True
+
+    return patiently(storage, write)

@@ -189,7 +189,11 @@ class Worker:
                     check_alive(self.study.get_trials(deepcopy=False), least=1)
                     self.say("checking on held-out questions")
                     holdout.check(
-                        self.study, self.definition, self._records(), self.evaluator, self.index
+                        self.study,
+                        self.definition,
+                        self._records(),
+                        self.evaluator,
+                        self.claims.worker,
                     )
                     self.log.say("done", now=True)
                     return True

@@ -141,7 +141,7 @@ LEVELS = [
     {"study"},
     {"models", "checkpoints", "search"},
     {"evaluation", "rows", "storage"},
-    {"claims", "holdout", "leaderboard", "proxy", "worklog"},
+    {"claims", "holdout", "leaderboard", "proxy", "turns", "worklog"},
     {"evidence"},
     {"report", "worker"},
     {"api"},
