@@ -182,10 +182,22 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     on = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
     table: list[tuple[str, str]] = []
+    stem = f"engine-{args.shape}-{'gpu' if device.type == 'cuda' else 'cpu'}"
+    stem += f"-{args.memory:g}gb" if args.memory is not None else ""
+    stem += f"-{args.precisions[0]}" if len(args.precisions) == 1 and args.memory is None else ""
+    # Where it goes does not matter to who runs it again.
+    said = [a for i, a in enumerate(sys.argv[1:]) if "--out" not in (a, sys.argv[i])]
+    command = " ".join(["scripts/bench_engine.py", *said])
+    head = f"# {stem}\n\nMade by `{command}`.\n\n| what | |\n|---|---|\n"
+    args.out.mkdir(parents=True, exist_ok=True)
 
     def note(name: str, value: str) -> None:
+        """Print a row, and save all rows so far: a run may be cut off."""
         table.append((name, value))
         print(f"{name}: {value}", flush=True)
+        lines = [f"| {name} | {value} |\n" for name, value in table]
+        (args.out / f"{stem}.md").write_text(head + "".join(lines), encoding="utf-8")
+        (args.out / f"{stem}.json").write_text(json.dumps(dict(table), indent=1), encoding="utf-8")
 
     note("device", f"{on or 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     memory = None
@@ -294,15 +306,6 @@ def main() -> None:
                 share=NO_SHARING)  # fmt: skip
     if device.type == "cuda":
         note("peak memory", f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem = f"engine-{args.shape}-{'gpu' if device.type == 'cuda' else 'cpu'}"
-    stem += f"-{args.memory:g}gb" if args.memory is not None else ""
-    stem += f"-{args.precisions[0]}" if len(args.precisions) == 1 and memory is None else ""
-    lines = [f"| {name} | {value} |" for name, value in table]
-    head = f"# {stem}\n\nMade by `scripts/bench_engine.py --shape {args.shape}`.\n\n"
-    head += "| what | |\n|---|---|\n"
-    (args.out / f"{stem}.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
-    (args.out / f"{stem}.json").write_text(json.dumps(dict(table), indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
