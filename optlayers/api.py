@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 
+from optlayers import holdout
 from optlayers.layerset import LayerSet
 from optlayers.leaderboard import Row, leaderboard, status
 from optlayers.report.data import Report, gather
@@ -89,7 +90,7 @@ def search_study(
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     opened = open_study(storage, definition, say=say)
     with storage_errors(storage):
-        if status(definition, opened).phase != "done":
+        if not _is_over(definition, opened):
             where = pick_device(device)
             evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say)
             opened.pruner = pruner_for(definition, evaluator.order.n_fast)
@@ -147,6 +148,12 @@ def load_tokenizer(study: str | Path | StudyDefinition) -> Any:
     from optlayers.evaluation.evaluator import load_tokenizer as load
 
     return load(_definition(study))
+
+
+def _is_over(definition: StudyDefinition, opened: optuna.Study) -> bool:
+    if status(definition, opened).phase != "done":
+        return False
+    return holdout.is_over(opened, definition, read_records(opened.get_trials(deepcopy=False)))
 
 
 def _definition(study: str | Path | StudyDefinition) -> StudyDefinition:

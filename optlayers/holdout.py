@@ -21,12 +21,13 @@ from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet
 from optlayers.leaderboard import leaderboard
-from optlayers.search import Record, StratifiedScore, encode_answers
+from optlayers.search import Record, StratifiedScore, encode_answers, keys
 from optlayers.study import StudyDefinition
-from optlayers.turns import in_turn
+from optlayers.turns import finished, in_turn
 
 KEY = "holdout:"
 REFERENCE = "reference:"
+N_HELD = "n_held"  # of the study: its number of held-out questions
 CHECKED = 10
 PARTS = 4  # of the held-out check, so that several workers share it
 
@@ -78,20 +79,48 @@ def check(
     records: Sequence[Record],
     evaluator: HeldOutEvaluator,
     worker: str,
+    *,
+    end: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Answer what is not answered yet; several workers share the work, and none does it twice."""
-    work: dict[str, Callable[[], None]] = {}
-    if any(REFERENCE + name not in study.user_attrs for name in ("base", "donor")):
-        work["reference"] = functools.partial(_refer, study, evaluator)
-    if len(evaluator.order.held_subject):
-        wanted = [layers for _, layers in targets(definition, records, evaluator.n_layers)]
-        known = study.user_attrs
+    """Answer what is not answered yet; several workers share the work, and none does it twice.
+
+    Raises `TimeUp` where others are still at it at `end` (monotonic seconds).
+    """
+    held = len(evaluator.order.held_subject)
+    if study.user_attrs.get(N_HELD) != held:
+        study.set_user_attr(N_HELD, held)
+    work = {
+        name: functools.partial(_hold, study, evaluator, sets)
+        if sets
+        else functools.partial(_refer, study, evaluator)
+        for name, sets in _missing(study, definition, records, evaluator.n_layers).items()
+    }
+    in_turn(study, worker, work, end=end, say=say)
+
+
+def is_over(study: optuna.Study, definition: StudyDefinition, records: Sequence[Record]) -> bool:
+    """Whether nothing is left for `check` to ask, in a study whose search is done."""
+    n_layers = study.user_attrs.get(keys.N_LAYERS)
+    return n_layers is not None and finished(study, _missing(study, definition, records, n_layers))
+
+
+def _missing(
+    study: optuna.Study, definition: StudyDefinition, records: Sequence[Record], n_layers: int
+) -> dict[str, list[LayerSet]]:
+    """The names of the pieces of work with unknown answers, and their sets (base, donor: none)."""
+    known = study.user_attrs
+    found: dict[str, list[LayerSet]] = {}
+    if any(REFERENCE + name not in known for name in ("base", "donor")):
+        found["base and donor"] = []
+    if known.get(N_HELD):
+        wanted = [layers for _, layers in targets(definition, records, n_layers)]
         for part in np.array_split(np.arange(len(wanted)), PARTS):
             sets = [wanted[i] for i in part]
             if any(_key(layers) not in known for layers in sets):
-                name = hashlib.sha256(" ".join(map(_key, sets)).encode()).hexdigest()[:16]
-                work[f"held-out {name}"] = functools.partial(_hold, study, evaluator, sets)
-    in_turn(study, worker, work)
+                digest = hashlib.sha256(" ".join(map(_key, sets)).encode()).hexdigest()[:16]
+                found[f"held-out check {digest}"] = sets
+    return found
 
 
 def _hold(study: optuna.Study, evaluator: HeldOutEvaluator, sets: Sequence[LayerSet]) -> None:

@@ -90,6 +90,24 @@ def _pauses(claim: Claim) -> bool:
     return claim.goal == Goal.step and claim.evaluated > 0
 
 
+class _Watched:
+    """A worker's evaluator, for what is asked when the search is done: it may hang there too."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.n_layers, self.order = worker.evaluator.n_layers, worker.evaluator.order
+
+    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> Sequence[Answers]:
+        worker = self.worker
+        return worker._watch(
+            layer_sets, stop - start, lambda: worker.evaluator.evaluate(layer_sets, start, stop)
+        )
+
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
+        worker, questions = self.worker, len(self.order.held_subject)
+        return worker._watch(layer_sets, questions, lambda: worker.evaluator.held_out(layer_sets))
+
+
 @dataclass
 class Worker:
     """One worker of one study.
@@ -192,8 +210,10 @@ class Worker:
                         self.study,
                         self.definition,
                         self._records(),
-                        self.evaluator,
+                        _Watched(self),
                         self.claims.worker,
+                        end=None if self.max_seconds is None else started + self.max_seconds,
+                        say=self.say,
                     )
                     self.log.say("done", now=True)
                     return True
@@ -338,19 +358,30 @@ class Worker:
                 active += self._arrive(whole)
 
     def _answers(self, sets: list[LayerSet], start: int, stop: int) -> Sequence[Answers]:
-        """The evaluator's answers; the heart watches how long it takes."""
-        work = len(sets) * (stop - start)
+        """The evaluator's answers, which count as this worker's."""
+        began = time.monotonic()
+        try:
+            return self._watch(
+                sets, stop - start, lambda: self.evaluator.evaluate(sets, start, stop)
+            )
+        finally:
+            self.log.did(sets, stop - start, time.monotonic() - began)
+
+    def _watch(
+        self, sets: Sequence[LayerSet], questions: int, evaluate: Callable[[], Sequence[Answers]]
+    ) -> Sequence[Answers]:
+        """What that evaluation gives; the heart watches how long it takes."""
+        work = len(sets) * questions
         least = HANG_LEAST if self._pace else HANG_FIRST
         limit = self.hang_seconds or max(least, HANG_FACTOR * self._pace * work)
         began = time.monotonic()
         self.claims.heart.expect(limit)
         try:
-            return self.evaluator.evaluate(sets, start, stop)
+            return evaluate()
         finally:
             self.claims.heart.expect(None)
             seconds = time.monotonic() - began
             self._pace = max(self._pace, seconds / max(1, work))
-            self.log.did(sets, stop - start, seconds)
 
     def _begins_anew(self, start: int, stop: int) -> bool:
         """Whether a set that goes on so far leaves fast answers of another precision behind."""
