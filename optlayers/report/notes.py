@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from optuna.trial import TrialState
 
 from optlayers.graft import Graft
+from optlayers.masking import MASK
 from optlayers.report.figure import interval, percent, shown
 from optlayers.search import Goal, Record, keys
 
@@ -19,7 +21,11 @@ MARK = "*Written by optlayers.*"
 def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
     """What the study asks, its definition, and the commands that go with it."""
     name = definition["name"]
-    option = f" --study {name}" + (f" --storage {shown_url}" if shown_url else "")
+    option, first = f" --study {name}", ""
+    if MASK in shown_url:
+        first = f"export OPTLAYERS_STORAGE={shlex.quote(shown_url)}  # the password for {MASK}\n"
+    elif shown_url:
+        option += f" --storage {shlex.quote(shown_url)}"
     budget, parts = definition["layers"], Graft(definition["swap"]).parts
     commands = "\n".join(
         f"optlayers {command}{option}{rest}"
@@ -41,7 +47,7 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
         "importances rest on complete trials alone, in which the best layers are nearly "
         "always the donor's, so that "
         "these look unimportant; *What each layer adds* rests on all trials.\n\n"
-        f"```bash\n{commands}\n```\n\n```yaml\n{text}```\n\n{MARK}\n"
+        f"```bash\n{first}{commands}\n```\n\n```yaml\n{text}```\n\n{MARK}\n"
     )
 
 
