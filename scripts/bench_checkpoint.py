@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def export(work: Path, layers: str) -> dict[str, float]:
     start = time.perf_counter()
     wait = hash_ahead(base, donor)
 
-    def documents() -> dict[str, str]:
+    def documents(files: Mapping[str, str]) -> dict[str, str]:
         wait()
         return {"sources.json": json.dumps({"base": base.sha256, "donor": donor.sha256})}
 

@@ -1,12 +1,13 @@
 """Runs command lines of optlayers in forks of one process that has loaded everything.
 
 Loading torch and its like takes most of the time of a short command. Reads a JSON object a line
-(`arguments`, `folder`, `environment`, `output`) on standard input, answers with the exit code.
-`code` instead of `arguments` is Python to run.
+(`arguments`, `folder`, `environment`, `output`, and `errors` where these go elsewhere) on standard
+input, answers with the exit code. `code` instead of `arguments` is Python to run.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,10 +18,12 @@ def child(task: dict[str, object]) -> int:
     """What the fork does."""
     os.chdir(str(task["folder"]))
     os.environ.update(task["environment"])  # type: ignore[call-overload]
-    output = os.open(str(task["output"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(output, stream)
+    output = _opened(task["output"])
+    os.dup2(output, 1)
+    os.dup2(_opened(task["errors"]) if "errors" in task else output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if any(name.startswith("HF_") for name in task["environment"]):  # type: ignore[attr-defined]
+        _read_hub_settings()
     try:
         if "code" in task:
             exec(compile(str(task["code"]), "<document>", "exec"), {"__name__": "__main__"})
@@ -35,6 +38,18 @@ def child(task: dict[str, object]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _opened(path: object) -> int:
+    return os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+
+def _read_hub_settings() -> None:
+    """Let the hub's client read its environment again, as it does when it is first imported."""
+    import huggingface_hub
+
+    importlib.reload(huggingface_hub.constants)
+    huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT
 
 
 def serve() -> None:

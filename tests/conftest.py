@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Commands
 from servers import MariaDB, MissingServerError, Postgres, Server
 
 # Tests never reach for the network: a name that is not a folder fails at once.
@@ -147,6 +148,14 @@ def tiny_study(tiny_pair: Path) -> Path:
         STUDY.format(file=path.name, pair=tiny_pair, tasks=DEMO_TASKS), encoding="utf-8"
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Runs command lines without loading torch and its like for each (`commands.Commands`)."""
+    made = Commands(tmp_path_factory.mktemp("commands"))
+    yield made
+    made.close()
 
 
 def _served(kind: type[Server]) -> Iterator[Server]:

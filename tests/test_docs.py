@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from commands import Commands
 from docs_commands import NEEDS, OURS, ROOT, Command, blocks, documents, shell_commands
 
 COMMANDS = shell_commands()
@@ -34,8 +35,9 @@ def is_ours(command: Command) -> bool:
 class Runner:
     """Runs commands in one folder, which looks like a checkout, one after the other."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, commands: Commands) -> None:
         self.folder = folder
+        self._commands = commands
         for name in ("scripts", "studies", "examples", "docs", "benchmarks"):
             (folder / name).symlink_to(ROOT / name)
         for file in documents():
@@ -47,34 +49,21 @@ class Runner:
         replay = folder / "replay.yaml"
         replay.write_text(json.dumps({"landscape": str(LANDSCAPE)}), "utf-8")
         self.environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("command_server.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def _ask(self, **task: Any) -> tuple[int, str]:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        output = self.folder / "output"
-        task |= {"folder": str(self.folder), "environment": self.environment}
-        print(json.dumps({**task, "output": str(output)}), file=self._server.stdin, flush=True)
-        code = int(self._server.stdout.readline())
-        return code, output.read_text("utf-8", errors="replace")
 
     def python(self, code: str) -> tuple[int, str]:
-        return self._ask(code=code)
+        done = self._commands.python(self.folder, code, **self.environment)
+        return done.code, done.out + done.err
 
     def run(self, command: Command) -> tuple[int, str]:
         """The exit code and all output."""
         if is_ours(command):
-            return self._ask(arguments=self.arguments(command))
+            done = self._commands.run(self.folder, self.arguments(command), **self.environment)
+            return done.code, done.out + done.err
         if command.words[:1] == ("python",):
             words = [sys.executable, *command.words[1:]]
         else:
             words = list(command.words)
-        done = subprocess.run(
+        ended = subprocess.run(
             words,
             cwd=self.folder,
             env={**os.environ, **self.environment},
@@ -83,7 +72,7 @@ class Runner:
             timeout=120,
             check=False,
         )
-        return done.returncode, done.stdout + done.stderr
+        return ended.returncode, ended.stdout + ended.stderr
 
     def arguments(self, command: Command) -> list[str]:
         """What follows the program; the demo's search looks its answers up."""
@@ -92,20 +81,14 @@ class Runner:
             words += ["--replay", str(self.folder / "replay.yaml")]
         return words
 
-    def close(self) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(timeout=20)
-
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    made = Runner(tmp_path_factory.mktemp("docs"))
+def runner(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Runner:
+    made = Runner(tmp_path_factory.mktemp("docs"), commands)
     # What most lines look at: a search that is done.
     code, output = made.run(Command(ROOT, "", ("optlayers", "search")))
     assert code == 0, output
-    yield made
-    made.close()
+    return made
 
 
 def place(command: Command) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -61,7 +62,7 @@ Both parts keep theirs, and both hold for the whole.
 | donor, {donor} | {donor_licence} |
 
 {licence_files}`checkpoint_info.json` holds the same for machines, with the SHA-256 of
-every source file.
+every source file and of every file here, which `optlayers verify` compares.
 """
 
 
@@ -72,18 +73,19 @@ def documents(
     layers: LayerSet,
     score: dict[str, Any] | None,
     dtype: str | None = None,
-) -> Callable[[], dict[str, str]]:
-    """What makes the documents of a checkpoint, text by file name, when it is called.
+) -> Callable[[Mapping[str, str]], dict[str, str]]:
+    """What makes the documents of a checkpoint, text by file name, of the SHA-256 of its files.
 
     These are `README.md`, `checkpoint_info.json` and the licence files of both parts. The sources
     are hashed from now on, beside what else is done.
     """
     wait = hash_ahead(base, donor)
 
-    def make() -> dict[str, str]:
+    def make(files: Mapping[str, str]) -> dict[str, str]:
         wait()
-        info = checkpoint_info(definition, base, donor, layers, score, dtype)
         licences = {**licence_texts(base.folder, "base"), **licence_texts(donor.folder, "donor")}
+        own = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in licences.items()}
+        info = checkpoint_info(definition, base, donor, layers, score, dtype, {**files, **own})
         return {
             FILE: json.dumps(info, indent=2) + "\n",
             "README.md": model_card(info, sorted(licences)),

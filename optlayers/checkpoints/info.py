@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ def checkpoint_info(
     layers: LayerSet,
     score: dict[str, Any] | None,
     dtype: str | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Layer set, score with interval (None: not evaluated), study, models with SHA-256, versions.
 
-    dtype: what the weights were converted to (None: not at all). Reads the weight files whole, for
-    their hashes.
+    dtype: what the weights were converted to (None: not at all). files: the SHA-256 of what was
+    written, by name. Reads the weight files of the sources whole, for their hashes.
     """
     return {
         "layers": list(layers.indices),
@@ -46,6 +48,7 @@ def checkpoint_info(
         },
         "base": _model(definition, definition.base, base),
         "donor": _model(definition, definition.donor, donor),
+        "files": dict(files or {}),
         "versions": {
             "optlayers": __version__,
             "python": platform.python_version(),

@@ -7,13 +7,10 @@ processes on one machine share one copy of what is not converted.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import re
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
+from optlayers.checkpoints.hashes import hash_files
 from optlayers.checkpoints.tensorfile import Entry, read_header
 from optlayers.errors import ModelError
 from optlayers.models.families import config_from_dict, family_of
@@ -169,13 +167,10 @@ class Checkpoint:
         Reads the files whole, several at a time; the Hugging Face cache has named those that it
         fetched by their SHA-256, which is taken over.
         """
-        files = sorted(set(self._files.values()))
-        # Half of the cores: others copy weights meanwhile.
-        workers = max(1, min(8, (os.cpu_count() or 1) // 2))
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            return dict(
-                zip(files, pool.map(lambda f: _sha256(self.folder / f), files), strict=True)
-            )
+        paths = {file: (self.folder / file).resolve() for file in sorted(set(self._files.values()))}
+        named = {path: path.name for path in paths.values() if _is_blob(path)}
+        hashes = hash_files(path for path in paths.values() if path not in named)
+        return {file: named.get(path) or hashes[path] for file, path in paths.items()}
 
     @property
     def n_layers(self) -> int:
@@ -197,9 +192,6 @@ def hash_ahead(*checkpoints: Checkpoint) -> Callable[[], None]:
     return hashing.join
 
 
-def _sha256(path: Path) -> str:
-    real = path.resolve()
-    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
-        return real.name
-    with real.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _is_blob(path: Path) -> bool:
+    """Whether a file is one that the Hugging Face cache has named by its SHA-256."""
+    return path.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", path.name) is not None

@@ -8,10 +8,12 @@ with spaces; then the data.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +23,8 @@ import torch
 from optlayers.errors import ModelError
 
 BUFFER_BYTES = 16_000_000
+# Less than this is hashed sooner than a thread is woken.
+SMALL_BYTES = 500_000
 # A header longer than this is no header; the library has the same limit.
 MAX_HEADER_BYTES = 100_000_000
 
@@ -87,11 +91,12 @@ def write_tensors(
     tensors: Sequence[tuple[str, Entry]],
     dtype: str | None = None,
     advance: Callable[[int], None] = lambda written: None,
-) -> None:
+) -> str:
     """Write a safetensors file from pieces of others, through one buffer, and onto the disk.
 
-    dtype: one of `FLOATS`, to convert to. `advance(n)` is told of every n bytes written. Raises
-    `OSError` where the disk refuses, `ModelError` for a source that ends too early.
+    Returns the SHA-256 of what was written, which is hashed beside the writing. dtype: one of
+    `FLOATS`, to convert to. `advance(n)` is told of every n bytes written. Raises `OSError` where
+    the disk refuses, `ModelError` for a source that ends too early.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -105,17 +110,36 @@ def write_tensors(
         end += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as target:
+    with path.open("wb") as stream, ThreadPoolExecutor(max_workers=1) as beside:
+        target = _Hashed(stream, beside)
         target.write(len(text).to_bytes(8, "little") + text)
         for _, entry in tensors:
             _copy(entry, target, dtype, advance)
-        target.flush()
-        os.fsync(target.fileno())
+        stream.flush()
+        os.fsync(stream.fileno())
+    return target.digest.hexdigest()
 
 
-def _copy(
-    entry: Entry, target: BinaryIO, dtype: str | None, advance: Callable[[int], None]
-) -> None:
+class _Hashed:
+    """A file that is written and hashed at once."""
+
+    def __init__(self, stream: BinaryIO, beside: Executor) -> None:
+        self.stream = stream
+        self.beside = beside
+        self.digest = hashlib.sha256()
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Write some bytes; when it returns, their buffer may be used again."""
+        if len(part) < SMALL_BYTES:
+            self.digest.update(part)
+            self.stream.write(part)
+            return
+        hashing = self.beside.submit(self.digest.update, part)
+        self.stream.write(part)
+        hashing.result()
+
+
+def _copy(entry: Entry, target: _Hashed, dtype: str | None, advance: Callable[[int], None]) -> None:
     kind, _ = entry.converted(dtype)
     # A whole number of values of any width fits into the buffer.
     buffer = bytearray(min(entry.size, BUFFER_BYTES - BUFFER_BYTES % 8))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import glob
 import json
-import logging
 import os
 import shutil
 import socket
@@ -21,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
+from optlayers.checkpoints.hashes import files_below, hash_files
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.tensorfile import FLOATS, Entry, write_tensors
+from optlayers.checkpoints.tokenizer import copy_tokenizer
 from optlayers.errors import ExportError, InputError
 from optlayers.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
@@ -32,23 +32,12 @@ from optlayers.models import hybrid as hybrid_module
 from optlayers.models.families import family_of
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
 
-logger = logging.getLogger(__name__)
-
 SHARD_BYTES = 2_000_000_000
 SPARE_BYTES = 50_000_000
 MODELING = ("ssd.py", "generation.py", "llamba.py", "parts.py", "families.py", "hybrid.py")
-TOKENIZER = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "*.jinja",
-    "vocab.json",
-    "merges.txt",
-)
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
-Documents = Mapping[str, str] | Callable[[], Mapping[str, str]]
+Documents = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
 Shard = list[tuple[str, Entry]]
 
 
@@ -65,10 +54,11 @@ class Piece:
 class Shelf:
     """Shards that earlier exports wrote, so that later ones link to them.
 
-    With a shelf, every layer is a file of its own. `linked` counts the bytes that were not written.
+    With a shelf, every layer is a file of its own. `files` holds each with its SHA-256; `linked`
+    counts the bytes that were not written.
     """
 
-    files: dict[tuple[Any, ...], Path] = field(default_factory=dict)
+    files: dict[tuple[Any, ...], tuple[Path, str]] = field(default_factory=dict)
     linked: int = 0
 
 
@@ -135,11 +125,11 @@ def export_hybrid(
 ) -> Path:
     """Write the hybrid to the folder `out`, which must not exist; returns it.
 
-    documents: text files that go along, by name; a function is called when the weights are
-    written. `progress(done, total)` counts bytes. dtype: one of `DTYPES`, to convert the weights
-    to (None: as they are in the sources). shelf: link to the files of earlier exports that have
-    the same tensors. Raises `InputError` for a target that exists or a dtype that is unknown,
-    and `ExportError` for a disk that is full or not writable.
+    documents: text files that go along, by name; a function is called when all else is written,
+    with the SHA-256 of every file. `progress(done, total)` counts bytes. dtype: one of `DTYPES`, to
+    convert the weights to (None: as they are in the sources). shelf: link to the files of earlier
+    exports that have the same tensors. Raises `InputError` for a target that exists or a dtype that
+    is unknown, and `ExportError` for a disk that is full or not writable.
     """
     layers.check(base.n_layers)
     if dtype is not None and dtype not in DTYPES:
@@ -158,11 +148,12 @@ def export_hybrid(
         partial.mkdir()
         written = _write_weights(partial, shards, target, progress, shelf)
         _write_config(partial, base, donor, layers, graft, _dtype_of(pieces, target))
-        _copy_tokenizer(tokenizer, partial)
+        copy_tokenizer(tokenizer, partial)
         folder = Path(hybrid_module.__file__).parent
         for file in MODELING:
             shutil.copyfile(folder / file, partial / file)
-        for name, text in (documents() if callable(documents) else documents).items():
+        texts = documents(_hashes(partial, written)) if callable(documents) else documents
+        for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         if out.exists():
             out.rmdir()
@@ -175,8 +166,16 @@ def export_hybrid(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if shelf is not None:
-        shelf.files.update({key: out / file for key, file in written.items()})
+        shelf.files.update({key: (out / file, sha) for key, (file, sha) in written.items()})
     return out
+
+
+def _hashes(folder: Path, written: Mapping[Any, tuple[str, str]]) -> dict[str, str]:
+    """SHA-256 of every file of the folder by name; that of weights is known from their writing."""
+    found = dict(written.values())
+    rest = {name: path for name, path in files_below(folder).items() if name not in found}
+    hashes = hash_files(rest.values())
+    return dict(sorted({**found, **{name: hashes[path] for name, path in rest.items()}}.items()))
 
 
 def _check_space(out: Path, need: int) -> None:
@@ -231,11 +230,11 @@ def _write_weights(
     dtype: str | None,
     progress: Callable[[int, int], None],
     shelf: Shelf | None,
-) -> dict[tuple[Any, ...], str]:
-    """Write or link every shard; what lies in which file, for the shelf."""
+) -> dict[tuple[Any, ...], tuple[str, str]]:
+    """Write or link every shard; what lies in which file, with its SHA-256."""
     total, done = sum(_size(shard, dtype) for shard in shards), 0
     where: dict[str, str] = {}
-    written: dict[tuple[Any, ...], str] = {}
+    written: dict[tuple[Any, ...], tuple[str, str]] = {}
 
     def advance(count: int) -> None:
         nonlocal done
@@ -247,12 +246,13 @@ def _write_weights(
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         key = _key(shard, dtype)
-        if shelf is not None and key in shelf.files and _link(shelf.files[key], folder / file):
+        earlier, sha = shelf.files.get(key, (None, "")) if shelf is not None else (None, "")
+        if shelf is not None and earlier is not None and _link(earlier, folder / file):
             shelf.linked += _size(shard, dtype)
             advance(_size(shard, dtype))
         else:
-            write_tensors(folder / file, shard, dtype, advance)
-        written[key] = file
+            sha = write_tensors(folder / file, shard, dtype, advance)
+        written[key] = (file, sha)
         where.update({name: file for name, _ in shard})
     if len(shards) > 1:
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
@@ -331,35 +331,6 @@ def _write_config(
         shutil.copyfile(generation, folder / "generation_config.json")
     else:
         _write_json(folder / "generation_config.json", _special_tokens(donor))
-
-
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    found = {path for pattern in TOKENIZER for path in source.glob(pattern) if path.is_file()}
-    if not found:
-        raise ExportError(f"tokenizer {source}: holds no tokenizer files; nothing was left behind")
-    for path in sorted(found):
-        shutil.copyfile(path, folder / path.name)
-    _name_tokenizer_class(source, folder / "tokenizer_config.json")
-
-
-def _name_tokenizer_class(source: Path, target: Path) -> None:
-    """Write down the class that transformers gives a tokenizer where it comes from.
-
-    It takes the model type into account, which is another one here, and then some classes split
-    text into other tokens.
-    """
-    try:
-        loaded = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-        data = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
-    except Exception as error:
-        # Its files are as they were, and whoever loads the tokenizer is told the same.
-        logger.debug("tokenizer %s: %s", source, error)
-        return
-    name = type(loaded).__name__
-    # The name of that class which other programs know as well.
-    name = "PreTrainedTokenizerFast" if name == "TokenizersBackend" else name
-    if data.get("tokenizer_class") not in (name, f"{name}Fast", type(loaded).__name__):
-        _write_json(target, {**data, "tokenizer_class": name})
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

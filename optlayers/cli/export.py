@@ -90,9 +90,14 @@ def upload(folder: Path, repository: str | None, private: bool) -> str | None:
     if repository is None:
         return None
     from optlayers.checkpoints.push import push
+    from optlayers.errors import OptlayersError
 
     say(f"uploading {folder.name} to {repository}")
-    address = push(folder, repository, private)
+    try:
+        address = push(folder, repository, private)
+    except OptlayersError:
+        say("")  # the client's bars stand on this line
+        raise
     say(f"uploaded to {address}")
     return address
 

@@ -31,13 +31,24 @@ def verify(
 ) -> None:
     """Load a checkpoint where optlayers is not, generate, and let lm_eval measure it.
 
-    Its answers are compared with those that the study recorded, question by question. Exit code 1
-    where something differs.
+    Its files are compared with what `export` wrote, and its answers with those that the study
+    recorded, question by question. Exit code 1 where something differs; changed code is not run.
     """
+    import sys
+    from dataclasses import asdict
+
     from optlayers.cli.tables import print_json
     from optlayers.evaluation.evaluator import pick_device, pick_dtype
     from optlayers.evaluation.strangers import Stranger
-    from optlayers.evaluation.verify import check_definition, read_info
+    from optlayers.evaluation.tasks import hush
+    from optlayers.evaluation.verify import (
+        Recorded,
+        changed_files,
+        check_definition,
+        compare,
+        read_info,
+        runs_changed_code,
+    )
     from optlayers.study import load_study
 
     if limit is not None:
@@ -48,69 +59,78 @@ def verify(
     check_definition(info, definition, folder)
     where = pick_device(device)
     kind = str(pick_dtype(dtype, where)).removeprefix("torch.")
-    stranger = Stranger(folder.resolve(), str(where), kind)
-    say("loading and generating")
-    text = stranger.generate(prompt, NEW_TOKENS)
-    verdict = _measure(info, definition, stranger, limit, batch_size)
+    hush()
+    say("comparing files")
+    changed = changed_files(info, folder)
+    faults = [f"{name} {why}" for name, why in (changed or {}).items()]
+    found: dict[str, Any] = {"files": None if changed is None else len(info["files"])}
+    if changed is None or not runs_changed_code(changed):
+        recorded = None if definition.real else Recorded.of(info, definition)
+        faults += recorded.faults if recorded else []
+        stranger = Stranger(folder.resolve(), str(where), kind)
+        say("loading and generating")
+        found["generated"] = stranger.generate(prompt, NEW_TOKENS)
+        verdict = None
+        if recorded is not None:
+            say(f"lm_eval on {', '.join(task.name for task in definition.tasks)}")
+            path = definition.resolve(definition.task_path) if definition.task_path else None
+            loud = sys.stderr.isatty()
+            mine = stranger.evaluate(definition.tasks, path, limit, batch_size, loud)
+            verdict = compare(mine, recorded, _same_arithmetic(info, stranger))
+            found |= asdict(verdict)
+            faults += verdict.faults
+        if not json:
+            print(f"loads and generates without optlayers: {prompt + found['generated']!r}")
+            _show_measured(verdict, info, definition)
+    compared = bool(found.get("common"))
+    word = "differs" if faults else "pass" if compared else "not compared"
+    found |= {"passed": not faults, "verdict": word, "faults": faults}
     if json:
-        print_json(_plain(verdict, text))
+        print_json(found)
     else:
-        _show(folder, verdict, prompt + text, info)
-    if not verdict.passed:
+        _show(folder, found, changed)
+    if faults:
         raise typer.Exit(1)
 
 
-def _measure(info: Any, definition: Any, stranger: Any, limit: int | None, batch_size: int) -> Any:
-    import sys
-
-    from optlayers.errors import InputError
-    from optlayers.evaluation.tasks import TaskSet, hush
-    from optlayers.evaluation.verify import compare, recorded_answers
-
-    if definition.real:
-        metrics = ", ".join(sorted({task.metric for task in definition.tasks}))
-        raise InputError(
-            f"the study counts by {metrics}, and verify compares right and wrong answers alone; "
-            "the checkpoint loads and generates, and `optlayers eval` measures the rest"
-        )
-    hush()
-    subjects = TaskSet.of(definition).subjects
-    path = definition.resolve(definition.task_path) if definition.task_path else None
-    say(f"lm_eval on {', '.join(task.name for task in definition.tasks)}")
-    mine = stranger.evaluate(definition.tasks, path, limit, batch_size, loud=sys.stderr.isatty())
-    score = info.get("score") or {}
-    exact = (
+def _same_arithmetic(info: Any, stranger: Any) -> bool:
+    """Whether the recorded answers were given by what a stranger computes, to the last bit."""
+    return (
         stranger.device == "cpu"
-        and score.get("device") == "cpu"
+        and (info.get("score") or {}).get("device") == "cpu"
         and stranger.dtype == "float32"
         and info.get("dtype") in (None, "float32")
     )
-    return compare(mine, recorded_answers(info, definition, subjects), subjects, exact)
 
 
-def _plain(verdict: Any, text: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"passed": verdict.passed, "generated": text, **asdict(verdict)}
-
-
-def _show(folder: Path, verdict: Any, text: str, info: Any) -> None:
-    print(f"loads and generates without optlayers: {text!r}")
+def _show_measured(verdict: Any, info: Any, definition: Any) -> None:
+    if verdict is None:
+        metrics = ", ".join(sorted({task.metric for task in definition.tasks}))
+        print(f"the study counts by {metrics}; measure that with `optlayers eval`")
+        return
     print(
         f"lm_eval: {100 * verdict.score:.2f} % ({100 * verdict.ci_low:.1f} to "
         f"{100 * verdict.ci_high:.1f}, 95 %) on {verdict.questions} questions"
     )
-    score = info.get("score")
     if verdict.common:
         print(
             f"on the {verdict.common} of these that the recorded score rests on: "
             f"{100 * verdict.mine:.2f} %, recorded {100 * verdict.recorded:.2f} %, "
             f"{len(verdict.differing)} answers differ"
         )
-    elif score:
+    elif info.get("score"):
         print("the recorded score rests on none of these questions; raise --limit")
     else:
         print("no score was recorded to compare with")
-    for fault in verdict.faults:
+
+
+def _show(folder: Path, found: dict[str, Any], changed: dict[str, str] | None) -> None:
+    if changed is None:
+        print("no hashes were recorded: an early version wrote it; export it again for them")
+    elif not changed:
+        print(f"all {found['files']} files are those that were written")
+    for fault in found["faults"]:
         print(f"differs: {fault}")
-    print(f"{folder}: {'pass' if verdict.passed else 'differs'}")
+    if "generated" not in found:
+        print("it was not loaded, since that would run what was changed")
+    print(f"{folder}: {found['verdict']}")

@@ -10,15 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from optlayers.checkpoints.hashes import differences
 from optlayers.checkpoints.info import FILE
 from optlayers.errors import InputError, ModelError
 from optlayers.evaluation.questions import Subject, order_questions
+from optlayers.evaluation.tasks import TaskSet
 from optlayers.search import StratifiedScore, decode_answers
 from optlayers.study import StudyDefinition
 
 # Where rounding differs (another device or dtype), near ties flip: this share of them may.
 MAX_FLIPPED = 0.05
 Z95 = 1.96
+# A recorded score was computed from the recorded answers, and then rounded at most to this.
+SAME_SCORE = 1e-6
+
+# Whoever loads a folder runs its code, which these files hold or name.
+RUNS = ("config.json", "tokenizer_config.json")
 
 Answers = Mapping[str, Mapping[int, bool]]
 
@@ -41,11 +48,6 @@ class Verdict:
     differing: list[tuple[str, int]] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    @property
-    def passed(self) -> bool:
-        """Whether nothing differs that should not."""
-        return not self.faults
-
 
 def read_info(folder: Path) -> dict[str, Any]:
     """`checkpoint_info.json` of a folder; raises `ModelError` where it is none of an export."""
@@ -58,9 +60,18 @@ def read_info(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); export it again") from None
-    if not isinstance(info, dict) or "study" not in info:
+    if not isinstance(info, dict) or not _holds(info.get("study"), name=str, fingerprint=str):
         raise ModelError(f"{path}: names no study; export it again")
+    score = info.get("score")
+    if score is not None and not _holds(score, score=float, questions=int):
+        raise ModelError(f"{path}: the recorded score cannot be read; export it again")
     return info
+
+
+def _holds(data: Any, **kinds: type) -> bool:
+    return isinstance(data, dict) and all(
+        isinstance(data.get(key), kind) for key, kind in kinds.items()
+    )
 
 
 def check_definition(info: Mapping[str, Any], definition: StudyDefinition, folder: Path) -> None:
@@ -73,40 +84,95 @@ def check_definition(info: Mapping[str, Any], definition: StudyDefinition, folde
         )
 
 
-def recorded_answers(
-    info: Mapping[str, Any], definition: StudyDefinition, subjects: list[Subject]
-) -> dict[str, dict[int, bool]]:
-    """Right or wrong of each question that the recorded score rests on, by task and document."""
-    score = info.get("score")
-    if not score or not score.get("answers"):
-        return {}
-    count = int(score["questions"])
-    right = decode_answers(score["answers"], count)
-    order = order_questions(subjects, definition.questions)
-    found: dict[str, dict[int, bool]] = {}
-    for subject, document, answer in zip(
-        order.subject[:count], order.document[:count], right, strict=True
-    ):
-        found.setdefault(subjects[int(subject)].name, {})[int(document)] = bool(answer)
-    return found
+def changed_files(info: Mapping[str, Any], folder: Path) -> dict[str, str] | None:
+    """The files that are not those that `export` wrote, and what is the matter with each.
+
+    None where the checkpoint records no hashes: it was written by an early version. Raises
+    `ModelError` where a file cannot be read.
+    """
+    recorded = info.get("files")
+    if not recorded:
+        return None
+    if not isinstance(recorded, dict):
+        raise ModelError(f"{folder / FILE}: `files` is no table of hashes; export it again")
+    try:
+        return differences(folder, recorded)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error}); export it again") from None
 
 
-def compare(mine: Answers, recorded: Answers, subjects: list[Subject], exact: bool) -> Verdict:
+def runs_changed_code(changed: Mapping[str, str]) -> bool:
+    """Whether a folder with these changed files, once loaded, may run what `export` never wrote."""
+    return any(name in RUNS or name.endswith(".py") for name in changed)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a checkpoint says of its study: right or wrong by task and document, and what is wrong.
+
+    `answers` are those that the recorded score rests on; none where no score was recorded.
+    """
+
+    subjects: list[Subject]
+    answers: Answers = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any], definition: StudyDefinition) -> Recorded:
+        """Of a `checkpoint_info.json`; raises `ModelError` where the answers cannot be read."""
+        subjects = TaskSet.of(definition).subjects
+        score = info.get("score")
+        if not score or not score.get("answers"):
+            return cls(subjects)
+        order = order_questions(subjects, definition.questions)
+        right = _right(score, len(order.subject))
+        places = zip(order.subject, order.document, right, strict=False)
+        answers: dict[str, dict[int, bool]] = {}
+        for subject, document, answer in places:
+            answers.setdefault(subjects[int(subject)].name, {})[int(document)] = bool(answer)
+        scorer = StratifiedScore(strata=order.subject, weights=order.weights)
+        given = scorer.interval(right).score
+        faults = []
+        if abs(given - score["score"]) > SAME_SCORE:
+            faults.append(
+                f"{FILE} records a score of {100 * score['score']:.2f} %, and the answers that it "
+                f"records give {100 * given:.2f} %"
+            )
+        return cls(subjects, answers, faults)
+
+
+def _right(score: Mapping[str, Any], known: int) -> Any:
+    """Right or wrong of each question of a recorded score, in the order of the `known` ones."""
+    count = score["questions"]
+    if not 0 < count <= known:
+        raise ModelError(
+            f"{FILE}: it records {count} answers, and the tasks have {known} questions now; "
+            "export it again"
+        )
+    try:
+        return decode_answers(score["answers"], count)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{FILE}: the recorded answers cannot be read ({error}); export it again"
+        ) from None
+
+
+def compare(mine: Answers, recorded: Recorded, exact: bool) -> Verdict:
     """The verdict on what lm_eval answered; `exact`: rounding is no excuse.
 
     Otherwise up to `MAX_FLIPPED` of the common questions may differ, where they do so about as
     often in one direction as in the other (McNemar's test at 95 %).
     """
-    number = {subject.name: i for i, subject in enumerate(subjects)}
+    number = {subject.name: i for i, subject in enumerate(recorded.subjects)}
     answers = [(number[t], right) for t, docs in mine.items() for right in docs.values()]
-    weights = np.array([subject.weight for subject in subjects])
+    weights = np.array([subject.weight for subject in recorded.subjects])
     scorer = StratifiedScore(
         strata=np.array([s for s, _ in answers]), weights=weights / weights.sum()
     )
     interval = scorer.interval(np.array([right for _, right in answers], dtype=np.bool_))
     common = [
         (task, document, right, mine[task][document])
-        for task, documents in recorded.items()
+        for task, documents in recorded.answers.items()
         for document, right in documents.items()
         if document in mine.get(task, {})
     ]

@@ -47,7 +47,7 @@ def pair(tiny_pair: Path) -> tuple[Checkpoint, Checkpoint]:
 
 
 def texts(pair: tuple[Checkpoint, Checkpoint], study: Path, score: Any) -> dict[str, str]:
-    return documents(load_study(str(study)), *pair, LAYERS, score)()
+    return documents(load_study(str(study)), *pair, LAYERS, score)({})
 
 
 def test_the_card_says_what_it_is_and_how_it_was_measured(

@@ -285,7 +285,7 @@ def test_a_disk_that_refuses_a_write_leaves_nothing(
     assert list((tmp_path / "disk").iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["_write_config", "_copy_tokenizer", "_write_weights"])
+@pytest.mark.parametrize("moment", ["_write_config", "copy_tokenizer", "_write_weights"])
 def test_a_kill_half_way_leaves_nothing_that_looks_finished(
     pair: tuple[Checkpoint, Checkpoint],
     tmp_path: Path,
@@ -337,7 +337,7 @@ def test_what_is_interrupted_is_swept_up(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "_copy_tokenizer", interrupt)
+    monkeypatch.setattr(writer, "copy_tokenizer", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(pair, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -1,26 +1,32 @@
-"""`verify` and `doctor` through the real entry points, on the tiny pair."""
+"""`verify` and `doctor` on the tiny pair; strangers to optlayers use a checkpoint in processes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from test_fetch import run
+from commands import Commands, Done
 
 from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.errors import ModelError
 from optlayers.evaluation.evaluator import open_pair
+from optlayers.evaluation.verify import changed_files, read_info, runs_changed_code
 from optlayers.layerset import LayerSet
 from optlayers.search import StratifiedScore, encode_answers
 from optlayers.study import load_study
 
 LAYERS = LayerSet.of(1, 4)
 NOWHERE = "http://127.0.0.1:9"
+
+Verify = Callable[..., Done]
+Doctor = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -55,58 +61,182 @@ def exported(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return export_hybrid(base, donor, LAYERS, out, donor.folder, texts)
 
 
-def verify(folder: Path, study: Path, *more: str) -> tuple[int, str, str]:
-    work = folder.parent
-    return run(work, NOWHERE, "verify", str(folder), "--study", str(study), *more)
+@pytest.fixture
+def verify(commands: Commands, tiny_study: Path, tmp_path: Path) -> Verify:
+    """Runs the command on a folder, where no hub can be reached."""
+
+    def ask(folder: Path, *more: str, study: Path = tiny_study) -> Done:
+        words = ["verify", str(folder), "--study", str(study), *more]
+        return commands.run(tmp_path, words, HF_ENDPOINT=NOWHERE)
+
+    return ask
 
 
-def test_an_honest_checkpoint_passes(exported: Path, tiny_study: Path) -> None:
-    code, out, err = verify(exported, tiny_study, "--json")
+def test_an_honest_checkpoint_passes(exported: Path, verify: Verify) -> None:
+    code, out, err = verify(exported, "--limit", "40", "--json")
     assert code == 0, err + out
     found = json.loads(out)
     assert found["passed"]
-    assert found["questions"] == 1280
-    assert found["common"] == 32
+    assert found["verdict"] == "pass"
+    assert found["files"] == len(list(exported.iterdir())) - 2
+    assert found["faults"] == []
+    assert found["questions"] == 8 * 40
+    assert found["common"] > 4
     assert found["differing"] == []
     assert found["mine"] == found["recorded"]
     assert found["generated"]
 
 
-def test_another_models_weights_do_not_pass(
-    exported: Path, tiny_study: Path, tiny_pair: Path, tmp_path: Path
+def copy(exported: Path, tmp_path: Path, **info: object) -> Path:
+    """A copy of the checkpoint, with fields of its `checkpoint_info.json` changed."""
+    folder = Path(shutil.copytree(exported, tmp_path / "copy"))
+    path = folder / "checkpoint_info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **info}))
+    return folder
+
+
+def test_the_hashes_are_those_of_what_was_written(exported: Path) -> None:
+    files = json.loads((exported / "checkpoint_info.json").read_text())["files"]
+    free = {"README.md", "checkpoint_info.json"}
+    assert files.keys() == {path.name for path in exported.iterdir()} - free
+    for name, sha in files.items():
+        assert sha == hashlib.sha256((exported / name).read_bytes()).hexdigest(), name
+
+
+def test_every_file_that_is_not_as_it_was_written_is_named(exported: Path, tmp_path: Path) -> None:
+    folder = copy(exported, tmp_path)
+    info = read_info(folder)
+    assert changed_files(info, folder) == {}
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-4] ^= 1  # the last bit of the last value, which flips no answer
+    (folder / "model.safetensors").write_bytes(data)
+    (folder / "generation_config.json").unlink()
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    (folder / "README.md").write_text("My own words.")
+    (folder / ".gitattributes").write_text("* text")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "notes.py").write_text("")
+    changed = changed_files(info, folder)
+    assert changed is not None
+    assert list(changed) == [
+        "generation_config.json", "model.safetensors", "adapter_model.safetensors"
+    ]  # fmt: skip
+    assert changed["generation_config.json"] == "is missing"
+    assert changed["adapter_model.safetensors"] == "was added"
+    now = hashlib.sha256(data).hexdigest()
+    assert changed["model.safetensors"].startswith(f"was changed: its SHA-256 is {now}, and was ")
+    assert not runs_changed_code(changed)
+    assert changed_files({**info, "files": {}}, folder) is None
+    with pytest.raises(ModelError, match="no table of hashes"):
+        changed_files({**info, "files": ["hybrid.py"]}, folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "hybrid.py", "more.py"])
+def test_changed_code_is_named_and_never_run(
+    exported: Path, verify: Verify, tmp_path: Path, file: str
+) -> None:
+    folder = copy(exported, tmp_path)
+    before = (folder / file).read_text() if (folder / file).exists() else ""
+    trace = tmp_path / "ran"
+    code = f"open({str(trace)!r}, 'w')\n" if file.endswith(".py") else " "
+    (folder / file).write_text(f"{code}{before}")
+    exit_code, out, err = verify(folder, "--limit", "1")
+    assert exit_code == 1, err
+    assert f"differs: {file} was " in out
+    assert "it was not loaded, since that would run what was changed" in out
+    assert out.rstrip().endswith("copy: differs")
+    assert not trace.exists()
+
+
+def test_another_models_weights_and_a_score_made_up_are_seen_without_hashes(
+    exported: Path, verify: Verify, tiny_pair: Path, tmp_path: Path
 ) -> None:
     base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
     other = export_hybrid(base, donor, LayerSet.of(0, 2), tmp_path / "other", donor.folder, {})
-    shutil.copyfile(exported / "checkpoint_info.json", other / "checkpoint_info.json")
-    code, out, _ = verify(other, tiny_study)
+    info = json.loads((exported / "checkpoint_info.json").read_text())
+    del info["files"]
+    info["score"]["score"] = 0.99
+    (other / "checkpoint_info.json").write_text(json.dumps(info))
+    code, out, _ = verify(other, "--limit", "40")
     assert code == 1
+    assert "differs: checkpoint_info.json records a score of 99.00 %, and the answers" in out
     assert "answers differ from the recorded ones" in out
+    assert "no hashes were recorded" in out
     assert out.rstrip().endswith("differs")
 
 
-def test_a_broken_folder_is_one_line(exported: Path, tiny_study: Path, tmp_path: Path) -> None:
-    broken = Path(shutil.copytree(exported, tmp_path / "broken"))
+def test_records_that_cannot_be_are_one_line(
+    exported: Path, verify: Verify, tmp_path: Path
+) -> None:
+    score = read_info(exported)["score"]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"score": {**score, "answers": "?"}}, "the recorded answers cannot be read"),
+        ({"score": {**score, "questions": 2000}}, "it records 2000 answers, and the tasks"),
+        ({"score": {"answers": score["answers"]}}, "the recorded score cannot be read"),
+        ({"study": "tiny"}, "names no study; export it again"),
+    ]
+    for number, (wrong, words) in enumerate(cases):
+        folder = copy(exported, tmp_path / str(number), **wrong)
+        code, out, err = verify(folder, "--limit", "1")
+        assert code == 2, err
+        assert words in err
+        assert "Traceback" not in err
+        assert not out
+
+
+def test_where_there_is_nothing_to_compare_it_does_not_say_pass(
+    verify: Verify, tiny_study: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "real.yaml"
+    study.write_text(tiny_study.read_text().replace("demo}", "demo, metric: logprob}"))
+    definition = load_study(str(study))
+    base, donor = open_pair(definition)
+    texts = documents(definition, base, donor, LAYERS, None)
+    folder = export_hybrid(base, donor, LAYERS, tmp_path / "hybrid", donor.folder, texts)
+    code, out, err = verify(folder, study=study)
+    assert code == 0, err
+    assert "loads and generates without optlayers: 'The capital of France is" in out
+    assert "the study counts by logprob; measure that with `optlayers eval`" in out
+    assert "files are those that were written" in out
+    assert out.rstrip().endswith("hybrid: not compared")
+
+
+def test_a_broken_folder_is_one_line(exported: Path, verify: Verify, tmp_path: Path) -> None:
+    broken = copy(exported, tmp_path, files={})
     (broken / "hybrid.py").write_text("raise RuntimeError('not today')\n")
-    code, _, err = verify(broken, tiny_study, "--limit", "1")
+    code, _, err = verify(broken, "--limit", "1")
     assert code == 1
     assert "generation: RuntimeError: not today (a fresh process without optlayers)" in err
     assert "Traceback" not in err
     (broken / "checkpoint_info.json").unlink()
-    code, _, err = verify(broken, tiny_study)
+    code, _, err = verify(broken)
     assert code == 2
     assert "name a folder that `optlayers export` wrote" in err
 
 
-def test_another_definition_is_refused(exported: Path, tiny_study: Path, tmp_path: Path) -> None:
+def test_another_definition_is_refused(
+    exported: Path, verify: Verify, tiny_study: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(tiny_study.read_text().replace("full: 4", "full: 5"))
-    code, _, err = verify(exported, other)
+    code, _, err = verify(exported, study=other)
     assert code == 2
     assert "name its file with --study" in err
 
 
-def test_doctor_gives_a_verdict_a_row(tiny_study: Path, tmp_path: Path) -> None:
-    code, out, err = run(tmp_path, NOWHERE, "doctor", "--study", str(tiny_study), "--json")
+@pytest.fixture
+def doctor(commands: Commands, tmp_path: Path) -> Doctor:
+    """Runs the command where nothing was fetched and no hub can be reached."""
+
+    def ask(*words: str) -> Done:
+        home = str(tmp_path / "cache")
+        return commands.run(tmp_path, ["doctor", *words], HF_ENDPOINT=NOWHERE, HF_HOME=home)
+
+    return ask
+
+
+def test_doctor_gives_a_verdict_a_row(tiny_study: Path, doctor: Doctor, tmp_path: Path) -> None:
+    code, out, err = doctor("--study", str(tiny_study), "--json")
     assert code == 0, err
     rows = {row["what"]: row for row in json.loads(out)}
     assert list(rows) == [
@@ -116,25 +246,19 @@ def test_doctor_gives_a_verdict_a_row(tiny_study: Path, tmp_path: Path) -> None:
     assert rows["memory"]["verdict"] == "ok"
     assert "which the search will make" in rows["database"]["found"]
     assert not (tmp_path / "optuna.db").exists()
-    code, out, _ = run(tmp_path, NOWHERE, "doctor", "--study", "full", "--json")
+    code, out, _ = doctor("--study", "full", "--json")
     rows = {row["what"]: row for row in json.loads(out)}
     assert "optlayers fetch --study full" in rows["donor"]["found"]
     assert "set HF_TOKEN" in rows["token"]["found"]
-    code, out, _ = run(
-        tmp_path, NOWHERE, "doctor", "--study", str(tiny_study), "--storage", "sqlite:////no/x.db"
-    )
+    code, out, _ = doctor("--study", str(tiny_study), "--storage", "sqlite:////no/x.db")
     assert code == 1
     assert "mend" in out
 
 
-def test_every_script_of_this_part_runs_small(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, root / "scripts/bench_checkpoint.py", "--export-only", "--out", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_every_script_of_this_part_runs_small(commands: Commands, tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "scripts" / "bench_checkpoint.py"
+    arguments = [str(script), "--export-only", "--out", str(tmp_path)]
+    run = "import runpy, sys\nsys.argv = {0}\nrunpy.run_path(sys.argv[0], None, '__main__')"
+    code, _, err = commands.python(tmp_path, run.format(arguments))
+    assert code == 0, err
     assert "memory of the export" in (tmp_path / "checkpoint-demo-cpu.md").read_text()
