@@ -8,6 +8,7 @@ of workers may run, and any may die at any time.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import time
@@ -283,6 +284,14 @@ class Worker:
         return self._inherit(self.claims.take(self._choose(found)), self.claims.seen)
 
     def _plan(self, records: Sequence[Record]) -> Plan:
+        # Of a long study a plan makes ten thousands of objects; garbage among them can wait.
+        gc.disable()
+        try:
+            return self._plan_now(records)
+        finally:
+            gc.enable()
+
+    def _plan_now(self, records: Sequence[Record]) -> Plan:
         exploring = plan(
             self.definition, self.evaluator.n_layers, records, self.sampler, self.cohort
         )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from optlayers.layerset import LayerSet
-from optlayers.search.offsets import at_level, prefix_offsets
+from optlayers.search.offsets import prefix_offsets
 from optlayers.search.proposal import Phase
 from optlayers.search.record import Record
 from optlayers.search.records import outranks
 from optlayers.search.space import LayerSpace
-from optlayers.search.statistics import prior_strength
+from optlayers.search.statistics import FloatArray, prior_strength
 
 # Evaluated before the first generation or outside of any: a parent for every generation.
 NO_GENERATION = -1
+
+# Courses that tell how much easier the first questions are; more would tell the same.
+_COURSES = 2000
 
 EXPLORED = frozenset(("", Phase.explore.value))
 
@@ -36,10 +39,11 @@ class Individual(NamedTuple):
 
 
 class History(NamedTuple):
-    """Individuals; the indices of every evaluated set, and how many of them have a generation."""
+    """Individuals; of every evaluated set of the budget the most telling record, by its indices;
+    and how many of them have a generation."""
 
     individuals: list[Individual]
-    known: Collection[tuple[int, ...]]
+    best: Mapping[tuple[int, ...], Record]
     explored: int
 
 
@@ -74,7 +78,7 @@ def history_from(
     layer stay, since they are few and weigh the layers.
     """
     best: dict[tuple[int, ...], Record] = {}
-    courses: dict[tuple[int, ...], dict[int, float]] = {}
+    courses: dict[tuple[int, ...], Mapping[int, float]] = {}
     generations: dict[tuple[int, ...], int] = {}
     least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
     # Ten thousand trials pass here for every proposal.
@@ -86,47 +90,59 @@ def history_from(
             if not least <= len(key) <= largest or key[-1:] >= end:
                 continue
             best[key] = record
-        elif outranks(record, best[key]):
-            best[key] = record
-        if record.intermediate:
-            courses.setdefault(key, {}).update(record.intermediate)
+            courses[key] = record.intermediate
+        else:
+            if outranks(record, best[key]):
+                best[key] = record
+            courses[key] = {**courses[key], **record.intermediate}
         if record.phase in EXPLORED and key not in generations:
             stated = record.generation
             generations[key] = len(generations) // population_size if stated is None else stated
-    offsets = prefix_offsets(list(courses.values()))
-    pairs = [(key, at_level(record, offsets)) for key, record in best.items()]
-    fitness = _fitness([record for _, record in pairs], maximise=maximise)
-    chosen: Sequence[int] = range(len(pairs))
-    if most is not None and len(pairs) > most:
-        values = np.asarray(fitness)
-        top = np.argpartition(-values, most // 2)[: most // 2]
-        held = np.zeros(len(pairs), dtype=bool)
+    offsets = prefix_offsets(_evenly(courses.values(), _COURSES))
+    fitness = _fitness(best.values(), offsets, maximise=maximise)
+    chosen: Sequence[int] = range(len(best))
+    if most is not None and len(best) > most:
+        top = np.argpartition(-fitness, most // 2)[: most // 2]
+        held = np.zeros(len(best), dtype=bool)
         held[top] = True
         rest = np.flatnonzero(~held)
         held[rest[np.linspace(0, len(rest) - 1, most - len(top)).astype(int)]] = True
-        held[[row for row, (key, _) in enumerate(pairs) if len(key) == 1]] = True
+        held[[row for row, key in enumerate(best) if len(key) == 1]] = True
         chosen = np.flatnonzero(held).tolist()
     # Sets found by other phases (probe, refine) have no generation.
     sign = 1.0 if maximise else -1.0
     individuals = []
+    pairs, worth = list(best.items()), fitness.tolist()
     for row in chosen:
         key, record = pairs[row]
-        score = None if record.score is None else sign * record.score
-        generation = generations.get(key, NO_GENERATION)
+        level = None
+        if record.score is not None:
+            level = record.score - offsets.get(record.questions or 0, 0.0)
         individuals.append(
-            Individual(record.layers, fitness[row], generation, score, _variance(record))
+            Individual(
+                record.layers,
+                worth[row],
+                generations.get(key, NO_GENERATION),
+                None if level is None else sign * level,
+                _variance(level, record.questions),
+            )
         )
-    known = {key for key, _ in pairs}
-    return History(individuals, known, sum(g >= 0 for g in generations.values()))
+    explored = sum(g >= 0 for g in generations.values())
+    return History(individuals, best, explored)
 
 
-def _variance(record: Record) -> float | None:
+def _evenly(courses: Collection[Mapping[int, float]], most: int) -> list[Mapping[int, float]]:
+    """At most so many of the courses, spread evenly over time."""
+    return list(courses)[:: -(-len(courses) // most) or 1]
+
+
+def _variance(score: float | None, questions: int | None) -> float | None:
     """Variance of a share of right answers; None for any other score."""
-    if record.score is None or not record.questions or not 0.0 <= record.score <= 1.0:
+    if score is None or not questions or not 0.0 <= score <= 1.0:
         return None
     # One right and one wrong answer more keep it from being zero.
-    share = (record.score * record.questions + 1.0) / (record.questions + 2.0)
-    return share * (1.0 - share) / record.questions
+    share = (score * questions + 1.0) / (questions + 2.0)
+    return share * (1.0 - share) / questions
 
 
 def is_explored(record: Record) -> bool:
@@ -134,14 +150,18 @@ def is_explored(record: Record) -> bool:
     return record.phase in EXPLORED
 
 
-def _fitness(records: list[Record], *, maximise: bool) -> list[float]:
+def _fitness(
+    records: Collection[Record], offsets: Mapping[int, float], *, maximise: bool
+) -> FloatArray:
+    """Fitness [n] of records, at the level of all questions."""
+    questions = [record.questions for record in records]
     scores = np.array([record.score for record in records], dtype=np.float64)
-    return (estimates(scores, [r.questions for r in records]) * (1 if maximise else -1)).tolist()
+    if any(offsets.values()):
+        scores = scores - np.array([offsets.get(n or 0, 0.0) for n in questions])
+    return estimates(scores, questions) * (1 if maximise else -1)
 
 
-def estimates(
-    scores: np.ndarray[tuple[int], np.dtype[np.float64]], questions: list[int | None]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def estimates(scores: FloatArray, questions: list[int | None]) -> FloatArray:
     """Scores, float [n], shrunk to their mean by the number of questions behind each.
 
     Unchanged where all rest on equally many, where a number is missing, and where a score is
@@ -153,7 +173,5 @@ def estimates(
         return scores
     n = np.array(questions, dtype=np.float64)
     strength = prior_strength(scores, n)
-    shrunk: np.ndarray[tuple[int], np.dtype[np.float64]] = (
-        n * scores + strength * float(scores.mean())
-    ) / (n + strength)
+    shrunk: FloatArray = (n * scores + strength * float(scores.mean())) / (n + strength)
     return shrunk

@@ -55,16 +55,18 @@ def prefix_offsets(courses: Sequence[Mapping[int, float]]) -> dict[int, float]:
     Offsets are relative to the longest course. All zero where scores are no shares of right
     answers, and where no set has gone from one rung to another.
     """
-    knots = sorted({n for course in courses for n in course})
+    alike = _alike(courses)
+    knots = sorted({n for steps in alike for n in steps})
     nothing = dict.fromkeys(knots, 0.0)
-    values = [score for course in courses for score in course.values()]
-    if not 2 <= len(knots) <= _MOST or min(values) < 0.0 or max(values) > 1.0:
+    if not 2 <= len(knots) <= _MOST:
+        return nothing
+    if any(scores.min() < 0.0 or scores.max() > 1.0 for scores in alike.values()):
         return nothing
     length = np.diff([0, *knots]).astype(np.float64)
-    first = np.array([course[min(course)] for course in courses if course])
-    questions = np.array([min(course) for course in courses if course], dtype=np.float64)
+    first = np.concatenate([scores[:, 0] for scores in alike.values()])
+    questions = np.repeat([float(steps[0]) for steps in alike], [len(s) for s in alike.values()])
     binomial = max(float(np.mean(first * (1.0 - first))), 0.01)
-    kinds = _by_steps(courses)
+    kinds = {steps: _shares(steps, scores) for steps, scores in alike.items()}
     best, segments = -np.inf, np.zeros(len(knots))
     for share in _OWN:
         own = share * binomial
@@ -111,15 +113,23 @@ def _solve(
     return likelihood, np.asarray(solution[1:])
 
 
-def _by_steps(courses: Sequence[Mapping[int, float]]) -> dict[tuple[int, ...], FloatArray]:
-    """Courses of the same rungs together: shares of right answers [courses, segments]."""
-    found: dict[tuple[int, ...], list[list[float]]] = {}
+def _alike(courses: Sequence[Mapping[int, float]]) -> dict[tuple[int, ...], FloatArray]:
+    """Courses of the same rungs together: scores [courses, rungs], by rungs in order."""
+    # Ten thousand courses pass here for every proposal, of a few kinds.
+    as_stored: dict[tuple[int, ...], list[list[float]]] = {}
     for course in courses:
         if course:
-            steps = tuple(sorted(course))
-            found.setdefault(steps, []).append([course[n] for n in steps])
-    shares = {}
-    for steps, scores in found.items():
-        right = np.array(scores) * np.array(steps, dtype=np.float64)
-        shares[steps] = np.diff(right, axis=1, prepend=0.0) / np.diff([0, *steps])
+            as_stored.setdefault(tuple(course), []).append(list(course.values()))
+    found: dict[tuple[int, ...], list[FloatArray]] = {}
+    for steps, rows in as_stored.items():
+        order = np.argsort(steps)
+        scores = np.array(rows, dtype=np.float64)[:, order]
+        found.setdefault(tuple(sorted(steps)), []).append(scores)
+    return {steps: np.concatenate(parts) for steps, parts in found.items()}
+
+
+def _shares(steps: tuple[int, ...], scores: FloatArray) -> FloatArray:
+    """Shares of right answers between two rungs, from the scores up to each [courses, rungs]."""
+    right = scores * np.array(steps, dtype=np.float64)
+    shares: FloatArray = np.diff(right, axis=1, prepend=0.0) / np.diff([0, *steps])
     return shares

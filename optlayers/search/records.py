@@ -122,9 +122,8 @@ def given_up(records: Iterable[Record]) -> set[LayerSet]:
     as lost, not as failed.
     """
     failures: Counter[LayerSet] = Counter()
-    for record in records:
-        if record.state != TrialState.FAIL:
-            continue
+    fail = TrialState.FAIL  # an enum looks its members up each time
+    for record in [r for r in records if r.state is fail]:
         lost = record.worker and not record.reason
         if not lost and not record.reason.startswith(keys.HARMLESS_REASONS):
             spent = record.reason.startswith(keys.REASON_SPENT)

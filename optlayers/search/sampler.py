@@ -17,6 +17,7 @@ from optlayers.layerset import LayerSet
 from optlayers.search import keys
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import (
+    History,
     Individual,
     history_from,
     individuals_from,
@@ -158,7 +159,7 @@ class PatternGASampler(BaseGASampler):
         running = [r for r in records if r.is_claimed]
         claimed = {r.layers for r in running if is_explored(r) and r.layers in self._space}
         excluded = {r.layers for r in running} | given_up(records)
-        paused = _paused(records, excluded, self._space) if pausing else {}
+        paused = _paused(records, history, excluded) if pausing else {}
         scores = single_layer_scores if single_layer_scores is not None else self._scores
         if scores is None:
             scores = self._probed(individuals)
@@ -169,7 +170,7 @@ class PatternGASampler(BaseGASampler):
             k,
             excluded=excluded,
             single_layer_scores=scores,
-            known=history.known,
+            known=history.best.keys(),
             explored=history.explored,
             paused=paused,
         )
@@ -331,19 +332,17 @@ class PatternGASampler(BaseGASampler):
 
 
 def _paused(
-    records: Sequence[Record], busy: Collection[LayerSet], space: LayerSpace
+    records: Sequence[Record], history: History, busy: Collection[LayerSet]
 ) -> dict[LayerSet, int]:
-    """The sets that stopped without being beaten, and the questions they have answered."""
-    beaten = {r.layers.indices for r in records if r.reason == keys.REASON_BEATEN}
-    return {
-        layers: record.questions
-        for layers, record in best_by_layers(records).items()
-        if record.questions
-        and not record.is_full
-        and layers.indices not in beaten
-        and layers not in busy
-        and layers in space
-    }
+    """The individuals that stopped without being beaten, and the questions they have answered."""
+    out = {r.layers.indices for r in records if r.reason == keys.REASON_BEATEN}
+    out.update(layers.indices for layers in busy)
+    found = {}
+    for layers in [i.layers for i in history.individuals if i.layers.indices not in out]:
+        record = history.best[layers.indices]
+        if record.questions and not record.is_full:
+            found[layers] = record.questions
+    return found
 
 
 def _fresh_seed() -> int:

@@ -11,16 +11,14 @@ from optlayers.search.space import LayerSpace
 
 def explored_sets(records: Iterable[Record], space: LayerSpace) -> dict[tuple[int, ...], Record]:
     """The distinct sets that count toward the generations, by their first trial, in order."""
+    least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
     found: dict[tuple[int, ...], Record] = {}
     for record in records:
         if record.is_evaluated and record.phase in EXPLORED:
-            found.setdefault(record.layers.indices, record)
-    least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
-    return {
-        indices: record
-        for indices, record in found.items()
-        if least <= len(indices) <= largest and indices[-1:] < end
-    }
+            indices = record.layers.indices
+            if indices not in found and least <= len(indices) <= largest and indices[-1:] < end:
+                found[indices] = record
+    return found
 
 
 def stagnates(

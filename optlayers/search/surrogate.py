@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,7 @@ _NOISES = (0.3, 1.0)
 _JITTER = 1e-4
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """A layer set and what is known of it: larger is better; variance of its noise, if known."""
 
     layers: LayerSet
@@ -48,11 +47,12 @@ def indicators(sets: Sequence[LayerSet], n_layers: int) -> FloatArray:
 
 def _shared(a: FloatArray, b: FloatArray, weights: tuple[float, float, float]) -> FloatArray:
     """Covariance [n, m] from the number of layers that two sets share."""
-    count = a @ b.T
+    count = np.arange(a.shape[1] + 1.0)
     pairs = count * (count - 1.0) / 2.0
     triples = pairs * (count - 2.0) / 3.0
-    found: FloatArray = weights[0] * count + weights[1] * pairs + weights[2] * triples
-    return found
+    # Looked up by the number: it is one of a few, and the matrices are large.
+    worth: FloatArray = weights[0] * count + weights[1] * pairs + weights[2] * triples
+    return worth[(a @ b.T).astype(np.intp)]
 
 
 def _likelihood(
@@ -129,8 +129,8 @@ class Surrogate:
         """`count` of the sets, each the best under a draw from the posterior (Thompson 1933)."""
         mean, covariance = self.predict(sets)
         jitter = 1e-9 * max(float(np.trace(covariance)), 1e-9)
-        values, vectors = np.linalg.eigh(covariance + jitter * np.eye(len(sets)))
-        root = vectors * np.sqrt(np.clip(values, 0.0, None))
+        # Not by eigenvectors: those of near values turn with the rounding, and all draws with them.
+        root = np.linalg.cholesky(covariance + jitter * np.eye(len(sets)))
         free = np.ones(len(sets), dtype=bool)
         found = []
         for _ in range(min(count, len(sets))):
