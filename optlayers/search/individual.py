@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,29 +80,7 @@ def history_from(
     Half of the choice are the fittest, the others are spread evenly over time; all sets of one
     layer stay, since they are few and weigh the layers.
     """
-    best: dict[tuple[int, ...], Record] = {}
-    courses: dict[tuple[int, ...], Mapping[int, float]] = {}
-    generations: dict[tuple[int, ...], int] = {}
-    least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
-    # Ten thousand trials pass here for every proposal.
-    for record in records:
-        if not record.is_evaluated:
-            continue
-        key = record.layers.indices
-        if key not in best:
-            if not least <= len(key) <= largest or key[-1:] >= end:
-                continue
-            best[key] = record
-            courses[key] = record.intermediate
-        else:
-            if outranks(record, best[key]):
-                best[key] = record
-            courses[key] = {**courses[key], **record.intermediate}
-        if record.phase in EXPLORED and key not in generations:
-            stated = record.generation
-            generations[key] = len(generations) // population_size if stated is None else stated
-    offsets = prefix_offsets(_evenly(courses.values(), _COURSES))
-    fitness = _fitness(best.values(), offsets, maximise=maximise)
+    best, generations, offsets, fitness = _survey(records, space, population_size, maximise)
     chosen: Sequence[int] = range(len(best))
     if most is not None and len(best) > most:
         top = np.argpartition(-fitness, most // 2)[: most // 2]
@@ -129,6 +110,77 @@ def history_from(
         )
     explored = sum(g >= 0 for g in generations.values())
     return History(individuals, best, explored)
+
+
+def fitness_from(
+    records: Iterable[Record], *, space: LayerSpace, population_size: int
+) -> dict[tuple[int, ...], float]:
+    """The fitness of every individual, by its indices: `individuals_from` without the rest."""
+    survey = _survey(records, space, population_size, maximise=True)
+    return dict(zip(survey.best, survey.fitness.tolist(), strict=True))
+
+
+class _Survey(NamedTuple):
+    """What the records say of each set: its most telling one, its generation, its fitness [n]."""
+
+    best: dict[tuple[int, ...], Record]
+    generations: dict[tuple[int, ...], int]
+    offsets: dict[int, float]
+    fitness: FloatArray
+
+
+@dataclass
+class _Latest:
+    """The survey that was made last: one plan asks for the same two or three times."""
+
+    asked: tuple[Any, ...] = ()
+    records: tuple[Record, ...] = ()
+    made: _Survey | None = None
+
+
+_latest = threading.local()
+
+
+def _survey(
+    records: Iterable[Record], space: LayerSpace, population_size: int, maximise: bool
+) -> _Survey:
+    """One pass over the records, or none where they are those of the last time."""
+    known: _Latest = _latest.__dict__.setdefault("survey", _Latest())
+    asked = (space.min_layers, space.max_layers, space.n_layers, population_size, maximise)
+    given = tuple(records)
+    same = asked == known.asked and len(given) == len(known.records)
+    if known.made is None or not (same and all(map(operator.is_, given, known.records))):
+        known.asked, known.records = asked, given
+        known.made = _survey_anew(given, space, population_size, maximise)
+    return known.made
+
+
+def _survey_anew(
+    records: Sequence[Record], space: LayerSpace, population_size: int, maximise: bool
+) -> _Survey:
+    best: dict[tuple[int, ...], Record] = {}
+    courses: dict[tuple[int, ...], Mapping[int, float]] = {}
+    generations: dict[tuple[int, ...], int] = {}
+    least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
+    # Ten thousand trials pass here for every proposal.
+    for record in records:
+        if not record.is_evaluated:
+            continue
+        key = record.layers.indices
+        if key not in best:
+            if not least <= len(key) <= largest or key[-1:] >= end:
+                continue
+            best[key] = record
+            courses[key] = record.intermediate
+        else:
+            if outranks(record, best[key]):
+                best[key] = record
+            courses[key] = {**courses[key], **record.intermediate}
+        if record.phase in EXPLORED and key not in generations:
+            stated = record.generation
+            generations[key] = len(generations) // population_size if stated is None else stated
+    offsets = prefix_offsets(_evenly(courses.values(), _COURSES))
+    return _Survey(best, generations, offsets, _fitness(best.values(), offsets, maximise=maximise))
 
 
 def _evenly(courses: Collection[Mapping[int, float]], most: int) -> list[Mapping[int, float]]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from optlayers.layerset import LayerSet
 from optlayers.search.alternatives import Explorer
-from optlayers.search.individual import individuals_from, is_explored
+from optlayers.search.individual import fitness_from, is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.record import Record
 from optlayers.search.records import best_by_layers, given_up
@@ -241,8 +241,7 @@ class _Planner:
     def _estimates(self, records: Iterable[Record]) -> dict[tuple[int, ...], float]:
         """What each set of the budget is worth, comparable across numbers of questions."""
         size = self.definition.explore.population
-        found = individuals_from(records, space=self.space, population_size=size)
-        return {i.layers.indices: i.fitness for i in found}
+        return fitness_from(records, space=self.space, population_size=size)
 
 
 def _is_search(record: Record) -> bool:

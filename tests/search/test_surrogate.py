@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.search.genetic import MOST_PAUSED, _likeliest
 from optlayers.search.surrogate import MOST, Observation, Surrogate, indicators
 
 N = 10
@@ -89,3 +90,15 @@ def test_equal_scores_are_no_fault_and_one_observation_is() -> None:
 
 def test_indicators_are_one_where_a_set_holds_a_layer() -> None:
     assert indicators([LayerSet.of(0, 2), LayerSet(())], 3).tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
+def test_of_many_paused_sets_those_that_the_model_holds_for_best_compete() -> None:
+    observations, _ = observed(100)
+    model = Surrogate(observations, N)
+    few = [o.layers for o in observations[:20]]
+    assert _likeliest(few, model) == few
+    many = list(all_layer_sets(N, 1, 4))
+    assert len(many) > MOST_PAUSED
+    kept = _likeliest(many, model)
+    worth = model.mean(many)
+    assert sorted(model.mean(list(kept))) == sorted(np.sort(worth)[-MOST_PAUSED:])
