@@ -46,7 +46,7 @@ where = {"device_map": device} if importlib.util.find_spec("accelerate") else {}
 start = time.perf_counter()
 model = AutoModelForCausalLM.from_pretrained(
     folder, trust_remote_code=True, dtype=getattr(torch, dtype), **where).to(device).eval()
-AutoTokenizer.from_pretrained(folder)
+AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 wait()
 found = {"load": time.perf_counter() - start, "module": type(model).__module__}
 tokens = torch.load(out + ".tokens", weights_only=True).to(device)

@@ -161,15 +161,28 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def check_space(where: str, need: int, folder: Path) -> None:
-    """Raise `ModelError` where a disk has no room for that many bytes more."""
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk where a folder is, or will be."""
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """A folder, or the next one above that is there."""
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    return folder
+
+
+def check_space(where: str, need: int, folder: Path, setting: str = "HF_HOME") -> None:
+    """Raise `ModelError` where a disk has no room for that many bytes more.
+
+    setting: the environment variable that names another folder.
+    """
+    free = free_bytes(folder)
     if need and free < need + SPARE_BYTES:
         raise ModelError(
             f"model {where}: {need / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are "
-            "free; free some space, or name a folder on another disk with HF_HOME"
+            f"free; free some space, or name a folder on another disk with {setting}"
         )
 
 

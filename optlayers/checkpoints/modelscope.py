@@ -6,6 +6,7 @@ files stay as they are. Needs the extra `modelscope`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optlayers.checkpoints.fetch import (
@@ -39,6 +40,7 @@ def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
         return folder
     try:
         from modelscope import snapshot_download
+        from modelscope.hub.api import HubApi
     except ImportError:
         raise InputError(
             "--source modelscope: the client is not installed; install optlayers[modelscope]"
@@ -58,12 +60,22 @@ def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with told(where, revision):
-            check_space(where, 1, folder)
             fetch(SMALL)
             if not (folder / "config.json").is_file():
                 raise ModelError(f"model {where}: ModelScope has no {name}; use another source")
-            fetch(weight_files(folder, needed))
+            files = weight_files(folder, needed)
+            chosen = {} if revision is None else {"revision": revision}
+            sizes = {x["Path"]: x["Size"] or 0 for x in HubApi().get_model_files(name, **chosen)}
+            check_space(where, missing_bytes(folder, files, sizes), folder, "OPTLAYERS_MODELS")
+            if files:
+                fetch(files)
         (folder / WHOLE).touch()
     except OSError as error:
         raise ModelError(f"model {where}: {folder} cannot be written ({error})") from None
     return folder
+
+
+def missing_bytes(folder: Path, files: Sequence[str], sizes: Mapping[str, int]) -> int:
+    """How much of some files, of known sizes, is still to be fetched into a folder."""
+    here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
+    return sum(max(0, sizes.get(name, 0) - here.get(name, 0)) for name in files)

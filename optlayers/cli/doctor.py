@@ -18,7 +18,9 @@ from optlayers.storage import DEFAULT_URL
 OK, WARN, FAIL = "ok", "look", "mend"
 # Beside the weights: activations, the logits of a batch, the allocator's slack.
 SPARE_BYTES = 4_000_000_000
-FREE_BYTES = 5_000_000_000
+# Database, reports, task data: what a study writes beside models and checkpoints.
+STUDY_BYTES = 1_000_000_000
+ASK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ class Finding:
     what: str
     verdict: str
     found: str
+
+
+@dataclass
+class Sizes:
+    """What a study's models take, in bytes: on the device, still to be fetched, as a checkpoint.
+
+    None: not known, since a model is not here and the hub does not say.
+    """
+
+    weights: int = 0
+    fetch: int | None = 0
+    checkpoint: int | None = 0
 
 
 @app.command()
@@ -47,12 +61,13 @@ def doctor(
 
     definition = load_study(study)
     where = pick_device(device)
+    models, sizes = _models(definition, where)
     found = [
-        _python(),
+        _python(platform.python_version()),
         _torch(),
         _gpu(where),
-        *_models(definition, where),
-        _disk(),
+        *models,
+        _disk(sizes),
         _database(definition, storage),
         _token(definition),
         _kernels(where),
@@ -77,8 +92,15 @@ def _table(found: list[Finding], name: str) -> Any:
     return table
 
 
-def _python() -> Finding:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+def _python(version: str) -> Finding:
+    import importlib.metadata as metadata
+
+    from packaging.specifiers import SpecifierSet
+
+    needed = str(metadata.metadata("optlayers")["Requires-Python"])
+    found = f"{version} on {platform.system()} {platform.machine()}"
+    if not SpecifierSet(needed).contains(version, prereleases=True):
+        return Finding("Python", FAIL, f"{found}; optlayers needs {needed}, so install another")
     return Finding("Python", OK, found)
 
 
@@ -136,23 +158,29 @@ def _nvidia_smi() -> str:
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout else ""
 
 
-def _models(definition: Any, device: Any) -> list[Finding]:
-    """Whether the models are here, and whether memory holds both."""
+def _models(definition: Any, device: Any) -> tuple[list[Finding], Sizes]:
+    """Whether the models are here, and whether memory holds both; what they take."""
     from optlayers.checkpoints.fetch import decoder_layers, everything, known_folder
     from optlayers.checkpoints.reader import Checkpoint
     from optlayers.errors import OptlayersError
 
-    found, weights = [], 0
+    found, sizes = [], Sizes()
     width = 4 if device.type == "cpu" else 2
     for part, spec, needed in (
         ("base", definition.base, everything),
         ("donor", definition.donor, decoder_layers(definition.graft.sources(None))),
     ):
         try:
-            folder = known_folder(definition.resolve(spec.model), spec.revision)
-            if folder is None:
+            where = definition.resolve(spec.model)
+            folder = known_folder(where, spec.revision)
+            # A model whose small files alone were fetched has a folder too.
+            if folder is None or not any(folder.glob("*.safetensors")):
                 why = f"{spec.model} is not here; run `optlayers fetch --study {definition.name}`"
                 found.append(Finding(part, WARN, why))
+                size = _size_on_hub(where, spec.revision)
+                known = sizes.fetch is not None and size is not None
+                sizes.fetch = (sizes.fetch or 0) + (size or 0) if known else None
+                sizes.checkpoint = size if part == "base" else sizes.checkpoint
                 continue
             checkpoint = Checkpoint(spec.model, folder, needed)
             entries = [checkpoint.entry(name) for name in checkpoint.names() if needed(name)]
@@ -160,13 +188,30 @@ def _models(definition: Any, device: Any) -> list[Finding]:
             found.append(Finding(part, FAIL, str(error)))
             continue
         values = sum(_count(entry.shape) for entry in entries)
-        weights += values * width
+        sizes.weights += values * width
+        if part == "base":
+            sizes.checkpoint = sum(entry.size for entry in entries)
         text = f"{spec.model}: {checkpoint.n_layers} layers, {values / 1e6:,.1f} million weights"
         found.append(Finding(part, OK, text))
     if all(row.verdict == OK for row in found):
-        return [*found, _memory(weights, device)]
+        return [*found, _memory(sizes.weights, device)], sizes
     unknown = f"{_total(device) / 1e9:.0f} GB; the need is known once the models are here"
-    return [*found, Finding("memory", WARN, unknown)]
+    return [*found, Finding("memory", WARN, unknown)], sizes
+
+
+def _size_on_hub(where: str, revision: str | None) -> int | None:
+    """Bytes of a model's weight files, as the hub says; None where it says nothing."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(
+            where, revision=revision, files_metadata=True, timeout=ASK_SECONDS
+        )
+    except Exception:
+        # No network, no rights, no such model: `fetch` says which, and the mend.
+        return None
+    files = [x for x in info.siblings or [] if "/" not in x.rfilename]
+    return sum(x.size or 0 for x in files if x.rfilename.endswith(".safetensors"))
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -196,20 +241,29 @@ def _memory(weights: int, device: Any) -> Finding:
     return Finding("memory", FAIL, f"{text}; use a larger device, or one worker a machine")
 
 
-def _disk() -> Finding:
-    from optlayers.checkpoints.fetch import cache_folder
+def _disk(sizes: Sizes) -> Finding:
+    """Whether there is room for what is still to be fetched, and for the study and a checkpoint."""
+    from optlayers.checkpoints.fetch import cache_folder, existing, free_bytes
 
-    rows, verdict = [], OK
-    for name, folder in (("here", Path.cwd()), ("Hugging Face cache", cache_folder())):
-        at = folder
-        while not at.exists():
-            at = at.parent
-        free = shutil.disk_usage(at).free
-        rows.append(f"{free / 1e9:.0f} GB free {name}")
-        if free < FREE_BYTES:
-            verdict = WARN
-    text = ", ".join(rows)
-    return Finding("disk", verdict, text if verdict == OK else f"{text}; free some space")
+    here, cache = Path.cwd(), cache_folder()
+    free = {"here": free_bytes(here), "in the Hugging Face cache": free_bytes(cache)}
+    wanted = {
+        "here": STUDY_BYTES + (sizes.checkpoint or 0),
+        "in the Hugging Face cache": sizes.fetch or 0,
+    }
+    if here.stat().st_dev == existing(cache).stat().st_dev:
+        free = {"here": free["here"]}
+        wanted = {"here": sum(wanted.values())}
+    text = ", ".join(
+        f"{free[place] / 1e9:.0f} GB free {place}, {wanted[place] / 1e9:.1f} GB wanted"
+        for place in free
+    )
+    short = [place for place in free if free[place] < wanted[place]]
+    if short:
+        return Finding("disk", FAIL, f"{text}; free some space {' and '.join(short)}")
+    if sizes.fetch is None or sizes.checkpoint is None:
+        return Finding("disk", WARN, f"{text}, and the models, whose size the hub does not say")
+    return Finding("disk", OK, f"{text} for models, the study and a checkpoint")
 
 
 def _database(definition: Any, storage: str) -> Finding:

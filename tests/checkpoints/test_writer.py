@@ -110,7 +110,6 @@ def test_an_export_loads_and_generates_without_optlayers(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

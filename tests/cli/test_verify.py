@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from commands import Commands, Done
+from hub import Hub
 
 from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.cli.doctor import _python
 from optlayers.errors import ModelError
 from optlayers.evaluation.evaluator import open_pair
 from optlayers.evaluation.verify import changed_files, read_info, runs_changed_code
@@ -244,15 +246,47 @@ def test_doctor_gives_a_verdict_a_row(tiny_study: Path, doctor: Doctor, tmp_path
     ]  # fmt: skip
     assert {row["verdict"] for row in rows.values()} <= {"ok", "look", "mend"}
     assert rows["memory"]["verdict"] == "ok"
+    assert "for models, the study and a checkpoint" in rows["disk"]["found"]
     assert "which the search will make" in rows["database"]["found"]
     assert not (tmp_path / "optuna.db").exists()
     code, out, _ = doctor("--study", "full", "--json")
     rows = {row["what"]: row for row in json.loads(out)}
     assert "optlayers fetch --study full" in rows["donor"]["found"]
     assert "set HF_TOKEN" in rows["token"]["found"]
+    assert rows["disk"]["verdict"] == "look"
+    assert "whose size the hub does not say" in rows["disk"]["found"]
     code, out, _ = doctor("--study", str(tiny_study), "--storage", "sqlite:////no/x.db")
     assert code == 1
     assert "mend" in out
+
+
+def test_doctor_asks_the_hub_what_is_to_be_fetched(
+    commands: Commands, tiny_pair: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "far.yaml"
+    study.write_text(f"name: far\nbase: {{model: org/base}}\ndonor: {{model: {tiny_pair}/donor}}\n")
+    with study.open("a") as file:
+        file.write("layers: {min: 1, max: 2}\ntasks: [{name: demo}]\n")
+    base = tmp_path / "base"
+    base.mkdir()
+    with (base / "model.safetensors").open("wb") as file:
+        file.truncate(10_000_000_000_000)  # takes no room itself
+    (base / "pytorch_model.bin").write_bytes(b"never fetched")
+    with Hub({"org/base": base}) as hub:
+        home = str(tmp_path / "cache")
+        words = ["doctor", "--study", str(study), "--json"]
+        code, out, err = commands.run(tmp_path, words, HF_ENDPOINT=hub.url, HF_HOME=home)
+    rows = {row["what"]: row for row in json.loads(out)}
+    assert code == 1, err
+    assert rows["disk"]["verdict"] == "mend"
+    assert "GB wanted; free some space" in rows["disk"]["found"]
+    assert rows["base"]["verdict"] == "look"
+
+
+def test_doctor_refuses_a_python_that_is_too_old() -> None:
+    assert _python("3.10.14").verdict == "mend"
+    assert "optlayers needs >=3.11" in _python("3.10.14").found
+    assert _python("3.13.0rc1").verdict == "ok"
 
 
 def test_every_script_of_this_part_runs_small(commands: Commands, tmp_path: Path) -> None:
