@@ -54,6 +54,5 @@ class Commands:
 
     def close(self) -> None:
         """End the process."""
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(timeout=20)
+        self._server.kill()  # it has nothing to save, and its libraries take long to leave
+        self._server.communicate()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Commands, Done
+
+Run = Callable[..., Done]
 
 GOOD = """
 name: mine
@@ -19,25 +22,22 @@ tasks: [{name: demo}]
 """
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPTLAYERS")}
-    return subprocess.run(
-        [sys.executable, "-m", "optlayers", *arguments],
-        cwd=cwd,
-        env={**environment, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@pytest.fixture
+def run(commands: Commands, tmp_path: Path) -> Run:
+    """Runs a command in an empty folder, without a network."""
+
+    def here(*arguments: str) -> Done:
+        return commands.run(tmp_path, list(arguments), HF_HUB_OFFLINE="1")
+
+    return here
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("optlayers: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+def assert_one_line(done: Done, *words: str) -> None:
+    assert done.code == 2, done.err
+    lines = [line for line in done.err.splitlines() if line.startswith("optlayers: ")]
+    assert len(lines) == 1, done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
     for word in words:
         assert word in lines[0]
 
@@ -87,9 +87,11 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["nothing"], ["nothing"]),
     ],
 )
-def test_a_bad_option_gets_one_line(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+def test_a_bad_option_gets_one_line(
+    run: Run, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
     (tmp_path / "text.db").write_text("this is no database\n" * 100)
-    assert_one_line(run(*arguments, cwd=tmp_path), *words)
+    assert_one_line(run(*arguments), *words)
     assert not (tmp_path / "x").exists()
 
 
@@ -106,83 +108,83 @@ def test_a_bad_option_gets_one_line(tmp_path: Path, arguments: list[str], words:
     ],
 )
 def test_what_only_the_models_can_tell_gets_one_line(
-    tmp_path: Path, arguments: list[str], words: list[str]
+    run: Run, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     study = GOOD.replace("mine", "uneven").replace("{model: base}", "{model: ./nowhere}")
     (tmp_path / "uneven.yaml").write_text(study)
-    done = run(*arguments, cwd=tmp_path)
+    done = run(*arguments)
     assert_one_line(done, *words[1:] if "uneven" in words else words)
 
 
-def test_all_faults_of_a_study_file_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_a_study_file_are_told_at_once(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(
         GOOD.replace("min: 1, max: 2", "min: 3, max: 2")
         + "questions: {fast: 0, holdout: 1.5}\nexplore: {population: many}\ncolour: red\n"
     )
-    done = run("studies", "--check", "bad.yaml", cwd=tmp_path)
-    assert done.returncode == 2
+    done = run("studies", "--check", "bad.yaml")
+    assert done.code == 2
     for field in ("layers", "questions.fast", "questions.holdout", "explore.population", "colour"):
-        assert any(f"bad.yaml: {field}" in line for line in done.stderr.splitlines()), field
-    assert "Traceback" not in done.stderr
+        assert any(f"bad.yaml: {field}" in line for line in done.err.splitlines()), field
+    assert "Traceback" not in done.err
 
 
-def test_a_study_of_another_definition_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_a_study_of_another_definition_is_refused_with_the_difference(
+    run: Run, tmp_path: Path
+) -> None:
     import optlayers.storage as storage
     from optlayers.study import parse_study
 
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
     storage.open_study(url, parse_study(GOOD, "mine.yaml", tmp_path))
     (tmp_path / "mine.yaml").write_text(GOOD.replace("max: 2", "max: 3"))
-    done = run("status", "--study", "mine.yaml", cwd=tmp_path)
+    done = run("status", "--study", "mine.yaml")
     assert_one_line(done, "layers.max is 2 there and 3 here")
 
 
-def test_a_password_is_never_shown(tmp_path: Path) -> None:
-    done = run(
-        "status", "--storage", "postgresql+psycopg://user:s3cret@127.0.0.1:1/db", cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert "s3cret" not in done.stderr + done.stdout
-    assert "***" in done.stderr
+def test_a_password_is_never_shown(run: Run) -> None:
+    done = run("status", "--storage", "postgresql+psycopg://user:s3cret@127.0.0.1:1/db")
+    assert done.code == 2
+    assert "s3cret" not in done.err + done.out
+    assert "***" in done.err
 
 
-def test_what_has_no_result_yet_says_so(tmp_path: Path) -> None:
+def test_what_has_no_result_yet_says_so(run: Run, tmp_path: Path) -> None:
     import optlayers.storage as storage
     from optlayers.study import parse_study
 
     (tmp_path / "mine.yaml").write_text(GOOD)
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
     storage.open_study(url, parse_study(GOOD, "mine.yaml", tmp_path))
-    done = run("leaderboard", "--study", "mine.yaml", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "no layer set has been evaluated yet\n"
-    done = run("leaderboard", "--study", "mine.yaml", "--json", cwd=tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (0, "[]")
+    done = run("leaderboard", "--study", "mine.yaml")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == "no layer set has been evaluated yet\n"
+    done = run("leaderboard", "--study", "mine.yaml", "--json")
+    assert (done.code, done.out.strip()) == (0, "[]")
 
 
-def test_a_search_without_its_models_ends_in_one_line(tmp_path: Path) -> None:
-    done = run("search", "--study", "full", cwd=tmp_path)
+def test_a_search_without_its_models_ends_in_one_line(run: Run) -> None:
+    done = run("search", "--study", "full")
     assert_one_line(done, "goombalab/Llamba-8B-untied-unaligned", "check the network")
-    assert len(done.stderr.splitlines()) == 2
+    assert len(done.err.splitlines()) == 2
 
 
-def test_the_studies_that_ship_are_listed_and_one_alone(tmp_path: Path) -> None:
-    lines = run("studies", cwd=tmp_path).stdout.splitlines()
+def test_the_studies_that_ship_are_listed_and_one_alone(run: Run, tmp_path: Path) -> None:
+    lines = run("studies").out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         *("demo", "full", "laptop", "llamba-1b", "llamba-3b", "quick")
     ]
-    one = run("studies", "--study", "quick", "--storage", "sqlite:///x.db", "--json", cwd=tmp_path)
-    [quick] = json.loads(one.stdout)
+    one = run("studies", "--study", "quick", "--storage", "sqlite:///x.db", "--json")
+    [quick] = json.loads(one.out)
     assert quick["name"] == "quick"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = run("status", "--debug", "--storage", "nonsense", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Traceback" in done.stderr
+def test_debug_shows_the_traceback(run: Run) -> None:
+    done = run("status", "--debug", "--storage", "nonsense")
+    assert done.code == 2
+    assert "Traceback" in done.err
 
 
 @pytest.mark.parametrize("command", [["studies"], ["--version"], ["--help"], ["search", "--help"]])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from replayed import search, start, write_replay
+from commands import Commands
+from replayed import search, write_replay
 
 from optlayers.search import keys
 from optlayers.storage import open_study
@@ -26,35 +27,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def said(folder: Path, *arguments: str) -> str:
-    process: subprocess.Popen[str] = start(folder, *arguments)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, (folder / "err").read_text()
-    return out
+Said = Callable[..., str]
 
 
-def test_patterns_name_the_layers_of_the_best_set_as_helping(folder: Path) -> None:
-    found: dict[str, Any] = json.loads(said(folder, "patterns", "--json"))
+@pytest.fixture
+def said(commands: Commands, folder: Path) -> Said:
+    """What a command prints about that search."""
+
+    def here(*arguments: str) -> str:
+        done = commands.run(folder, list(arguments))
+        assert done.code == 0, done.err
+        return done.out
+
+    return here
+
+
+def test_patterns_name_the_layers_of_the_best_set_as_helping(said: Said) -> None:
+    found: dict[str, Any] = json.loads(said("patterns", "--json"))
     assert [e["layers"] for e in found["layers"]] == [[i] for i in range(16)]
     helping = {e["layers"][0] for e in found["layers"] if e["sure"] and e["effect"] > 0}
     assert {0, 10, 11} <= helping
     assert all(e["ci_low"] <= e["effect"] <= e["ci_high"] for e in found["layers"])
     assert found["pairs"]
     assert found["patterns"]
-    text = said(folder, "patterns", "--top", "4")
+    text = said("patterns", "--top", "4")
     assert "helps" in text
     assert "pairs" in text
     assert "synergy" in text
 
 
-def test_the_leaderboard_shows_differences_and_how_much_was_looked_at(folder: Path) -> None:
-    rows = json.loads(said(folder, "leaderboard", "--top", "3", "--json"))
+def test_the_leaderboard_shows_differences_and_how_much_was_looked_at(said: Said) -> None:
+    rows = json.loads(said("leaderboard", "--top", "3", "--json"))
     assert rows[0]["layers"] == [0, 10, 11, 15]
     assert rows[0]["to_base"]["difference"] > 0.5
     assert 0.01 < rows[0]["to_next"]["p_value"] < 0.2
     assert rows[1]["to_best"]["difference"] < 0
     assert rows[1]["ties_with_best"] == (rows[1]["to_best"]["p_value"] >= 0.05)
-    text = said(folder, "leaderboard", "--top", "3")
+    text = said("leaderboard", "--top", "3")
     assert "next" in text
     assert "base" in text
     assert "0,10,11,15" in text
@@ -62,29 +71,27 @@ def test_the_leaderboard_shows_differences_and_how_much_was_looked_at(folder: Pa
     assert "layer sets on" in text
 
 
-def test_too_few_sets_are_an_error_in_a_line(tmp_path: Path) -> None:
+def test_too_few_sets_are_an_error_in_a_line(commands: Commands, tmp_path: Path) -> None:
     begun = open_study(f"sqlite:///{tmp_path / 'optuna.db'}", load_study("demo"))
     begun.set_user_attr(keys.N_LAYERS, 16)
-    process = start(tmp_path, "patterns")
-    process.communicate(timeout=60)
-    assert process.returncode == 2
-    last = (tmp_path / "err").read_text().splitlines()[-1]
+    code, _, err = commands.run(tmp_path, ["patterns"])
+    assert code == 2
+    last = err.splitlines()[-1]
     assert "too few evaluated layer sets" in last
 
 
-def test_another_sampler_runs_the_same_study_and_does_not_mix(tmp_path: Path) -> None:
+def test_another_sampler_runs_the_same_study_and_does_not_mix(
+    commands: Commands, tmp_path: Path
+) -> None:
     write_replay(tmp_path)
     greedy = search(tmp_path, "--workers", "1", "--sampler", "greedy", "--pruner", "halving")
     out, _ = greedy.communicate(timeout=120)
     assert greedy.returncode == 0, (tmp_path / "err").read_text()
     assert json.loads(out)[0]["layers"] == [0, 10, 11, 15]
     # The study is finished, so only one that goes on can be refused.
-    worker = start(tmp_path, "worker", "--replay", str(tmp_path / "replay.yaml"))
-    worker.communicate(timeout=60)
-    assert worker.returncode == 2
-    last = (tmp_path / "err").read_text().splitlines()[-1]
-    assert "begun with sampler 'greedy', not 'pattern-ga'" in last
-    wrong = search(tmp_path, "--sampler", "genetic")
-    wrong.communicate(timeout=60)
-    assert wrong.returncode == 2
-    assert "one of pattern-ga, tpe" in (tmp_path / "err").read_text().splitlines()[-1]
+    code, _, err = commands.run(tmp_path, ["worker", "--replay", str(tmp_path / "replay.yaml")])
+    assert code == 2
+    assert "begun with sampler 'greedy', not 'pattern-ga'" in err.splitlines()[-1]
+    code, _, err = commands.run(tmp_path, ["search", "--sampler", "genetic"])
+    assert code == 2
+    assert "one of pattern-ga, tpe" in err.splitlines()[-1]

@@ -6,47 +6,47 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Commands, Done
 from conftest import DEMO_TASKS
 from hub import Hub
 
 from optlayers.study import load_study
 
+Init = Callable[..., Done]
 
-def init(
-    cwd: Path, *arguments: str, hub: Hub | None = None, offline: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """`optlayers init` without a terminal."""
-    env = {**os.environ, "HF_HOME": str(cwd / "home")}
-    if hub is not None:
-        env |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-    return subprocess.run(
-        [sys.executable, "-m", "optlayers", "init", *arguments],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-    )
+
+@pytest.fixture
+def init(commands: Commands, tmp_path: Path) -> Init:
+    """Runs `optlayers init` without a terminal."""
+
+    def here(*arguments: str, hub: Hub | None = None) -> Done:
+        reach = {"HF_HUB_OFFLINE": "1"}
+        if hub is not None:
+            reach = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        home = str(tmp_path / "home")
+        return commands.run(tmp_path, ["init", *arguments], HF_HOME=home, **reach)
+
+    return here
 
 
 TASKS = ("--tasks", "demo", "--task-path", str(DEMO_TASKS))
 
 
 def test_it_writes_a_study_that_validates_and_asks_a_hub_for_configs_alone(
-    tiny_pair: Path, tmp_path: Path
+    init: Init, tiny_pair: Path, tmp_path: Path
 ) -> None:
     repos = {"org/base": tiny_pair / "base", "org/donor": tiny_pair / "donor"}
     with Hub(repos) as hub:
         done = init(
-            tmp_path, "--base", "org/base", "--donor", "org/donor", *TASKS, "--out", "my.yaml",
+            "--base", "org/base", "--donor", "org/donor", *TASKS, "--out", "my.yaml",
             hub=hub,
         )  # fmt: skip
         files = {path.rpartition("/")[2] for _, path, _ in hub.asked if "/resolve/" in path}
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert files == {"config.json"}
     study = load_study(str(tmp_path / "my.yaml"))
     assert (study.name, study.base.model, study.donor.model) == ("my", "org/base", "org/donor")
@@ -95,7 +95,7 @@ def test_it_asks_at_a_terminal(tiny_pair: Path, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_gets_one_line_and_leaves_no_file(
-    tiny_pair: Path, tmp_path: Path, arguments: list[str], words: list[str]
+    init: Init, tiny_pair: Path, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     (tmp_path / "models").symlink_to(tiny_pair)
     (tmp_path / "there.yaml").touch()
@@ -106,11 +106,11 @@ def test_what_does_not_fit_gets_one_line_and_leaves_no_file(
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text, "utf-8")
-    done = init(tmp_path, *arguments)
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("optlayers: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    done = init(*arguments)
+    assert done.code == 2, done.err
+    lines = [line for line in done.err.splitlines() if line.startswith("optlayers: ")]
+    assert len(lines) == 1, done.err
+    assert "Traceback" not in done.err
     for word in words:
         assert word in lines[0]
     assert not (tmp_path / "study.yaml").exists()

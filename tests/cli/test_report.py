@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
+from commands import Commands, Done
 from finished import Finished
 
-
-def report(
-    finished: Finished, *arguments: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "optlayers", "report", "--study", str(finished.file),
-         "--storage", finished.url, *arguments],
-        cwd=finished.folder, env={**os.environ, **environment}, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+Report = Callable[..., Done]
 
 
-def test_the_format_follows_the_name_and_files_are_whole(finished: Finished) -> None:
+@pytest.fixture
+def report(commands: Commands, finished: Finished) -> Report:
+    """Runs `optlayers report` of the finished study."""
+
+    def here(*arguments: str, **environment: str) -> Done:
+        words = ["report", "--study", str(finished.file), "--storage", finished.url, *arguments]
+        return commands.run(finished.folder, words, **environment)
+
+    return here
+
+
+def test_the_format_follows_the_name_and_files_are_whole(
+    finished: Finished, report: Report
+) -> None:
     for name, begins in (("r.html", "<!doctype html>"), ("r.json", "{")):
-        done = report(finished, "--out", name)
-        assert done.returncode == 0, done.stderr
+        done = report("--out", name)
+        assert done.code == 0, done.err
         text = (finished.folder / name).read_text("utf-8")
         assert text.startswith(begins)
-        assert done.stderr.startswith(f"wrote {name}, ")
+        assert done.err.startswith(f"wrote {name}, ")
     assert (finished.folder / "r.html").stat().st_size < 5e6
     data = json.loads((finished.folder / "r.json").read_text("utf-8"))
     assert data["entries"][0]["layers"] == [2, 5, 7]
@@ -44,9 +47,11 @@ def test_the_format_follows_the_name_and_files_are_whole(finished: Finished) -> 
         (["--format", "pdf"], "pdf"),
     ],
 )
-def test_bad_input_is_one_line(finished: Finished, arguments: list[str], said: str) -> None:
-    done = report(finished, *arguments, PATH="/nonexistent", BROWSER_PATH="")
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_bad_input_is_one_line(
+    finished: Finished, report: Report, arguments: list[str], said: str
+) -> None:
+    done = report(*arguments, PATH="/nonexistent", BROWSER_PATH="")
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1
     assert not (finished.folder / "report.html").exists()
