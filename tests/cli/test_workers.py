@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -26,11 +27,15 @@ def trials(url: str) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False)
 
 
-def wait_for_trials(url: str, count: int) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while sum(t.state.is_finished() for t in trials(url)) < count:
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def wait_for_trials(url: str, count: int) -> None:
+    wait_for(lambda: sum(t.state.is_finished() for t in trials(url)) >= count)
 
 
 def test_a_killed_worker_is_started_again_and_ctrl_c_returns_all_claims(tmp_path: Path) -> None:
@@ -65,10 +70,10 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_returns_all_claims(tmp_path
 
 
 def test_workers_leave_when_the_search_that_started_them_is_killed(tmp_path: Path) -> None:
-    write_replay(tmp_path, seconds=3e-3)
+    write_replay(tmp_path, seconds=0.1)  # a cohort lasts a minute
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
     searching = search(tmp_path, "--workers", "1")
-    wait_for_trials(url, 1)
+    wait_for(lambda: any(t.state == TrialState.RUNNING for t in trials(url)))
     workers = children(searching.pid)
     assert workers
     searching.kill()
