@@ -2,8 +2,8 @@
 
     >>> import optlayers
     >>> study = optlayers.load_study("demo")
-    >>> study.donor.model
-    'demo/donor'
+    >>> [donor.model for donor in study.donor_specs]
+    ['demo/donor']
 
 `import optlayers` itself loads nothing heavy: these names come when they are first used.
 """
@@ -103,17 +103,17 @@ def search_study(
 
 def load_hybrid(
     study: str | Path | StudyDefinition,
-    layers: str | Iterable[int] | LayerSet,
+    layers: str | Iterable[int | str] | LayerSet,
     *,
     device: str | None = None,
     dtype: str | None = None,
 ) -> Any:
     """The hybrid of a layer set as a transformers model; nothing is written.
 
-    layers: such as `"3,7"`, `[3, 7]`, `""` (the base) or `"all"` (the donor's layers). device,
-    dtype: default a GPU in bfloat16 where there is one, else the CPU in float32. The model is in
-    evaluation mode, its tokenizer is that of `load_tokenizer`. Raises `InputError` for layers or
-    models that do not fit.
+    layers: such as `"3,7"`, `[3, 7]`, `""` (the base) or `"all"` (the donor's layers); with several
+    donors `"3@a,7@b"`, `["3@a", "7@b"]` or `"all@b"`. device, dtype: default a GPU in bfloat16
+    where there is one, else the CPU in float32. The model is in evaluation mode, its tokenizer is
+    that of `load_tokenizer`. Raises `InputError` for layers or models that do not fit.
 
         >>> model = optlayers.load_hybrid("demo", [0, 10, 11, 15], device="cpu")
         >>> type(model).__name__, model.config.donor_layers
@@ -127,16 +127,17 @@ def load_hybrid(
     from optlayers.evaluation.evaluator import open_pair, pick_device, pick_dtype
 
     definition = _definition(study)
-    if isinstance(layers, str):
-        chosen = LayerSet.parse(layers) if layers.strip() != "all" else None
-    else:
-        chosen = layers if isinstance(layers, LayerSet) else LayerSet(tuple(layers))
+    names = definition.donor_names
+    if isinstance(layers, LayerSet):
+        layers = layers.text(names)
+    text = layers if isinstance(layers, str) else ",".join(map(str, layers))
     # Only the files that hold these layers are fetched, where the models are not here yet.
-    base, donor = open_pair(definition, chosen)
-    chosen = LayerSet(tuple(range(base.n_layers))) if chosen is None else chosen
-    chosen.check(base.n_layers)
+    known = None if "all" in text else LayerSet.parse(text, donors=names)
+    base, donor, *others = open_pair(definition, known)
+    chosen = LayerSet.parse(text, base.n_layers, names)
     where = pick_device(device)
-    return assemble(base, donor, chosen, pick_dtype(dtype, where), definition.graft).to(where)
+    kind = pick_dtype(dtype, where)
+    return assemble(base, donor, chosen, kind, definition.graft, others).to(where)
 
 
 def load_tokenizer(study: str | Path | StudyDefinition) -> Any:

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optlayers.errors import RunError
-from optlayers.layerset import LayerSet
+from optlayers.layerset import ONE, Donors, LayerSet, sortable
 from optlayers.liveness import Heart, is_gone, process_name
 from optlayers.proxy import insert_running, swap_states
 from optlayers.search import Goal, Proposal, encode_answers, keys, search_space
@@ -73,23 +73,26 @@ class Told:
 class Claims:
     """The claims of one worker in one study."""
 
-    def __init__(self, study: optuna.Study, n_layers: int, device: str) -> None:
+    def __init__(
+        self, study: optuna.Study, n_layers: int, device: str, donors: Donors = ONE
+    ) -> None:
         self.study = study
         self.storage: BaseStorage = study._storage
         self.n_layers = n_layers
+        self.donors = donors
         self.worker = process_name()
         self.device = device
         self.heart = Heart(self.storage, study._study_id)
         # The study as it was read after the last claims: with them, and all that was told before.
         self.seen: list[FrozenTrial] = []
-        self._space = search_space(n_layers)
+        self._space = search_space(n_layers, donors)
 
     # ------------------------------------------------------------------ taking
 
     def take(self, proposals: Sequence[Proposal]) -> list[Claim]:
         """Claim the proposals, less those that another worker claimed first."""
         made = self._create(proposals)
-        mine = {str(claim.layers) for claim in made}
+        mine = {claim.layers.text(self.donors) for claim in made}
         first: dict[tuple[str, str], int] = {}
         self.seen = self.study.get_trials(deepcopy=False) if mine else []
         for trial in self.seen:
@@ -99,7 +102,7 @@ class Claims:
                 first[key] = min(first.get(key, trial.number), trial.number)
         kept = []
         for claim in made:
-            layers = str(claim.layers)
+            layers = claim.layers.text(self.donors)
             # One that another worker began and ended in the meantime counts as well.
             works = {
                 _work_of(state, claim.goal.value, claim.start)
@@ -116,11 +119,11 @@ class Claims:
         """The claims, less those whose work another worker has in hand."""
         wanted = [
             NewTrial(
-                proposal.layers.to_params(self.n_layers),
+                proposal.layers.to_params(self.n_layers, self.donors),
                 {
-                    **proposal.user_attrs(),
+                    **proposal.user_attrs(self.donors),
                     SIZE: len(proposal.layers),
-                    SET: " ".join(f"{layer:02d}" for layer in proposal.layers),
+                    SET: sortable(proposal.layers.labels(self.donors)),
                     keys.WORKER: self.worker,
                     keys.DEVICE: self.device,
                 },
@@ -146,6 +149,9 @@ class Claims:
                     )
                 )
         return claims
+
+    def _read(self, text: str) -> LayerSet:
+        return LayerSet.parse(text, donors=self.donors)
 
     def pop_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
         """Take at most k trials that wait in the queue; one that failed often, alone."""
@@ -181,7 +187,7 @@ class Claims:
         for trial_id, trial in chosen.items():
             if done[list(changes).index(trial_id)]:
                 self.heart.held.add(trial_id)
-                layers = LayerSet.parse(trial.user_attrs[keys.LAYERS])
+                layers = self._read(trial.user_attrs[keys.LAYERS])
                 goal = Goal(trial.user_attrs[keys.GOAL])
                 taken.append(Claim(self.study, trial_id, trial.number, layers, goal))
         return taken
@@ -277,7 +283,7 @@ class Claims:
                 why = f"{keys.REASON_SPENT} in {MAX_RETRIES + 1} tries; the last: {last}"
             elif keys.LAYERS in attrs:
                 kept = {key: attrs[key] for key in _KEPT if key in attrs}
-                params = LayerSet.parse(attrs[keys.LAYERS]).to_params(self.n_layers)
+                params = self._read(attrs[keys.LAYERS]).to_params(self.n_layers, self.donors)
                 again = NewTrial(params, {**kept, RETRIES: tried})
             state = {keys.REASON: why[:500]}
             changes.append(

@@ -14,9 +14,15 @@ import optuna
 from numpy.typing import NDArray
 
 from optlayers import holdout
-from optlayers.layerset import LayerSet
 from optlayers.leaderboard import Row
-from optlayers.search import Record, best_by_layers, decode_answers, keys, paired_difference
+from optlayers.search import (
+    Record,
+    best_by_layers,
+    decode_answers,
+    donors_in,
+    keys,
+    paired_difference,
+)
 from optlayers.search.statistics import Z95
 
 # Two sets tie where the paired test cannot tell them apart at this level.
@@ -54,8 +60,6 @@ class Evidence:
     def to_dict(self) -> dict[str, Any]:
         """The evidence as plain data."""
         data = asdict(self)
-        if self.held_out is not None:
-            data["held_out"]["layers"] = list(self.held_out.layers.indices)
         return data
 
 
@@ -83,12 +87,13 @@ def evidence(study: optuna.Study, records: Sequence[Record], rows: Sequence[Row]
     """The evidence of each row of a leaderboard."""
     attrs = study.user_attrs
     compare = _Comparison(attrs)
-    best = best_by_layers(records)
-    answers = [_answers(best.get(LayerSet(tuple(row.layers)))) for row in rows]
-    base, donor = (_reference(attrs, name) for name in ("base", "donor"))
+    by_trial = {record.number: record for record in best_by_layers(records).values()}
+    known = [by_trial.get(row.trial) for row in rows]
+    answers = [_answers(record) for record in known]
+    base, donor = (_reference(attrs, name) for name in ("base", donors_in(attrs)[0]))
     found = []
     for place, row in enumerate(rows):
-        mine = answers[place]
+        mine, record = answers[place], known[place]
         behind = answers[place + 1] if place + 1 < len(rows) else None
         to_best = None if place == 0 else compare(mine, answers[0])
         found.append(
@@ -97,7 +102,7 @@ def evidence(study: optuna.Study, records: Sequence[Record], rows: Sequence[Row]
                 to_best=to_best,
                 to_base=compare(mine, base),
                 to_donor=compare(mine, donor),
-                held_out=holdout.held_out_of(attrs, LayerSet(tuple(row.layers))),
+                held_out=None if record is None else holdout.held_out_of(attrs, record.layers),
                 ties_with_best=place > 0
                 and row.fidelity == rows[0].fidelity
                 and to_best is not None

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import QuestionOrder
-from optlayers.layerset import LayerSet
+from optlayers.layerset import BASE, Donors, Labels, LayerSet, all_of
 from optlayers.leaderboard import leaderboard
-from optlayers.search import Record, StratifiedScore, encode_answers, keys
+from optlayers.search import Record, StratifiedScore, donors_in, encode_answers, keys
 from optlayers.study import StudyDefinition
 from optlayers.turns import finished, in_turn
 
@@ -53,10 +53,10 @@ class HeldOutEvaluator(Protocol):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out score of one layer set; `name` is its rank, base or donor."""
+    """The held-out score of one layer set; `name` is its rank, base or that of a donor."""
 
     name: str
-    layers: LayerSet
+    layers: Labels
     score: float
     ci_low: float
     ci_high: float
@@ -66,11 +66,17 @@ class HeldOut:
 def targets(
     definition: StudyDefinition, records: Sequence[Record], n_layers: int
 ) -> list[tuple[str, LayerSet]]:
-    """What is checked: the best `CHECKED` sets evaluated in full, the base and the donor."""
+    """What is checked: the best `CHECKED` sets evaluated in full, the base and the donors."""
     rows = [row for row in leaderboard(definition, records) if row.fidelity == "full"]
-    best = [(f"rank {row.rank}", LayerSet(tuple(row.layers))) for row in rows[:CHECKED]]
-    everything = LayerSet(tuple(range(n_layers)))
-    return [*best, ("base", LayerSet(())), ("donor", everything)]
+    by_trial = {record.number: record.layers for record in records}
+    best = [(f"rank {row.rank}", by_trial[row.trial]) for row in rows[:CHECKED]]
+    return [*best, *_references(definition.donor_names, n_layers).items()]
+
+
+def _references(donors: Donors, n_layers: int) -> dict[str, LayerSet]:
+    """The base and the donors by name, as layer sets."""
+    found = {name: all_of(place, n_layers, len(donors)) for place, name in enumerate(donors)}
+    return {BASE: LayerSet(()), **found}
 
 
 def check(
@@ -111,14 +117,15 @@ def _missing(
     """The names of the pieces of work with unknown answers, and their sets (base, donor: none)."""
     known = study.user_attrs
     found: dict[str, list[LayerSet]] = {}
-    if any(REFERENCE + name not in known for name in ("base", "donor")):
+    if any(REFERENCE + name not in known for name in (BASE, *definition.donor_names)):
         found["base and donor"] = []
     if known.get(N_HELD):
         wanted = [layers for _, layers in targets(definition, records, n_layers)]
         for part in np.array_split(np.arange(len(wanted)), PARTS):
             sets = [wanted[i] for i in part]
-            if any(_key(layers) not in known for layers in sets):
-                digest = hashlib.sha256(" ".join(map(_key, sets)).encode()).hexdigest()[:16]
+            names = [_key(layers, definition.donor_names) for layers in sets]
+            if any(name not in known for name in names):
+                digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
                 found[f"held-out check {digest}"] = sets
     return found
 
@@ -128,7 +135,8 @@ def _hold(study: optuna.Study, evaluator: HeldOutEvaluator, sets: Sequence[Layer
     order = evaluator.order
     scorer = StratifiedScore(strata=order.held_subject, weights=order.weights)
     known = study.user_attrs
-    missing = [layers for layers in sets if _key(layers) not in known]
+    donors = donors_in(known)
+    missing = [layers for layers in sets if _key(layers, donors) not in known]
     if not missing:
         return
     for layers, answers in zip(missing, evaluator.held_out(missing), strict=True):
@@ -137,7 +145,7 @@ def _hold(study: optuna.Study, evaluator: HeldOutEvaluator, sets: Sequence[Layer
         # The subjects come one after another here; the interval asks for no order.
         interval = scorer.interval(answers)
         study.set_user_attr(
-            _key(layers),
+            _key(layers, donors),
             {
                 "score": interval.score,
                 "ci_low": interval.ci_low,
@@ -149,9 +157,9 @@ def _hold(study: optuna.Study, evaluator: HeldOutEvaluator, sets: Sequence[Layer
 
 
 def _refer(study: optuna.Study, evaluator: HeldOutEvaluator) -> None:
-    """Answer the questions of the search with base and donor."""
+    """Answer the questions of the search with base and donors."""
     known = study.user_attrs
-    wanted = {"base": LayerSet(()), "donor": LayerSet(tuple(range(evaluator.n_layers)))}
+    wanted = _references(donors_in(known), evaluator.n_layers)
     missing = {n: layers for n, layers in wanted.items() if REFERENCE + n not in known}
     if not missing:
         return
@@ -176,12 +184,13 @@ def results(
 
 def held_out_of(attrs: Mapping[str, Any], layers: LayerSet, name: str = "") -> HeldOut | None:
     """The held-out score of one set, from the attributes of its study; None where it has none."""
-    value = attrs.get(_key(layers))
+    donors = donors_in(attrs)
+    value = attrs.get(_key(layers, donors))
     if value is None:
         return None
     numbers = {k: value[k] for k in ("score", "ci_low", "ci_high", "questions")}
-    return HeldOut(name=name, layers=layers, **numbers)
+    return HeldOut(name=name, layers=layers.labels(donors), **numbers)
 
 
-def _key(layers: LayerSet) -> str:
-    return f"{KEY}{layers}"
+def _key(layers: LayerSet, donors: Donors) -> str:
+    return f"{KEY}{layers.text(donors)}"

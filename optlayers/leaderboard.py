@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from optlayers.layerset import Labels
 from optlayers.search import Phase, Record, best_by_layers, keys, plan, read_records, sampler_for
 from optlayers.study import Fidelity, StudyDefinition
 
@@ -23,10 +24,13 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One layer set; score and interval are shares of right answers (0 to 1)."""
+    """One layer set; score and interval are shares of right answers (0 to 1).
+
+    layers: whole numbers, or with several donors texts such as 7@b.
+    """
 
     rank: int
-    layers: list[int]
+    layers: Labels
     n_layers: int
     score: float
     ci_low: float
@@ -80,7 +84,7 @@ def leaderboard(definition: StudyDefinition, records: Sequence[Record]) -> list[
     return [
         Row(
             rank=rank,
-            layers=list(record.layers.indices),
+            layers=record.layers.labels(definition.donor_names),
             n_layers=len(record.layers),
             score=float(record.score or 0.0),
             ci_low=float(record.ci_low or 0.0),
@@ -139,8 +143,9 @@ def _expected(definition: StudyDefinition, attrs: dict[str, Any]) -> int:
     if not n_layers:
         return 0
     explore, refine, most = definition.explore, definition.refine, definition.layers.max
-    probes = 0 if definition.prior.single_layer_scores else n_layers
-    near = (most * (n_layers - most) + n_layers) * refine.top * 0.7 * min(refine.rounds, 1)
+    n_choices = n_layers * len(definition.donor_names)
+    probes = 0 if definition.prior.single_layer_scores else n_choices
+    near = (most * (n_choices - most) + n_choices) * refine.top * 0.7 * min(refine.rounds, 1)
     sets = probes + explore.population * explore.generations + near
     whole = (
         definition.validation.top

@@ -16,14 +16,19 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from optlayers.errors import InputError, StudyFileError
 from optlayers.graft import Graft, Swap
-from optlayers.layerset import LayerSet
+from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet
 from optlayers.metrics import REAL
 from optlayers.studyfile import fault, read_fields
 
@@ -37,6 +42,8 @@ LATER = ("swap", "donor_map")
 _HERE = Path(__file__).resolve().parent
 STUDIES = (_HERE if (_HERE / "studies").is_dir() else _HERE.parent) / "studies"
 
+
+_MAP = "the donor's layer for each layer of the base"
 
 # More than any search can use, and little enough for whatever counts with it.
 MOST = 1_000_000
@@ -60,6 +67,7 @@ def _study_name(value: str) -> str:
 
 
 _Text = Annotated[str, AfterValidator(_text)]
+_Index = Annotated[int, Field(ge=0, le=MOST)]
 _Weight = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
 
 
@@ -74,8 +82,27 @@ class ModelSpec(_Part):
     revision: _Text | None = Field(None, description="branch, tag or commit on the hub")
 
 
+def _donor_name(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,29}", value) is None or value == BASE:
+        shown = value if len(value) <= 60 else value[:57] + "..."
+        raise ValueError(
+            "expected up to 30 letters, digits and underscores, the first a letter or digit, and "
+            f"not base; found {shown!r}, so change it"
+        )
+    return value
+
+
+class DonorSpec(ModelSpec):
+    """One of several donors: a model, and the name that layers from it have."""
+
+    name: Annotated[str, AfterValidator(_donor_name)] = Field(
+        description="as it stands in layer sets: `7@name`"
+    )
+    donor_map: list[_Index] | None = Field(None, min_length=1, description=_MAP)
+
+
 class LayerBudget(_Part):
-    """How many layers may come from the donor, both ends included."""
+    """How many layers may come from donors, both ends included."""
 
     min: int = Field(1, ge=1, le=MOST, description="donor layers at least")
     max: int = Field(4, ge=1, le=MOST, description="donor layers at most")
@@ -173,6 +200,15 @@ class Refine(_Part):
     )
 
 
+def _kind_of_choice(value: Any) -> str:
+    return "named" if isinstance(value, str) and AT in value else "index"
+
+
+# A layer, or with several donors a text such as 7@b.
+Choice = Annotated[
+    Annotated[_Index, Tag("index")] | Annotated[str, Tag("named")],
+    Discriminator(_kind_of_choice),
+]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
@@ -182,24 +218,30 @@ class Prior(_Part):
     single_layer_scores: list[Share] | None = Field(
         None, description="the score of each donor layer alone, 0 to 1; the probe is left out"
     )
-    layer_sets: list[list[Annotated[int, Field(ge=0, le=MOST)]]] = Field(
+    layer_sets: list[list[Choice]] = Field(
         default_factory=list, description="sets that are known to be good"
     )
 
 
 class StudyDefinition(_Part):
-    """A whole study; every field but the first five has a default."""
+    """A whole study; all but name, base, donor or donors, layers and tasks has a default."""
 
     name: Annotated[str, AfterValidator(_study_name)] = Field(
         description="of the study in the database"
     )
     base: ModelSpec = Field(description="the cheap model, most of whose layers stay")
-    donor: ModelSpec = Field(description="the strong model, which gives a few layers")
-    layers: LayerBudget = Field(description="how many layers may come from the donor")
-    swap: Swap = Field("layer", description="what of a layer the donor gives")
-    donor_map: list[Annotated[int, Field(ge=0, le=MOST)]] | None = Field(
-        None, min_length=1, description="the donor's layer for each layer of the base"
+    # Before `donor`, which is missing only where this is.
+    donors: list[DonorSpec] | None = Field(
+        None, min_length=2, description="several strong models in place of `donor`"
     )
+    donor: ModelSpec | None = Field(
+        None,
+        validate_default=True,
+        description="the strong model, which gives a few layers; needed without `donors`",
+    )
+    layers: LayerBudget = Field(description="how many layers may come from donors")
+    swap: Swap = Field("layer", description="what of a layer the donor gives")
+    donor_map: list[_Index] | None = Field(None, min_length=1, description=_MAP)
     tasks: list[TaskSpec] = Field(min_length=1, description="what is scored")
     task_path: _Text | None = Field(None, description="a folder with lm-eval YAML of your own")
     tokenizer: _Text | None = Field(
@@ -215,8 +257,27 @@ class StudyDefinition(_Part):
     seed: int = Field(0, ge=0, le=MAX_SEED, description="of what is proposed")
     folder: Path = Field(default=Path("."), exclude=True, repr=False)
 
+    @field_validator("donor")
+    @classmethod
+    def _one_way(cls, donor: ModelSpec | None, info: ValidationInfo) -> ModelSpec | None:
+        """Donor or donors, one of them."""
+        if "donors" not in info.data:
+            return donor  # they are at fault themselves
+        if donor is None and info.data["donors"] is None:
+            raise PydanticCustomError("missing", "field required")
+        if donor is not None and info.data["donors"] is not None:
+            raise ValueError("is given, and donors too; keep one of them")
+        return donor
+
     @model_validator(mode="after")
     def _consistent(self) -> StudyDefinition:
+        self._check_donors()
+        for indices in self.prior.layer_sets:
+            if len(self.donor_names) > 1 or any(isinstance(i, str) for i in indices):
+                try:
+                    LayerSet.parse(",".join(map(str, indices)), None, self.donor_names)
+                except InputError as error:
+                    raise ValueError(f"prior.layer_sets: {error}") from None
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: a task is named twice; name each task once")
@@ -236,13 +297,27 @@ class StudyDefinition(_Part):
                     f"prior.single_layer_scores: {len(scores)} scores for at least "
                     f"{self.layers.max} layers; give one score for each layer"
                 )
-            for indices in self.prior.layer_sets:
-                if max(indices) >= len(scores):
+            for known in self.prior_layer_sets:
+                if known.indices and known.indices[-1] >= len(scores):
                     raise ValueError(
-                        f"prior.layer_sets: {indices} names layer {max(indices)}, and "
+                        f"prior.layer_sets: {list(known)} names layer {known.indices[-1]}, and "
                         f"prior.single_layer_scores has {len(scores)} layers"
                     )
         return self
+
+    def _check_donors(self) -> None:
+        """Raise `ValueError` where what goes with several donors does not fit them."""
+        if self.donors is None:
+            return
+        if len(set(self.donor_names)) != len(self.donor_names):
+            raise ValueError("donors: a name is given twice; give each donor a name of its own")
+        if self.donor_map is not None:
+            raise ValueError("donor_map: is for one donor; give each of donors its own")
+        if self.prior.single_layer_scores is not None:
+            raise ValueError(
+                "prior.single_layer_scores: are for one donor; remove them, and the probe measures "
+                "each layer of each donor"
+            )
 
     def exploring(self, sampler: str | None, pruner: str | None) -> StudyDefinition:
         """The same with another sampler or pruner; raises `InputError` for an unknown name."""
@@ -279,18 +354,36 @@ class StudyDefinition(_Part):
         return any(task.metric in REAL for task in self.tasks)
 
     @property
+    def donor_names(self) -> Donors:
+        """What the donors are called in parameters and layer sets."""
+        return ONE if self.donors is None else tuple(spec.name for spec in self.donors)
+
+    @property
+    def donor_specs(self) -> list[ModelSpec]:
+        """The donors' models. Where one donor is asked for, it is the first."""
+        if self.donors is not None:
+            return list(self.donors)
+        return [] if self.donor is None else [self.donor]
+
+    @property
     def graft(self) -> Graft:
-        """What a chosen layer takes from the donor."""
-        return Graft(self.swap, None if self.donor_map is None else tuple(self.donor_map))
+        """What a chosen layer takes from the donors."""
+        maps = [self.donor_map] if self.donors is None else [d.donor_map for d in self.donors]
+        first, *others = (None if m is None else tuple(m) for m in maps)
+        return Graft(self.swap, first, tuple(others))
 
     @property
     def prior_layer_sets(self) -> list[LayerSet]:
         """The known good sets of the prior."""
-        return [LayerSet(tuple(indices)) for indices in self.prior.layer_sets]
+        return [
+            LayerSet.parse(",".join(map(str, indices)), None, self.donor_names)
+            for indices in self.prior.layer_sets
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The definition as plain data, with the names of the file."""
         data: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        del data["donors" if self.donors is None else "donor"]
         return data
 
     def identity(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import yaml
 
 from optlayers.errors import StudyFileError
 
+# Names of alternatives, which pydantic puts into the place of a fault.
+TAGS = ("index", "named")
 _KINDS = {
     "missing": "is missing; add it",
     "extra_forbidden": "is not a field of a study file; remove it or mend its name",
@@ -29,7 +31,10 @@ _EXAMPLES = {
     "base": "{model: NAME}",
     "donor": "{model: NAME}",
     "layers": "{min: 1, max: 4}",
+    "donors": "[{name: a, model: NAME}, {name: b, model: NAME}]",
+    "donors[]": "{name: a, model: NAME}",
     "donor_map": "[0, 2, 4]",
+    "donors[].donor_map": "[0, 2, 4]",
     "tasks": "[{name: mmlu}]",
     "tasks[]": "{name: mmlu}",
     "questions": "{fast: 20, full: null}",
@@ -90,6 +95,8 @@ def fault(error: Any) -> str:
     """One pydantic error as one line: field, rule, what was found."""
     field = ""
     for part in error["loc"]:
+        if part in TAGS and field.endswith("]"):
+            continue
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
     kind, found = error["type"], error["input"]
     if kind in _KINDS:

@@ -139,7 +139,8 @@ class Worker:
     def __post_init__(self) -> None:
         order = self.evaluator.order
         self._publish()
-        self.claims = Claims(self.study, self.evaluator.n_layers, self.device)
+        donors = self.definition.donor_names
+        self.claims = Claims(self.study, self.evaluator.n_layers, self.device, donors)
         self.claims.heart.hung = self._hung
         self.log = WorkLog(
             self.study,
@@ -147,6 +148,7 @@ class Worker:
             self.evaluator.n_layers,
             self.device,
             getattr(self.evaluator, "hardware", "") or cpu_name(),
+            len(donors),
         )
         self.scorer = StratifiedScore(strata=order.subject, weights=order.weights)
         self.sampler = sampler_for(
@@ -159,9 +161,10 @@ class Worker:
 
     def _publish(self) -> None:
         """Say in the study what its questions are, or check that they are still the same."""
-        order = self.evaluator.order
+        order, donors = self.evaluator.order, self.definition.donor_names
         facts: dict[str, Any] = {
             keys.N_LAYERS: self.evaluator.n_layers,
+            **({keys.DONORS: list(donors)} if len(donors) > 1 else {}),
             keys.SAMPLER: self.definition.explore.sampler,
             keys.N_FAST: order.n_fast,
             keys.N_FULL: order.n_full,

@@ -64,10 +64,16 @@ class WorkLog:
     """The log of one worker; `device` and `hardware` are what it runs on."""
 
     def __init__(
-        self, study: optuna.Study, name: str, n_layers: int, device: str, hardware: str
+        self,
+        study: optuna.Study,
+        name: str,
+        n_layers: int,
+        device: str,
+        hardware: str,
+        n_donors: int = 1,
     ) -> None:
         self.study = study
-        self.n_layers = n_layers
+        self.n_layers, self.n_donors = n_layers, n_donors
         self._facts: dict[str, Any] = {
             "name": name,
             "device": device,
@@ -81,7 +87,7 @@ class WorkLog:
 
     def did(self, sets: Sequence[LayerSet], questions: int, seconds: float) -> None:
         """Count an evaluation of `sets` on so many questions each."""
-        passes = layer_passes(sets, self.n_layers) * questions
+        passes = layer_passes(sets, self.n_layers, self.n_donors) * questions
         self._questions += len(sets) * questions
         self._passes += passes
         self._saved += len(sets) * self.n_layers * questions - passes

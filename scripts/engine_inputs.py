@@ -22,8 +22,9 @@ from optlayers.layerset import LayerSet  # noqa: E402
 from optlayers.models.families import Family, config_from_dict, family_of  # noqa: E402
 from optlayers.models.flat import flat_size, flatten  # noqa: E402
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM  # noqa: E402
+from optlayers.models.loading import Side  # noqa: E402
 from optlayers.models.residency import Layers, place  # noqa: E402
-from optlayers.models.stack import LayerStack, Side  # noqa: E402
+from optlayers.models.stack import LayerStack  # noqa: E402
 
 SUBJECTS, CHOICES = 57, 4
 # MMLU's examples are longer than its questions: an answer follows, and five make 700 tokens.
@@ -83,7 +84,7 @@ def random_stack(
             fill(head)
     finally:
         torch.set_default_dtype(old)
-    return LayerStack(sides[0], sides[1], embedding, norm, head)
+    return LayerStack(sides, embedding, norm, head)
 
 
 def empty_layer(family: Family, config: Any, index: int) -> nn.Module:

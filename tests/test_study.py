@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -21,6 +21,12 @@ tasks: [{name: demo}]
 """
 
 
+SEVERAL = GOOD.replace(
+    "donor: {model: org/donor}",
+    "donors: [{name: a, model: org/one}, {name: b, model: org/two}]",
+)
+
+
 def parse(text: str, folder: Path = Path()) -> StudyDefinition:
     return parse_study(text, "mine.yaml", folder)
 
@@ -35,7 +41,7 @@ def faults(text: str) -> list[str]:
 
 def with_field(path: str, value: object) -> str:
     """A good study file with one field, such as `tasks[0].name`, set to a value."""
-    data: Any = yaml.safe_load(GOOD)
+    data: Any = yaml.safe_load(SEVERAL if path.startswith("donors") else GOOD)
     parts = [int(p) if p.isdigit() else p for p in re.findall(r"[^.\[\]]+", path)]
     place = data
     for part in parts[:-1]:
@@ -53,6 +59,11 @@ BAD: dict[str, list[object]] = {
     "donor": [None, "org/donor"],
     "donor.model": [None, ""],
     "donor.revision": [[], " "],
+    "donors": [3, [], "org/donor", [{"name": "a", "model": "m"}]],
+    "donors[0].name": [None, 7, "", "a b", "a@b", "base", "x" * 31, "b-c"],
+    "donors[0].model": [None, "", 3],
+    "donors[0].revision": [7, ""],
+    "donors[0].donor_map": [3, [], [-1], ["x"]],
     "layers": [None, 3, [1, 4]],
     "layers.min": [None, 0, -1, "one", 1.5, True],
     "layers.max": [0, "four", None, 10**30],
@@ -93,6 +104,14 @@ BAD: dict[str, list[object]] = {
 }
 
 
+def kinds(annotation: Any, place: str = "") -> list[tuple[type[BaseModel], str]]:
+    """The parts that a field may hold, and how the path goes on to them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [(annotation, place)]
+    deeper = "[0]" if get_origin(annotation) is list else place
+    return [found for part in get_args(annotation) for found in kinds(part, deeper)]
+
+
 def field_names(model: type[BaseModel], start: str = "") -> set[str]:
     """The path of every field of a study file, from the models themselves."""
     found = set()
@@ -101,9 +120,8 @@ def field_names(model: type[BaseModel], start: str = "") -> set[str]:
             continue
         path = start + (field.alias or name)
         found.add(path)
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                found |= field_names(kind, path + ("[0]." if kind is not field.annotation else "."))
+        for kind, start_of in kinds(field.annotation):
+            found |= field_names(kind, f"{path}{start_of}.")
     return found
 
 
@@ -379,3 +397,48 @@ def test_a_text_and_its_metric_come_together(task: dict[str, str], words: str) -
     whole = {"name": "a", "metric": "kl", "text": "a.txt"}
     assert parse(with_field("tasks", [whole])).real
     assert not parse(GOOD).real
+
+
+def test_several_donors_have_names_and_one_donor_needs_none() -> None:
+    study = parse(SEVERAL)
+    assert study.donor_names == ("a", "b")
+    assert [spec.model for spec in study.donor_specs] == ["org/one", "org/two"]
+    assert study.graft.n_donors == 2
+    assert "donor" not in study.to_dict()
+    assert parse(yaml.safe_dump(study.to_dict())) == study
+    one = parse(GOOD)
+    assert one.donor_names == ("donor",)
+    assert "donors" not in one.to_dict()
+
+
+def test_a_study_of_several_donors_knows_good_sets_by_their_names() -> None:
+    study = parse(SEVERAL + 'prior: {layer_sets: [["0@b", "3@a"]]}\n')
+    assert study.prior_layer_sets == [LayerSet.of(1, 6)]
+    assert study.to_dict()["prior"]["layer_sets"] == [["0@b", "3@a"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD + "donors: [{name: a, model: x}, {name: b, model: y}]\n", "donor: is given, and don"),
+        (SEVERAL.replace("name: b", "name: a"), "donors: a name is given twice; give each"),
+        (SEVERAL + "donor_map: [0, 1]\n", "donor_map: is for one donor; give each of donors its"),
+        (SEVERAL + "prior: {single_layer_scores: [0.1, 0.2]}\n", "for one donor; remove them, and"),
+        (
+            SEVERAL + "prior: {layer_sets: [[3]]}\n",
+            "does not say which donor; write a layer as",
+        ),
+        (
+            SEVERAL + 'prior: {layer_sets: [["3@c"]]}\n',
+            "there is no donor 'c'; write a layer as",
+        ),
+        (SEVERAL + 'prior: {layer_sets: [["3@a", "3@b"]]}\n', "'3@a,3@b': a layer is named twice"),
+        (
+            GOOD + 'prior: {layer_sets: [["3@a"]]}\n',
+            "expected indices with commas between",
+        ),
+    ],
+)
+def test_what_does_not_fit_several_donors_is_one_line(text: str, words: str) -> None:
+    [found] = faults(text)
+    assert words in found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -29,8 +29,8 @@ optlayers {version}.
 | | |
 |---|---|
 | base | {base} ({base_type}{base_revision}) |
-| donor | {donor} ({donor_type}{donor_revision}) |
-| {short} from the donor | {layers} |
+{donor_rows}
+| {short} from the donor{s} | {layers} |
 | weights | {dtype} |
 
 ## Score
@@ -48,7 +48,7 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 
 `trust_remote_code` runs the Python files of this folder, first `hybrid.py`; with
 `import optlayers.models` before, it is not needed. It needs torch and transformers 5.17 or newer.
-The tokenizer and its chat template are the donor's; `AutoTokenizer` reads `config.json` first, and
+The tokenizer and its chat template are {whose}; `AutoTokenizer` reads `config.json` first, and
 asks to run the code that it names unless it is told: `trust_remote_code=False` loads the tokenizer
 too, and runs nothing.
 
@@ -59,7 +59,7 @@ Both parts keep theirs, and both hold for the whole.
 | part | licence |
 |---|---|
 | base, {base} | {base_licence} |
-| donor, {donor} | {donor_licence} |
+{donor_licences}
 
 {licence_files}`checkpoint_info.json` holds the same for machines, with the SHA-256 of
 every source file and of every file here, which `optlayers verify` compares.
@@ -73,19 +73,25 @@ def documents(
     layers: LayerSet,
     score: dict[str, Any] | None,
     dtype: str | None = None,
+    others: Sequence[Checkpoint] = (),
 ) -> Callable[[Mapping[str, str]], dict[str, str]]:
     """What makes the documents of a checkpoint, text by file name, of the SHA-256 of its files.
 
     These are `README.md`, `checkpoint_info.json` and the licence files of both parts. The sources
-    are hashed from now on, beside what else is done.
+    are hashed from now on, beside what else is done. others: the donors after the first.
     """
-    wait = hash_ahead(base, donor)
+    wait = hash_ahead(base, donor, *others)
+    names = [f"donor-{name}" for name in definition.donor_names] if others else ["donor"]
 
     def make(files: Mapping[str, str]) -> dict[str, str]:
         wait()
-        licences = {**licence_texts(base.folder, "base"), **licence_texts(donor.folder, "donor")}
+        licences = licence_texts(base.folder, "base")
+        for name, checkpoint in zip(names, (donor, *others), strict=True):
+            licences |= licence_texts(checkpoint.folder, name)
         own = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in licences.items()}
-        info = checkpoint_info(definition, base, donor, layers, score, dtype, {**files, **own})
+        info = checkpoint_info(
+            definition, base, donor, layers, score, dtype, {**files, **own}, others
+        )
         return {
             FILE: json.dumps(info, indent=2) + "\n",
             "README.md": model_card(info, sorted(licences)),
@@ -97,8 +103,12 @@ def documents(
 
 def model_card(info: dict[str, Any], licence_files: list[str]) -> str:
     """The model card, markdown with a YAML head as the Hugging Face hub reads it."""
-    base, donor, layers = info["base"], info["donor"], info["layers"]
-    parents = [part["model"] for part in (base, donor) if part["on_hub"]]
+    base, layers = info["base"], info["layers"]
+    # Each donor with what it is called here.
+    donors = [(f"donor {d['name']}", d) for d in info["donors"]] if "donors" in info else []
+    donors = donors or [("donor", info["donor"])]
+    several = len(donors) > 1
+    parents = [part["model"] for part in (base, *(d for _, d in donors)) if part["on_hub"]]
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -109,34 +119,48 @@ def model_card(info: dict[str, Any], licence_files: list[str]) -> str:
     }
     if parents:
         front |= {"base_model": parents, "base_model_relation": "merge"}
+    models = " and ".join(_name(donor) for _, donor in donors)
     shown = ", ".join(map(str, layers)) or "none"
     graft = Graft(info["swap"], info["donor_map"])
+    if several:
+        mapped = any(donor["donor_map"] for _, donor in donors)
+        order = "by maps of indices" if mapped else "index for index"
+    else:
+        order = graft.order(LayerSet(tuple(layers)))
     files = ", ".join(f"`{name}`" for name in licence_files)
     return CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
-        title=f"{_name(base)} with {graft.parts} {shown} of {_name(donor)}",
+        title=f"{_name(base)} with {graft.parts} {shown} of {models}",
         base=base["model"],
-        donor=donor["model"],
+        donor=" and ".join(_called(name, d) if several else d["model"] for name, d in donors),
+        s="s" if several else "",
+        donor_rows="\n".join(
+            f"| {name} | {d['model']} ({d['model_type']}{_revision(d)}) |" for name, d in donors
+        ),
+        donor_licences="\n".join(f"| {name}, {d['model']} | {_licence(d)} |" for name, d in donors),
+        whose=f"those of {donors[0][0]}" if several else "the donor's",
         which=len(layers) or "none",
         come="comes" if len(layers) == 1 else "come",
         depth=info["depth"],
         parts=("decoder " if graft.swap == "layer" else "") + graft.parts,
         short=graft.parts,
-        order=graft.order(LayerSet(tuple(layers))),
+        order=order,
         version=info["versions"]["optlayers"],
         base_type=base["model_type"],
-        donor_type=donor["model_type"],
         base_revision=_revision(base),
-        donor_revision=_revision(donor),
         layers=shown,
         dtype=f"converted to {info['dtype']}"
         if info["dtype"]
         else "as in the sources, bit for bit",
         score=_score(info),
         base_licence=_licence(base),
-        donor_licence=_licence(donor),
         licence_files=f"Their texts lie beside this file: {files}. " if files else "",
     )
+
+
+def _called(name: str, part: dict[str, Any]) -> str:
+    """A donor with its name in layer sets."""
+    return f"{part['model']} ({name.removeprefix('donor ')})"
 
 
 def _name(part: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,24 @@ def checkpoint_info(
     score: dict[str, Any] | None,
     dtype: str | None = None,
     files: Mapping[str, str] | None = None,
+    others: Sequence[Checkpoint] = (),
 ) -> dict[str, Any]:
     """Layer set, score with interval (None: not evaluated), study, models with SHA-256, versions.
 
     dtype: what the weights were converted to (None: not at all). files: the SHA-256 of what was
-    written, by name. Reads the weight files of the sources whole, for their hashes.
+    written, by name. others: the donors after the first; with them `donors` stands in place of
+    `donor`, and layers are texts such as 7@b. Reads the weight files of the sources whole, for
+    their hashes.
     """
+    specs, names = definition.donor_specs, definition.donor_names
+    models = [_model(definition, *pair) for pair in zip(specs, (donor, *others), strict=True)]
+    maps = [definition.graft.map_of(place) for place in range(len(names))]
+    several = [
+        {"name": name, "donor_map": None if known is None else list(known), **model}
+        for name, known, model in zip(names, maps, models, strict=True)
+    ]
     return {
-        "layers": list(layers.indices),
+        "layers": layers.labels(names),
         "n_layers": len(layers),
         "depth": base.n_layers,
         "swap": definition.swap,
@@ -47,7 +57,7 @@ def checkpoint_info(
             "fingerprint": definition.fingerprint(),
         },
         "base": _model(definition, definition.base, base),
-        "donor": _model(definition, definition.donor, donor),
+        **({"donors": several} if others else {"donor": models[0]}),
         "files": dict(files or {}),
         "versions": {
             "optlayers": __version__,

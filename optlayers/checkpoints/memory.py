@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from optlayers.checkpoints.reader import Checkpoint
@@ -17,15 +19,17 @@ def assemble(
     layers: LayerSet,
     dtype: torch.dtype,
     graft: Graft = WHOLE,
+    others: Sequence[Checkpoint] = (),
 ) -> HybridForCausalLM:
     """The hybrid of that layer set on the CPU, in evaluation mode.
 
+    others: the donors after the first.
     Raises `ModelError` for a tensor that is missing or cannot be read.
     """
-    config = hybrid_config(base, donor, layers, graft, dtype)
+    config = hybrid_config((base, donor, *others), layers, graft, dtype)
     weights = {
         piece.name: piece.source.tensor(piece.source_name).to(dtype)
-        for piece in plan_pieces(base, donor, layers, graft)
+        for piece in plan_pieces((base, donor, *others), layers, graft)
     }
     model: HybridForCausalLM = HybridForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype

@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,14 @@ class Shelf:
 
 
 def plan_pieces(
-    base: Checkpoint, donor: Checkpoint, layers: LayerSet, graft: Graft = WHOLE
+    parents: Sequence[Checkpoint], layers: LayerSet, graft: Graft = WHOLE
 ) -> list[Piece]:
-    """Every tensor of the hybrid in the order of the model; nothing is read yet."""
+    """Every tensor of the hybrid in the order of the model; nothing is read yet.
+
+    parents: the base, then the donors.
+    """
+    base, *donors = parents
+    chosen = layers.origins(graft.n_donors)
     mine = family_of(base.config)
     pieces: list[Piece] = []
 
@@ -79,10 +84,12 @@ def plan_pieces(
     below(base, mine.embedding, "model.embed_tokens")
     for i in range(base.n_layers):
         mine_at, target = f"{mine.layers}.{i}", f"model.layers.{i}"
-        theirs_at = f"{family_of(donor.config).layers}.{graft.source(i)}"
-        if i not in layers:
+        if i not in chosen:
             below(base, mine_at, target)
-        elif graft.swap == "layer":
+            continue
+        donor = donors[chosen[i]]
+        theirs_at = f"{family_of(donor.config).layers}.{graft.source(i, chosen[i])}"
+        if graft.swap == "layer":
             below(donor, theirs_at, target)
         else:
             for half in ("mixer", "mlp"):
@@ -122,22 +129,25 @@ def export_hybrid(
     dtype: str | None = None,
     shelf: Shelf | None = None,
     graft: Graft = WHOLE,
+    others: Sequence[Checkpoint] = (),
 ) -> Path:
     """Write the hybrid to the folder `out`, which must not exist; returns it.
 
+    others: the donors after the first, of which `graft` has the maps.
     documents: text files that go along, by name; a function is called when all else is written,
     with the SHA-256 of every file. `progress(done, total)` counts bytes. dtype: one of `DTYPES`, to
     convert the weights to (None: as they are in the sources). shelf: link to the files of earlier
     exports that have the same tensors. Raises `InputError` for a target that exists or a dtype that
     is unknown, and `ExportError` for a disk that is full or not writable.
     """
-    layers.check(base.n_layers)
+    layers.check(base.n_layers, graft.n_donors)
+    parents = (base, donor, *others)
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"--dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: it exists already; choose another, or remove it")
     target = DTYPES[dtype] if dtype else None
-    pieces = plan_pieces(base, donor, layers, graft)
+    pieces = plan_pieces(parents, layers, graft)
     shards = plan_shards(pieces, target, by_layer=shelf is not None)
     partial = out.parent / f".{out.name}.partial-{socket.gethostname()}-{os.getpid()}"
     try:
@@ -147,7 +157,7 @@ def export_hybrid(
         _check_space(out, sum(_size(shard, target) for shard in new) + SPARE_BYTES)
         partial.mkdir()
         written = _write_weights(partial, shards, target, progress, shelf)
-        _write_config(partial, base, donor, layers, graft, _dtype_of(pieces, target))
+        _write_config(partial, parents, layers, graft, _dtype_of(pieces, target))
         copy_tokenizer(tokenizer, partial)
         folder = Path(hybrid_module.__file__).parent
         for file in MODELING:
@@ -284,26 +294,34 @@ def _dtype_of(pieces: list[Piece], dtype: str | None) -> torch.dtype:
 
 
 def hybrid_config(
-    base: Checkpoint, donor: Checkpoint, layers: LayerSet, graft: Graft, dtype: torch.dtype
+    parents: Sequence[Checkpoint], layers: LayerSet, graft: Graft, dtype: torch.dtype
 ) -> HybridConfig:
-    """The config of a hybrid, with the donor's special tokens."""
-    parents = []
-    for checkpoint in (base, donor):
+    """The config of a hybrid, with the (first) donor's special tokens."""
+    configs = []
+    for checkpoint in parents:
         data = {**checkpoint.config_dict, "model_type": checkpoint.config.model_type}
         for key in ("architectures", "auto_map", "_name_or_path", "transformers_version"):
             data.pop(key, None)
-        parents.append(data)
+        configs.append(data)
+    chosen = layers.origins(graft.n_donors)
     config = HybridConfig(
-        base_config=parents[0],
-        donor_config=parents[1],
-        donor_layers=list(layers.indices),
+        base_config=configs[0],
+        donor_config=configs[1],
+        donor_layers=list(chosen),
         swap=graft.swap,
-        donor_map=None if graft.donor_map is None else list(graft.donor_map),
+        donor_map=_listed(graft.donor_map),
+        other_configs=configs[2:],
+        other_maps=[_listed(known) for known in graft.others],
+        givers=list(chosen.values()) if graft.n_donors > 1 else None,
         architectures=[HybridForCausalLM.__name__],
-        **_special_tokens(donor),
+        **_special_tokens(parents[1]),
     )
     config.dtype = dtype
     return config
+
+
+def _listed(known: Sequence[int] | None) -> list[int] | None:
+    return None if known is None else list(known)
 
 
 def _special_tokens(donor: Checkpoint) -> dict[str, Any]:
@@ -314,13 +332,13 @@ def _special_tokens(donor: Checkpoint) -> dict[str, Any]:
 
 def _write_config(
     folder: Path,
-    base: Checkpoint,
-    donor: Checkpoint,
+    parents: Sequence[Checkpoint],
     layers: LayerSet,
     graft: Graft,
     dtype: torch.dtype,
 ) -> None:
-    data = hybrid_config(base, donor, layers, graft, dtype).to_diff_dict()
+    donor = parents[1]
+    data = hybrid_config(parents, layers, graft, dtype).to_diff_dict()
     data["auto_map"] = {
         "AutoConfig": "hybrid.HybridConfig",
         "AutoModelForCausalLM": "hybrid.HybridForCausalLM",

@@ -166,9 +166,13 @@ def _models(definition: Any, device: Any) -> tuple[list[Finding], Sizes]:
 
     found, sizes = [], Sizes()
     width = 4 if device.type == "cpu" else 2
+    donors = zip(definition.donor_names, definition.donor_specs, strict=True)
     for part, spec, needed in (
         ("base", definition.base, everything),
-        ("donor", definition.donor, decoder_layers(definition.graft.sources(None))),
+        *(
+            (name, spec, decoder_layers(definition.graft.sources(None, place)))
+            for place, (name, spec) in enumerate(donors)
+        ),
     ):
         try:
             where = definition.resolve(spec.model)
@@ -232,7 +236,7 @@ def _total(device: Any) -> int:
 
 def _memory(weights: int, device: Any) -> Finding:
     total, need = _total(device), weights + (SPARE_BYTES if device.type == "cuda" else 0)
-    text = f"{total / 1e9:.0f} GB, of which the layers of both models take {weights / 1e9:.2f} GB"
+    text = f"{total / 1e9:.0f} GB, of which the layers of the models take {weights / 1e9:.2f} GB"
     if need <= total:
         return Finding("memory", OK, text)
     if device.type == "cuda" and need / 2 <= total:
@@ -298,7 +302,7 @@ def _token(definition: Any) -> Finding:
 
     from optlayers.checkpoints.fetch import known_folder
 
-    specs = (definition.base, definition.donor)
+    specs = (definition.base, *definition.donor_specs)
     missing = [
         s.model for s in specs if known_folder(definition.resolve(s.model), s.revision) is None
     ]

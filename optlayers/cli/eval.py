@@ -70,8 +70,8 @@ def _evaluate(
     from optlayers.search import StratifiedScore
 
     where = pick_device(device)
-    base, _ = open_pair(definition)
-    chosen = LayerSet.parse(layers, base.n_layers)
+    names = definition.donor_names
+    chosen = LayerSet.parse(layers, open_pair(definition)[0].n_layers, names)
     evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say, limit)
     say("evaluating")
     subject, document = evaluator.in_order()
@@ -82,7 +82,7 @@ def _evaluate(
     interval = scorer.interval(answers)
     native = describe([task.metric for task in definition.tasks], interval.score)
     return {
-        "layers": list(chosen.indices),
+        "layers": chosen.labels(names),
         "score": interval.score,
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,

@@ -51,25 +51,27 @@ def export(
     repository = checked(push)
     known = recorded(definition, storage)
     # Only the files that hold these layers are fetched, where the models are not here yet.
-    pair = open_both(definition, LayerSet.parse(layers) if "all" not in layers else None)
-    chosen = LayerSet.parse(layers, pair[0].n_layers)
+    names = definition.donor_names
+    early = None if "all" in layers else LayerSet.parse(layers, donors=names)
+    parents = open_all(definition, early)
+    chosen = LayerSet.parse(layers, parents[0].n_layers, names)
     score = known.score(chosen.indices)
-    write(definition, pair, chosen, score, out, dtype)
+    write(definition, parents, chosen, score, out, dtype)
     if score is None:
         say(f"{mask_password(storage)} has no evaluation of these layers; no score is written")
     if known.rows:
         keep(definition, storage, [out])
     address = upload(out, repository, private)
     if json:
-        print_json({"layers": list(chosen.indices), "out": str(out), "pushed": address})
+        print_json({"layers": chosen.labels(names), "out": str(out), "pushed": address})
     else:
         print(out)
 
 
-def open_both(definition: Any, layers: Any = None) -> Any:
-    """Base and donor, checked; the weights are read only when written.
+def open_all(definition: Any, layers: Any = None) -> Any:
+    """Base and donors, checked; the weights are read only when written.
 
-    layers: the donor's layers that will be read (None: all).
+    layers: the donors' layers that will be read (None: all).
     """
     from optlayers.evaluation.evaluator import open_pair
 
@@ -116,7 +118,7 @@ def keep(definition: Any, storage: str, folders: Sequence[Path]) -> None:
 
 def write(
     definition: Any,
-    pair: Any,
+    parents: Any,
     layers: Any,
     score: dict[str, Any] | None,
     out: Path,
@@ -129,9 +131,9 @@ def write(
     from optlayers.cli.progress import ByteProgress
     from optlayers.evaluation.evaluator import tokenizer_folder
 
-    base, donor = pair
+    base, donor, *others = parents
     tokenizer = tokenizer_folder(definition)
-    texts = documents(definition, base, donor, layers, score, dtype)
+    texts = documents(definition, base, donor, layers, score, dtype, others)
     with ByteProgress(out.name) as progress:
         export_hybrid(
             base,
@@ -144,4 +146,5 @@ def write(
             dtype=dtype,
             shelf=shelf,
             graft=definition.graft,
+            others=others,
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,11 +33,10 @@ def export_best(
     each goes to a repository of its own, REPO-01-layers-3-7 and so on.
     """
     from optlayers.checkpoints.writer import Shelf
-    from optlayers.cli.export import checked, keep, open_both, upload, write
+    from optlayers.cli.export import checked, keep, open_all, upload, write
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
     from optlayers.errors import InputError
-    from optlayers.layerset import LayerSet
     from optlayers.masking import mask_password
     from optlayers.study import load_study
 
@@ -52,17 +52,15 @@ def export_best(
         )
     if len(rows) < top:
         say(f"only {len(rows)} layer sets were evaluated")
-    targets = [
-        out / f"{row.rank:02d}-layers-{'-'.join(map(str, row.layers)) or 'none'}" for row in rows
-    ]
+    targets = [out / f"{row.rank:02d}-layers-{_named(row.layers)}" for row in rows]
     for target in targets:
         if target.exists():
             raise InputError(f"--out {target}: it exists already; choose another, or remove it")
-    pair = open_both(definition)
+    parents = open_all(definition)
     shelf = Shelf() if link else None
     for row, target in zip(rows, targets, strict=True):
-        layers = LayerSet(tuple(row.layers))
-        write(definition, pair, layers, known.score(layers.indices), target, dtype, shelf)
+        layers = known.layers(row)
+        write(definition, parents, layers, known.score(layers.indices), target, dtype, shelf)
         upload(target, repository and f"{repository}-{target.name}", private)
         if not json:
             print(target)
@@ -71,3 +69,8 @@ def export_best(
         say(f"{shelf.linked / 1e9:.2f} GB were linked instead of written")
     if json:
         print_json([{**r.to_dict(), "out": str(t)} for r, t in zip(rows, targets, strict=True)])
+
+
+def _named(layers: Sequence[Any]) -> str:
+    """A layer set in the name of a folder or repository, where no at sign may stand."""
+    return "-".join(map(str, layers)).replace("@", "_") or "none"

@@ -54,11 +54,14 @@ def _models(definition: Any, source: str) -> dict[str, str]:
     from optlayers.checkpoints.modelscope import fetch_modelscope
 
     bring = model_folder if source == "huggingface" else fetch_modelscope
-    given = definition.graft.sources(None)
-    wanted = [
-        ("base", definition.base.model, definition.base.revision, everything),
-        ("donor", definition.donor.model, definition.donor.revision, decoder_layers(given)),
+    wanted: list[tuple[str, str, str | None, Any]] = [
+        ("base", definition.base.model, definition.base.revision, everything)
     ]
+    for place, (name, spec) in enumerate(
+        zip(definition.donor_names, definition.donor_specs, strict=True)
+    ):
+        given = decoder_layers(definition.graft.sources(None, place))
+        wanted.append((name, spec.model, spec.revision, given))
     if definition.tokenizer:
         wanted.append(("tokenizer", definition.tokenizer, None, nothing))
     folders = {}

@@ -127,7 +127,7 @@ def _asked(option: str, given: str | None, question: str, default: str | None = 
 def _looked(base: str, donor: str) -> list[Any]:
     """Both configs, once it is known that the two fit."""
     from optlayers.checkpoints.peek import peek
-    from optlayers.models.stack import check_pair
+    from optlayers.models.pair import check_pair
 
     found: list[Any] = []
     for part, where in (("base", base), ("donor", donor)):

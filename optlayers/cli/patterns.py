@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from optlayers.layerset import Donors
     from optlayers.search import Effect, Explanation
 
 
@@ -36,23 +37,25 @@ def patterns(
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
         n_layers = int(opened.user_attrs.get(keys.N_LAYERS, 0))
+        donors = definition.donor_names
         records = read_records(opened.get_trials(deepcopy=False))
-    found = explain(records, n_layers) if n_layers else None
+    found = explain(records, n_layers, len(donors)) if n_layers else None
     if found is None:
         raise InputError(
             f"study {definition.name!r} has too few evaluated layer sets to learn from; expected "
             "one for each layer or more, so search on"
         )
     if json:
-        print_json(_data(found))
+        print_json(_data(found, donors))
         return
     out = console()
     title = f"{definition.name}: what {found.sets} layer sets say, in points of the score"
-    out.print(_effects(found.layers, f"{title}\nadding a layer", top, _helps))
-    out.print(_effects(found.pairs, "pairs: beyond what the two add one by one", top, _joins))
+    out.print(_effects(found.layers, f"{title}\nadding a layer", top, _helps, donors))
+    title = "pairs: beyond what the two add one by one"
+    out.print(_effects(found.pairs, title, top, _joins, donors))
     if found.triples:
-        out.print(_effects(found.triples, "triples: beyond their pairs", top, _joins))
-    out.print(_patterns(found, top))
+        out.print(_effects(found.triples, "triples: beyond their pairs", top, _joins, donors))
+    out.print(_patterns(found, top, donors))
 
 
 def _helps(effect: Effect) -> str:
@@ -65,7 +68,9 @@ def _joins(effect: Effect) -> str:
     return "work together" if effect.effect > 0 else "replace each other"
 
 
-def _effects(effects: Sequence[Effect], title: str, top: int, verdict: Any) -> Table:
+def _effects(
+    effects: Sequence[Effect], title: str, top: int, verdict: Any, donors: Donors
+) -> Table:
     """A table of effects, strongest first; points are hundredths of the score."""
     from rich.table import Table
 
@@ -75,7 +80,7 @@ def _effects(effects: Sequence[Effect], title: str, top: int, verdict: Any) -> T
     table.add_column("", no_wrap=True)
     for effect in sorted(effects, key=lambda e: (not e.is_sure, -abs(e.effect)))[:top]:
         table.add_row(
-            str(effect.layers),
+            effect.layers.text(donors),
             f"{100 * effect.effect:+.1f}",
             f"{100 * effect.ci_low:+.1f} to {100 * effect.ci_high:+.1f}",
             str(effect.sets),
@@ -84,7 +89,7 @@ def _effects(effects: Sequence[Effect], title: str, top: int, verdict: Any) -> T
     return table
 
 
-def _patterns(found: Explanation, top: int) -> Table:
+def _patterns(found: Explanation, top: int, donors: Donors) -> Table:
     from rich.table import Table
 
     table = Table(title="what the 20 best sets share", title_justify="left")
@@ -92,7 +97,7 @@ def _patterns(found: Explanation, top: int) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for pattern in sorted(found.patterns, key=lambda p: -p.quality)[:top]:
         table.add_row(
-            str(pattern.layers),
+            pattern.layers.text(donors),
             str(pattern.frequency),
             f"{100 * pattern.mean:.1f} %",
             f"{100 * pattern.synergy:+.1f}" if len(pattern.layers) > 1 else "",
@@ -100,13 +105,13 @@ def _patterns(found: Explanation, top: int) -> Table:
     return table
 
 
-def _data(found: Explanation) -> dict[str, Any]:
+def _data(found: Explanation, donors: Donors) -> dict[str, Any]:
     """The explanation as plain data."""
 
     def effects(group: Sequence[Effect]) -> list[dict[str, Any]]:
         return [
             {
-                "layers": list(e.layers.indices),
+                "layers": e.layers.labels(donors),
                 "effect": e.effect,
                 "ci_low": e.ci_low,
                 "ci_high": e.ci_high,
@@ -123,7 +128,7 @@ def _data(found: Explanation) -> dict[str, Any]:
         "triples": effects(found.triples),
         "patterns": [
             {
-                "layers": list(p.layers.indices),
+                "layers": p.layers.labels(donors),
                 "frequency": p.frequency,
                 "quality": p.quality,
                 "mean": p.mean,

@@ -19,22 +19,27 @@ class Recorded:
 
     def score(self, layers: tuple[int, ...]) -> dict[str, Any] | None:
         """The score of a layer set with its interval and answers, or None: not evaluated."""
-        from optlayers.holdout import KEY
+        from optlayers.holdout import held_out_of
         from optlayers.layerset import LayerSet
 
-        row = next((r for r in self.rows if tuple(r.layers) == layers), None)
-        if row is None:
+        record = self.records.get(layers)
+        row = next((r for r in self.rows if record and r.trial == record.number), None)
+        if record is None or row is None:
             return None
         names = ("score", "ci_low", "ci_high", "questions", "fidelity", "trial")
-        held = self.study.get(f"{KEY}{LayerSet(layers)}")
+        held = held_out_of(self.study, LayerSet(layers))
         kept = ("score", "ci_low", "ci_high", "questions")
         return {
             **{name: getattr(row, name) for name in names},
-            "answers": self.records[layers].packed_answers,
+            "answers": record.packed_answers,
             "device": self.devices.get(row.trial, ""),
             "evaluated_sets": len(self.rows),
-            "held_out": {name: held[name] for name in kept} if held else None,
+            "held_out": {name: getattr(held, name) for name in kept} if held else None,
         }
+
+    def layers(self, row: Any) -> Any:
+        """The layer set of a row."""
+        return next(r.layers for r in self.records.values() if r.number == row.trial)
 
 
 def recorded(definition: Any, storage: str) -> Recorded:

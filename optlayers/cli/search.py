@@ -119,7 +119,7 @@ def _is_over(definition: Any, opened: Any) -> bool:
 
 def _bring(definition: Any) -> None:
     """Fetch models of a hub, once, before workers ask for them; raises `ModelError` if it fails."""
-    models = (definition.base.model, definition.donor.model)
+    models = [spec.model for spec in (definition.base, *definition.donor_specs)]
     if all(Path(definition.resolve(model)).is_dir() for model in models):
         return  # the workers look at them, who have loaded what it takes
     from optlayers.evaluation.evaluator import open_pair, tokenizer_folder
@@ -173,12 +173,13 @@ def _return_lost(opened: Any) -> None:
     """Queue what workers of this machine held that were killed; a later search would too."""
     from optlayers.claims import Claims
     from optlayers.patience import limit_patience
-    from optlayers.search import keys
+    from optlayers.search import donors_in, keys
 
     limit_patience(opened._storage, LEAVE_SECONDS)
     with contextlib.suppress(Exception):
-        n_layers = opened.user_attrs[keys.N_LAYERS]
-        Claims(opened, n_layers, "").reap(opened.get_trials(deepcopy=False))
+        attrs = opened.user_attrs
+        claims = Claims(opened, attrs[keys.N_LAYERS], "", donors_in(attrs))
+        claims.reap(opened.get_trials(deepcopy=False))
 
 
 def _told(opened: Any) -> set[int]:
@@ -216,7 +217,7 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     out.print(rows_table(best_of_size(rows), "the best of each size"))
     held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))
     if held:
-        out.print(held_out_table(held))
+        out.print(held_out_table(held, definition.donor_names))
     where = f" --storage {quote(mask_password(storage))}" if storage != DEFAULT_URL else ""
     option = (f" --study {quote(study)}" if study != "demo" else "") + where
     print("Next:")

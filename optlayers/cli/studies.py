@@ -47,7 +47,5 @@ def studies(
     for definition in found:
         budget = f"{definition.layers.min} to {definition.layers.max} layers"
         tasks = ", ".join(task.name for task in definition.tasks)
-        print(
-            f"{definition.name}: {definition.donor.model} into {definition.base.model}, "
-            f"{budget}, {tasks}"
-        )
+        donors = " and ".join(spec.model for spec in definition.donor_specs)
+        print(f"{definition.name}: {donors} into {definition.base.model}, {budget}, {tasks}")

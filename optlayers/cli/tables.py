@@ -13,6 +13,7 @@ from rich.table import Table
 
 from optlayers.evidence import Difference, Evidence
 from optlayers.holdout import HeldOut
+from optlayers.layerset import Donors
 from optlayers.leaderboard import Row, Status
 
 NOTHING_YET = "no layer set has been evaluated yet"
@@ -105,7 +106,7 @@ def _held_out(found: HeldOut | None, with_interval: bool) -> str:
     return f"{score} ({100 * found.ci_low:.1f} to {100 * found.ci_high:.1f})"
 
 
-def held_out_table(found: Sequence[HeldOut]) -> Table:
+def held_out_table(found: Sequence[HeldOut], donors: Donors) -> Table:
     """The held-out check as a table; scores in per cent."""
     title = f"on {found[0].questions} held-out questions, which no decision has seen"
     table = Table(title=title, title_justify="left")
@@ -113,7 +114,7 @@ def held_out_table(found: Sequence[HeldOut]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("layers", no_wrap=True)
     for row in found:
-        layers = "all" if row.name == "donor" else str(row.layers) or "none"
+        layers = "all" if row.name in donors else ",".join(map(str, row.layers)) or "none"
         interval = f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}"
         table.add_row(row.name, f"{100 * row.score:.1f} %", interval, layers)
     return table

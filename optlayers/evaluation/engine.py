@@ -24,7 +24,7 @@ from optlayers.evaluation.picks import Picks, Row, collect, distinct_rows
 from optlayers.evaluation.prefix_tree import schedule, walk
 from optlayers.evaluation.questions import Question
 from optlayers.evaluation.tuning import tuned_budget
-from optlayers.layerset import LayerSet
+from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.models.packed import PackedBatch
 from optlayers.models.stack import LayerStack
 
@@ -90,6 +90,7 @@ class Engine:
     share: int = MIN_SHARED
     tree: bool = True
     trim: bool = True
+    donors: Donors = ONE
     work: Work = field(default_factory=Work)
 
     def answers(
@@ -118,7 +119,8 @@ class Engine:
             start = stop
         return [
             EvaluationError(
-                f"layers [{layers}]: NaN in the logits; these layers do not work together"
+                f"layers [{layers.text(self.donors)}]: NaN in the logits; these layers do not work "
+                "together"
             )
             if bad[i]
             else right[i]
@@ -227,8 +229,8 @@ class Engine:
                 many.keep, where = where, torch.arange(len(where), device=device)
             h = stack.begin_packed(many)
 
-            def run(layer: int, from_donor: bool, state: torch.Tensor) -> torch.Tensor:
-                return stack.run_packed(layer, from_donor, state, many, coarse)
+            def run(layer: int, origin: int, state: torch.Tensor) -> torch.Tensor:
+                return stack.run_packed(layer, origin, state, many, coarse)
         else:
             longest, tokens = max(len(row.tokens) for row in batch), real
             padded = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -237,8 +239,8 @@ class Engine:
             where = torch.tensor([b * longest + t for b, t in picks.where], device=device)
             h, inputs = stack.begin(padded.to(device))
 
-            def run(layer: int, from_donor: bool, state: torch.Tensor) -> torch.Tensor:
-                return stack.run(layer, from_donor, state, inputs)
+            def run(layer: int, origin: int, state: torch.Tensor) -> torch.Tensor:
+                return stack.run(layer, origin, state, inputs)
 
         spot, goal = (torch.tensor(x, device=device) for x in (picks.spots, picks.goals))
         rows = torch.tensor(picks.rows, device=device) if picks.rows else None
@@ -253,9 +255,9 @@ class Engine:
             arrived.append(first + candidate)
             kept.append(torch.stack([logs[spot, goal].double(), greedy.double()]))
 
-        passes = schedule(layer_sets, stack.n_layers)
+        passes = schedule(layer_sets, stack.n_layers, stack.n_donors)
         stack.expect(passes)
-        walk(layer_sets, stack.n_layers, h, run, arrive)
+        walk(layer_sets, stack.n_layers, h, run, arrive, stack.n_donors)
         everything = len(layer_sets) * stack.n_layers
         self.work.layer_tokens += len(passes) * tokens
         self.work.saved_layer_tokens += (everything - len(passes)) * tokens

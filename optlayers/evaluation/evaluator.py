@@ -31,7 +31,8 @@ from optlayers.evaluation.texts import Texts, load_reference
 from optlayers.layerset import LayerSet
 from optlayers.metrics import to_unit
 from optlayers.models.families import embedding_rows
-from optlayers.models.stack import LayerStack, check_pair, differing_ends
+from optlayers.models.pair import check_parents, differing_ends
+from optlayers.models.stack import LayerStack
 from optlayers.search import as_stored
 from optlayers.study import StudyDefinition
 
@@ -70,7 +71,7 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 
 def tokenizer_folder(definition: StudyDefinition) -> Path:
-    """The folder of the study's tokenizer: its own, or else the donor's.
+    """The folder of the study's tokenizer: its own, or else the (first) donor's.
 
     Where the vocabularies differ, it is the base's, if that has one: the base's embedding rules.
     """
@@ -78,7 +79,7 @@ def tokenizer_folder(definition: StudyDefinition) -> Path:
         return model_folder(definition.resolve(definition.tokenizer), None, nothing)
     base, donor = (
         model_folder(definition.resolve(spec.model), spec.revision, nothing)
-        for spec in (definition.base, definition.donor)
+        for spec in (definition.base, definition.donor_specs[0])
     )
     differ = len({_vocabulary(folder) for folder in (base, donor)}) > 1
     return base if differ and any(base.glob("tokenizer*")) else donor
@@ -107,25 +108,27 @@ def load_tokenizer(definition: StudyDefinition) -> object:
         ) from None
 
 
-def open_pair(
-    definition: StudyDefinition, layers: LayerSet | None = None
-) -> tuple[Checkpoint, Checkpoint]:
-    """Base and donor of a study, checked against each other and the study; no weights read.
+def open_pair(definition: StudyDefinition, layers: LayerSet | None = None) -> list[Checkpoint]:
+    """Base and donors of a study, checked against each other and the study; no weights read.
 
-    layers: which of the donor's will be read (None: all); files without them are not fetched.
+    layers: which of the donors' will be read (None: all); files without them are not fetched.
     Raises `ModelError` for models that do not fit, `InputError` for a study that does not fit
     the models.
     """
     base = open_model(definition.resolve(definition.base.model), definition.base.revision)
-    donor = open_model(
-        definition.resolve(definition.donor.model),
-        definition.donor.revision,
-        # The divergence from the donor asks for the whole of it.
-        everything
-        if layers is None and any(task.metric == "kl" for task in definition.tasks)
-        else decoder_layers(definition.graft.sources(layers)),
-    )
-    n_layers = check_pair(base, donor, definition.graft)
+    # The divergence from the (first) donor asks for the whole of it.
+    whole = layers is None and any(task.metric == "kl" for task in definition.tasks)
+    donors = [
+        open_model(
+            definition.resolve(spec.model),
+            spec.revision,
+            everything
+            if whole and place == 0
+            else decoder_layers(definition.graft.sources(layers, place)),
+        )
+        for place, spec in enumerate(definition.donor_specs)
+    ]
+    n_layers = check_parents([base, *donors], definition.graft)
     if definition.layers.max > n_layers:
         raise InputError(
             f"layers.max is {definition.layers.max}, and the models have {n_layers} layers; "
@@ -139,10 +142,10 @@ def open_pair(
         )
     for known in definition.prior_layer_sets:
         try:
-            known.check(n_layers)
+            known.check(n_layers, len(donors))
         except InputError as error:
             raise InputError(f"prior.layer_sets: {error}") from None
-    return base, donor
+    return [base, *donors]
 
 
 class ModelEvaluator:
@@ -161,7 +164,8 @@ class ModelEvaluator:
         limit: int | None = None,
     ) -> None:
         hush()
-        base, donor = open_pair(definition)
+        base, donor, *others = open_pair(definition)
+        self.donors = definition.donor_names
         tokenizer = load_tokenizer(definition)
         say("loading tasks")
         self.tasks = TaskSet.of(definition, limit)
@@ -173,18 +177,21 @@ class ModelEvaluator:
                 f"tasks: metric kl compares over one vocabulary, and base and donor have {mine} "
                 f"and {theirs} tokens; use perplexity"
             )
-        note = differing_ends(base, donor)
-        if note:
-            say(note)
+        for parent in (donor, *others):
+            note = differing_ends(base, parent)
+            if note:
+                say(note)
         graft = definition.graft
-        self.stack = LayerStack.load(base, donor, device, dtype, say=say, graft=graft)
+        self.stack = LayerStack.load(
+            base, donor, device, dtype, say=say, graft=graft, others=others
+        )
         self._check_vocabulary(tokenizer, base)
         self._fast_in_eight_bit = definition.questions.fast_precision == "fp8" and limit is None
         if self._fast_in_eight_bit:
             self.stack.add_eight_bit()
         self.n_layers = self.stack.n_layers
-        self.tasks.prepare(tokenizer, self._length_config(base, donor))
-        self.engine = Engine(self.stack, self.tasks, device)
+        self.tasks.prepare(tokenizer, self._length_config(base, donor, *others))
+        self.engine = Engine(self.stack, self.tasks, device, donors=self.donors)
         self.texts = Texts.of(
             definition, tokenizer, self.stack, device, self.tasks.max_length, limit, reference
         )
@@ -223,11 +230,14 @@ class ModelEvaluator:
             )
 
     @staticmethod
-    def _length_config(base: Checkpoint, donor: Checkpoint) -> object:
-        """A config with the length that the exported hybrid has: the shorter of the two."""
+    def _length_config(base: Checkpoint, *donors: Checkpoint) -> object:
+        """A config with the length that the exported hybrid has: the shortest of them."""
         from optlayers.models.hybrid import HybridConfig
 
-        return HybridConfig(base_config=base.config.to_dict(), donor_config=donor.config.to_dict())
+        first, *others = (donor.config.to_dict() for donor in donors)
+        return HybridConfig(
+            base_config=base.config.to_dict(), donor_config=first, other_configs=others
+        )
 
     def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
         """What each set gives [stop - start], or the error that it met; see `answers`.
@@ -282,7 +292,8 @@ class ModelEvaluator:
                 found[:, mine] = to_unit(self.texts.values(layer_sets, text, numbers))
         return [
             EvaluationError(
-                f"layers [{layers}]: NaN in the logits; these layers do not work together"
+                f"layers [{layers.text(self.donors)}]: NaN in the logits; these layers do not work "
+                "together"
             )
             if np.isnan(row).any()
             else as_stored(row)

@@ -6,7 +6,7 @@ which they differ, so a cohort runs along a tree, depth first. This module is pu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from optlayers.layerset import LayerSet
@@ -18,49 +18,57 @@ def walk(
     layer_sets: Sequence[LayerSet],
     n_layers: int,
     state: State,
-    run: Callable[[int, bool, State], State],
+    run: Callable[[int, int, State], State],
     arrive: Callable[[int, State], None],
+    n_donors: int = 1,
 ) -> None:
     """Run every layer set from `state`, each shared prefix once.
 
-    `run(layer, from_donor, state)` gives the next state; `arrive(i, state)` receives the last
-    one of `layer_sets[i]`. States are open one per branch of the current path.
+    `run(layer, origin, state)` gives the next state, the origin 0 for the base and one more than
+    its place for a donor; `arrive(i, state)` receives the last one of `layer_sets[i]`. States are
+    open one per branch of the current path.
     """
-    _walk(layer_sets, list(range(len(layer_sets))), 0, n_layers, state, run, arrive)
+    chosen = [layers.origins(n_donors) for layers in layer_sets]
+    _walk(chosen, list(range(len(layer_sets))), 0, n_layers, state, run, arrive)
 
 
 def _walk(
-    sets: Sequence[LayerSet],
+    chosen: Sequence[Mapping[int, int]],
     members: list[int],
     layer: int,
     n_layers: int,
     state: State,
-    run: Callable[[int, bool, State], State],
+    run: Callable[[int, int, State], State],
     arrive: Callable[[int, State], None],
 ) -> None:
     while layer < n_layers:
-        donor = [i for i in members if layer in sets[i].indices]
-        if donor and len(donor) < len(members):
-            base = [i for i in members if layer not in sets[i].indices]
-            _walk(sets, base, layer + 1, n_layers, run(layer, False, state), run, arrive)
-            members = donor
-        state = run(layer, bool(donor), state)
+        of_origin: dict[int, list[int]] = {}
+        for i in members:
+            of_origin.setdefault(chosen[i].get(layer, -1) + 1, []).append(i)
+        *first, last = sorted(of_origin)
+        for origin in first:
+            after = run(layer, origin, state)
+            _walk(chosen, of_origin[origin], layer + 1, n_layers, after, run, arrive)
+        members = of_origin[last]
+        state = run(layer, last, state)
         layer += 1
     for i in members:
         arrive(i, state)
 
 
-def schedule(layer_sets: Sequence[LayerSet], n_layers: int) -> list[tuple[int, bool]]:
-    """The layer passes that `walk` makes, in order: (layer, whether the donor's)."""
-    passes: list[tuple[int, bool]] = []
+def schedule(
+    layer_sets: Sequence[LayerSet], n_layers: int, n_donors: int = 1
+) -> list[tuple[int, int]]:
+    """The layer passes that `walk` makes, in order: (layer, origin)."""
+    passes: list[tuple[int, int]] = []
 
-    def run(layer: int, from_donor: bool, state: None) -> None:
-        passes.append((layer, from_donor))
+    def run(layer: int, origin: int, state: None) -> None:
+        passes.append((layer, origin))
 
-    walk(layer_sets, n_layers, None, run, lambda i, state: None)
+    walk(layer_sets, n_layers, None, run, lambda i, state: None, n_donors)
     return passes
 
 
-def layer_passes(layer_sets: Sequence[LayerSet], n_layers: int) -> int:
+def layer_passes(layer_sets: Sequence[LayerSet], n_layers: int, n_donors: int = 1) -> int:
     """Number of layer passes that `walk` makes, at most `len(layer_sets) * n_layers`."""
-    return len(schedule(layer_sets, n_layers))
+    return len(schedule(layer_sets, n_layers, n_donors))

@@ -120,8 +120,8 @@ class Texts:
         h, inputs = stack.begin(tokens)
         found = np.full((len(layer_sets), len(chunks)), np.nan)
 
-        def run(layer: int, from_donor: bool, state: torch.Tensor) -> torch.Tensor:
-            return stack.run(layer, from_donor, state, inputs)
+        def run(layer: int, origin: int, state: torch.Tensor) -> torch.Tensor:
+            return stack.run(layer, origin, state, inputs)
 
         def arrive(candidate: int, state: torch.Tensor) -> None:
             for b in range(len(chunks)):
@@ -136,8 +136,8 @@ class Texts:
                     value = -(theirs[b].exp() * gap).sum(dim=-1).double().mean()
                 found[candidate, b] = float(value)
 
-        stack.expect(schedule(layer_sets, stack.n_layers))
-        walk(layer_sets, stack.n_layers, h, run, arrive)
+        stack.expect(schedule(layer_sets, stack.n_layers, stack.n_donors))
+        walk(layer_sets, stack.n_layers, h, run, arrive, stack.n_donors)
         # Rounding puts the divergence of a model from itself a hair above 0.
         return np.asarray(np.minimum(found, 0.0))
 

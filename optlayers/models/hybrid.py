@@ -1,4 +1,4 @@
-"""The hybrid: a causal language model whose layers come from a base and a donor.
+"""The hybrid: a causal language model whose layers come from a base and a donor, or several.
 
 Embedding, final norm and head are the base's. The model is an ordinary transformers model, so
 an exported one loads with `AutoModelForCausalLM.from_pretrained`. This file needs torch,
@@ -36,7 +36,11 @@ HALVES = ("mixer", "mlp")
 
 
 class HybridConfig(PreTrainedConfig):
-    """Both parents' configs and the indices of the layers that the donor gives."""
+    """The parents' configs and the indices of the layers that the donor gives.
+
+    With several donors, `other_configs` and `other_maps` are those after the first, and `givers`
+    has the donor of each of `donor_layers` by its place (None: the first gives all).
+    """
 
     model_type = "optlayers_hybrid"
 
@@ -48,6 +52,9 @@ class HybridConfig(PreTrainedConfig):
         use_cache: bool = True,
         swap: str = "layer",
         donor_map: list[int] | None = None,
+        other_configs: list[dict[str, Any]] | None = None,
+        other_maps: list[list[int] | None] | None = None,
+        givers: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         self.base_config = base_config or {"model_type": "llamba"}
@@ -55,25 +62,32 @@ class HybridConfig(PreTrainedConfig):
         self.donor_layers = sorted(donor_layers or [])
         self.swap = swap
         self.donor_map = donor_map
+        self.other_configs = other_configs or None
+        self.other_maps = other_maps or None
+        self.givers = givers or None
         self.use_cache = use_cache
-        base, donor = self.parents()
+        parents = self.parents()
+        base = parents[0]
         self.vocab_size = embedding_rows(base)
         self.hidden_size = base.hidden_size
         self.num_hidden_layers = base.num_hidden_layers
-        limits = [getattr(c, "max_position_embeddings", None) for c in (base, donor)]
+        limits = [getattr(c, "max_position_embeddings", None) for c in parents]
         self.max_position_embeddings = min((n for n in limits if n), default=None)
         kwargs.setdefault("tie_word_embeddings", bool(base.tie_word_embeddings))
         super().__init__(**kwargs)
 
-    def parents(self) -> tuple[PreTrainedConfig, PreTrainedConfig]:
-        """The configs of base and donor."""
-        return config_from_dict(self.base_config), config_from_dict(self.donor_config)
+    def parents(self) -> list[PreTrainedConfig]:
+        """The configs of base and donors."""
+        every = [self.base_config, self.donor_config, *(self.other_configs or [])]
+        return [config_from_dict(data) for data in every]
 
     def source(self, layer: int, half: str) -> tuple[int, int]:
-        """Where a half (`mixer` or `mlp`) of a layer comes from: 0 base or 1 donor, its layer."""
+        """Where a half (`mixer` or `mlp`) of a layer comes from: 0 base or a donor, its layer."""
         if layer not in self.donor_layers or self.swap not in ("layer", half):
             return 0, layer
-        return 1, self.donor_map[layer] if self.donor_map else layer
+        giver = self.givers[self.donor_layers.index(layer)] if self.givers else 0
+        places = [self.donor_map, *(self.other_maps or [None] * giver)][giver]
+        return giver + 1, places[layer] if places else layer
 
     @property
     def layer_types(self) -> list[str]:
@@ -132,7 +146,7 @@ class HybridPreTrainedModel(PreTrainedModel):
 
 
 class HybridModel(HybridPreTrainedModel):
-    """Embedding, layers of both parents, final norm."""
+    """Embedding, layers of the parents, final norm."""
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)

@@ -23,20 +23,21 @@ SLOTS = 2
 
 @dataclass(frozen=True)
 class Placement:
-    """How many layers of base and donor stay on the device; sizes in bytes."""
+    """How many layers of base and each donor stay on the device; sizes in bytes."""
 
-    resident: tuple[int, int]
+    resident: tuple[int, ...]
     n_layers: int
     weights: int
     free: int
 
     def __str__(self) -> str:
         size = f"{self.weights / GB:.1f} GB of weights, {self.free / GB:.1f} GB free"
-        if self.resident == (self.n_layers, self.n_layers):
+        base, *donors = self.resident
+        n, of = self.n_layers, self.n_layers * len(donors)
+        if (base, sum(donors)) == (n, of):
             return f"{size}: all layers on the device"
-        base, donor = self.resident
         return (
-            f"{size}: {base} of {self.n_layers} base and {donor} of {self.n_layers} donor layers "
+            f"{size}: {base} of {n} base and {sum(donors)} of {of} donor layers "
             "on the device, the others copied from host memory ahead of use"
         )
 
@@ -46,27 +47,33 @@ class Placement:
         return (layer + 1) * away // self.n_layers == layer * away // self.n_layers
 
 
-def place(layer_bytes: tuple[int, int], n_layers: int, ends: int, free: int) -> Placement:
+def place(layer_bytes: tuple[int, ...], n_layers: int, ends: int, free: int) -> Placement:
     """Keep as much on the device as fits: base layers first, every candidate needs most of them.
 
-    layer_bytes: one layer of base and donor; ends: embedding, norm and head; free: the device's
-    memory. Raises `ModelError` where not even the slots fit.
+    layer_bytes: one layer of base and each donor; ends: embedding, norm and head; free: memory of
+    the device. Raises `ModelError` where not even the slots fit.
     """
-    base, donor = layer_bytes
-    weights = n_layers * (base + donor) + ends
+    base, *donors = layer_bytes
+    every = sum(layer_bytes)
+    weights = n_layers * every + ends
     room = free - ends - RESERVE
-    if n_layers * (base + donor) <= room:
-        return Placement((n_layers, n_layers), n_layers, weights, free)
-    left = room - SLOTS * donor
+    if n_layers * every <= room:
+        return Placement((n_layers,) * len(layer_bytes), n_layers, weights, free)
+    left = room - SLOTS * sum(donors)
     if n_layers * base <= left:
-        return Placement((n_layers, (left - n_layers * base) // donor), n_layers, weights, free)
+        left -= n_layers * base
+        resident = [n_layers]
+        for donor in donors:
+            resident.append(min(n_layers, left // donor))
+            left -= resident[-1] * donor
+        return Placement(tuple(resident), n_layers, weights, free)
     left -= SLOTS * base
     if left < 0:
         raise ModelError(
-            f"the pair needs at least {(ends + RESERVE + SLOTS * (base + donor)) / GB:.1f} GB of "
+            f"the pair needs at least {(ends + RESERVE + SLOTS * every) / GB:.1f} GB of "
             f"device memory and {free / GB:.1f} GB are free; free some, or use a larger device"
         )
-    return Placement((left // base, 0), n_layers, weights, free)
+    return Placement((left // base, *(0 for _ in donors)), n_layers, weights, free)
 
 
 @dataclass

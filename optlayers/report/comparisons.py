@@ -100,9 +100,11 @@ def by_subject(report: Report) -> Figure | None:
             }
         )
     layers = shown(report.best.row.layers)
+    first = report.donors[0]
+    donor = report.references[first].called if first in report.references else "donor"
     for name, colour, symbol, found in (
         ("base", ORANGE, "circle-open", [s.base for s in ordered]),
-        ("donor", AQUA, "diamond-open", [s.donor for s in ordered]),
+        (donor, AQUA, "diamond-open", [s.donor for s in ordered]),
         (f"hybrid with layers {layers}", BLUE, "circle", [s.winner for s in ordered]),
     ):
         if any(v is not None for v in found):
@@ -122,7 +124,8 @@ def by_subject(report: Report) -> Figure | None:
                     "hovertemplate": "%{y}<br>%{x:.1f} %<extra>" + name + "</extra>",
                 }
             )
-    known = [name for name in ("base", "donor") if name in report.references]
+    pairs = (("base", "base"), (first, "donor"))
+    known = {report.references[n].called: field for n, field in pairs if n in report.references}
     gains = [s.winner - s.base for s in ordered if s.base is not None]
     more = (
         f" It gains most in {names[-1]}, {points(gains[-1])} points over the base."
@@ -170,7 +173,7 @@ def by_subject(report: Report) -> Figure | None:
                 s.questions,
                 percent(s.weight),
                 percent(s.winner),
-                *(percent(getattr(s, name)) for name in known),
+                *(percent(getattr(s, field)) for field in known.values()),
                 *([points(s.winner - s.base)] if s.base is not None else []),
             ]
             for s in reversed(ordered)

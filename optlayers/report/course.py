@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial
 
+from optlayers.layerset import ONE, Donors, Labels, LayerSet
 from optlayers.search import Phase, Record
 
 # The best sets whose layers show what the search has learnt.
@@ -20,7 +21,7 @@ class Step:
     cost: float
     score: float
     trial: int
-    layers: list[int]
+    layers: Labels
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,22 @@ class Course:
 
 @dataclass(frozen=True)
 class Generation:
-    """The elite after one generation: what share of the best sets so far holds each layer.
+    """The elite after one generation: what share of the best sets so far holds each choice.
 
-    best: the best score so far; pairs: the most frequent pairs of the elite and their counts.
+    A choice is a layer, or with several donors a layer of one of them (see `LayerSet`). best: the
+    best score so far; pairs: the most frequent pairs of the elite and their counts.
     """
 
     number: int
     sets: int
     best: float
     share: list[float]
-    pairs: list[tuple[tuple[int, int], int]]
+    pairs: list[tuple[Labels, int]]
 
 
-def course(trials: Sequence[FrozenTrial], records: Sequence[Record], n_full: int) -> Course:
+def course(
+    trials: Sequence[FrozenTrial], records: Sequence[Record], n_full: int, donors: Donors = ONE
+) -> Course:
     """The course of the finished trials, in the order in which they ended."""
     ended = {
         t.number: (t.datetime_start or t.datetime_complete, t.datetime_complete)
@@ -106,7 +110,7 @@ def course(trials: Sequence[FrozenTrial], records: Sequence[Record], n_full: int
         for full, score in ((True, record.score), (False, first)):
             if score is not None and (record.is_full or not full) and score > best[full]:
                 best[full] = score
-                step = Step(cost, float(score), record.number, list(record.layers.indices))
+                step = Step(cost, float(score), record.number, record.layers.labels(donors))
                 lines[full].append(step)
     phases = [
         PhaseCost(
@@ -139,7 +143,9 @@ def _covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def generations(records: Sequence[Record], n_layers: int) -> list[Generation]:
+def generations(
+    records: Sequence[Record], n_choices: int, donors: Donors = ONE
+) -> list[Generation]:
     """The elite after the probe (number -1) and after each generation of the search."""
     by_number: dict[int, list[Record]] = {}
     begun: set[tuple[int, ...]] = set()
@@ -159,7 +165,7 @@ def generations(records: Sequence[Record], n_layers: int) -> list[Generation]:
             known[record.layers.indices] = record
         # First scores: the one number that all of them have alike.
         ranked = sorted(known.values(), key=lambda r: -(r.first_score or 0.0))[:ELITE]
-        share = [sum(layer in r.layers for r in ranked) / len(ranked) for layer in range(n_layers)]
+        share = [sum(layer in r.layers for r in ranked) / len(ranked) for layer in range(n_choices)]
         counts: dict[tuple[int, int], int] = {}
         for record in ranked:
             held = record.layers.indices
@@ -167,6 +173,7 @@ def generations(records: Sequence[Record], n_layers: int) -> list[Generation]:
                 for j in held[a + 1 :]:
                     counts[i, j] = counts.get((i, j), 0) + 1
         top = sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:3]
+        pairs = [(LayerSet(pair).labels(donors), count) for pair, count in top]
         best = max(float(r.first_score or 0.0) for r in ranked)
-        found.append(Generation(number, len(by_number[number]), best, share, top))
+        found.append(Generation(number, len(by_number[number]), best, share, pairs))
     return found

@@ -21,6 +21,7 @@ import optuna
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
+from optlayers.layerset import Donors
 from optlayers.report.data import Report, gather
 from optlayers.report.figures import figures
 from optlayers.report.images import titled
@@ -54,7 +55,7 @@ def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -
         return 0
     report = gather(definition, study)
     _write_study_note(study, report, shown_url, attrs)
-    written = _write_trial_notes(study, records, attrs)
+    written = _write_trial_notes(study, records, attrs, definition.donor_names)
     _write_figures(study, report, attrs)
     put_study_attrs(study._storage, study._study_id, {SHOWN: [LOOK, len(records)]})
     return written
@@ -89,7 +90,9 @@ class _Collector:
         return self.present
 
 
-def _write_trial_notes(study: optuna.Study, records: list[Record], attrs: dict[str, Any]) -> int:
+def _write_trial_notes(
+    study: optuna.Study, records: list[Record], attrs: dict[str, Any], donors: Donors
+) -> int:
     """Notes of the trials that have none, the best first, in one commit."""
     from optuna_dashboard import save_note
     from optuna_dashboard._note import note_ver_key
@@ -106,7 +109,7 @@ def _write_trial_notes(study: optuna.Study, records: list[Record], attrs: dict[s
         if note_ver_key(ids[record.number]) in attrs:
             continue
         trial: Any = SimpleNamespace(storage=collector, study=study, _trial_id=ids[record.number])
-        save_note(trial, trial_note(record, subjects, strata))
+        save_note(trial, trial_note(record, subjects, strata, donors))
         written += 1
     put_study_attrs(study._storage, study._study_id, collector.attrs)
     return written

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from optlayers import holdout
 from optlayers.evidence import Evidence, evidence
 from optlayers.holdout import HeldOut
+from optlayers.layerset import BASE, DONOR, Donors, Labels, LayerSet
 from optlayers.leaderboard import Row, leaderboard
 from optlayers.leaderboard import status as read_status
 from optlayers.report.baselines import Baseline
@@ -75,7 +76,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Reference:
-    """Base or donor on all questions of the search; score and interval in [0, 1]."""
+    """Base or donor on all questions of the search; score and interval in [0, 1].
+
+    name: base, donor, or the name of one of several donors; `called` for people.
+    """
 
     name: str
     score: float
@@ -84,10 +88,18 @@ class Reference:
     questions: int
     answers: NDArray[np.bool_]
 
+    @property
+    def called(self) -> str:
+        """`base`, `donor`, or `donor a`."""
+        return self.name if self.name in (BASE, DONOR) else f"donor {self.name}"
+
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject: how many questions, its weight, and the shares of right answers."""
+    """One subject: how many questions, its weight, and the shares of right answers.
+
+    donor: of the first donor, where there are several.
+    """
 
     name: str
     questions: int
@@ -101,7 +113,7 @@ class Subject:
 class FastFull:
     """Fast and full score of one layer set."""
 
-    layers: list[int]
+    layers: Labels
     fast: float
     full: float
 
@@ -116,6 +128,7 @@ class Report:
     definition: dict[str, Any]
     fingerprint: str
     n_layers: int
+    donors: Donors
     n_fast: int
     n_full: int
     trials: dict[str, int]
@@ -133,6 +146,15 @@ class Report:
     rank_correlation: float | None
     subjects: list[Subject]
     workers: list[WorkerState]
+
+    @property
+    def n_choices(self) -> int:
+        """What a layer set chooses from: a layer of a donor each."""
+        return self.n_layers * len(self.donors)
+
+    def label(self, choice: int) -> str:
+        """One choice: `7`, or with several donors `7@a`."""
+        return LayerSet.of(choice).text(self.donors)
 
     @property
     def best(self) -> Entry | None:
@@ -167,17 +189,17 @@ def gather(
     trials = study.get_trials(deepcopy=False)
     attrs = study.user_attrs
     records = read_records(trials)
-    n_layers = int(attrs.get(keys.N_LAYERS, 0))
+    n_layers, donors = int(attrs.get(keys.N_LAYERS, 0)), definition.donor_names
     n_fast, n_full = int(attrs.get(keys.N_FAST, 0)), int(attrs.get(keys.N_FULL, 0))
     strata = np.asarray(attrs.get(keys.QUESTION_STRATA, []), dtype=np.int64)
     weights = np.asarray(attrs.get(keys.SUBJECT_WEIGHTS, []), dtype=np.float64)
     rows = leaderboard(definition, records)
     known = {record.number: record for record in best_by_layers(records).values()}
     state = read_status(definition, study)
-    pairs = _fast_full(known.values(), n_fast)
+    pairs = _fast_full(known.values(), n_fast, donors)
     rho = spearman(np.array([p.fast for p in pairs]), np.array([p.full for p in pairs]))
     workers = read_workers(attrs)
-    refs = _references(attrs, strata, weights)
+    refs = _references(attrs, donors, strata, weights)
     return Report(
         name=definition.name,
         phase=state.phase,
@@ -185,22 +207,23 @@ def gather(
         definition=definition.to_dict(),
         fingerprint=definition.fingerprint(),
         n_layers=n_layers,
+        donors=donors,
         n_fast=n_fast,
         n_full=n_full,
         trials=state.trials,
         entries=_entries(study, records, rows, known),
         references=refs,
         held_out=holdout.results(study, definition, records, n_layers),
-        effects=effects(records, n_layers),
-        generations=generations(records, n_layers),
-        course=course(trials, records, n_full),
+        effects=effects(records, n_layers, len(donors)),
+        generations=generations(records, n_layers * len(donors), donors),
+        course=course(trials, records, n_full, donors),
         baselines=list(baselines),
         funnel=funnel(records),
         savings=savings(records, workers, n_full),
-        failures=failures(records),
+        failures=failures(records, donors),
         fast_full=pairs,
         rank_correlation=None if np.isnan(rho) else float(rho),
-        subjects=_subjects(attrs, rows, known, refs, strata, weights),
+        subjects=_subjects(attrs, rows, known, refs, donors, strata, weights),
         workers=workers,
     )
 
@@ -217,11 +240,11 @@ def _entries(
 
 
 def _references(
-    attrs: dict[str, Any], strata: NDArray[np.int64], weights: NDArray[np.float64]
+    attrs: dict[str, Any], donors: Donors, strata: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> dict[str, Reference]:
     """Base and donor on the questions of the search, as far as they have answered them."""
     found = {}
-    for name in ("base", "donor"):
+    for name in (BASE, *donors):
         packed = attrs.get(holdout.REFERENCE + name)
         if packed is not None and len(strata):
             answers = decode_answers(packed, len(strata))
@@ -230,10 +253,10 @@ def _references(
     return found
 
 
-def _fast_full(records: Any, n_fast: int) -> list[FastFull]:
+def _fast_full(records: Any, n_fast: int, donors: Donors) -> list[FastFull]:
     """Of the sets that answered all questions, the score on the fast ones beside it."""
     return [
-        FastFull(list(r.layers.indices), float(r.intermediate[n_fast]), float(r.score))
+        FastFull(r.layers.labels(donors), float(r.intermediate[n_fast]), float(r.score))
         for r in sorted(records, key=lambda r: r.number)
         if r.is_full and n_fast in r.intermediate and r.score is not None
     ]
@@ -244,6 +267,7 @@ def _subjects(
     rows: Sequence[Row],
     known: dict[int, Record],
     refs: dict[str, Reference],
+    donors: Donors,
     strata: NDArray[np.int64],
     weights: NDArray[np.float64],
 ) -> list[Subject]:
@@ -266,7 +290,7 @@ def _subjects(
                 weight=float(weights[number] / weights.sum()),
                 winner=float(answers[where].mean()),
                 base=shares.get("base"),
-                donor=shares.get("donor"),
+                donor=shares.get(donors[0]),
             )
         )
     return found

@@ -1,6 +1,6 @@
 """What each layer and each pair of layers adds, as the search has learned it, laid out as matrices.
 
-Shapes: L layers.
+Shapes: L layers, or with several donors the layers of each of them.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Effects:
         return self.explanation.pairs
 
 
-def effects(records: Sequence[Record], n_layers: int) -> Effects | None:
+def effects(records: Sequence[Record], n_layers: int, n_donors: int = 1) -> Effects | None:
     """The effects that the trials speak for; None with too few sets."""
-    found = explain(records, n_layers) if n_layers else None
+    found = explain(records, n_layers, n_donors) if n_layers else None
     if found is None:
         return None
-    synergy, half = (np.full((n_layers, n_layers), np.nan) for _ in range(2))
+    synergy, half = (np.full((n_layers * n_donors,) * 2, np.nan) for _ in range(2))
     for pair in found.pairs:
         i, j = pair.layers.indices
         synergy[i, j] = synergy[j, i] = pair.effect

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import ONE, Donors, Labels, LayerSet
 
 Cell = str | int | float | None
 
@@ -59,9 +59,17 @@ def chance(p_value: float | None) -> str:
     return "<0.001" if p_value < 0.0005 else f"{p_value:.3f}"
 
 
-def shown(layers: Sequence[int] | LayerSet) -> str:
-    """`0, 10, 11`, or `none`."""
-    return ", ".join(map(str, layers)) or "none"
+def shown(layers: Labels | LayerSet, donors: Donors = ONE) -> str:
+    """`0, 10, 11`, or `none`; with several donors `0@a, 10@b`."""
+    labels = layers.labels(donors) if isinstance(layers, LayerSet) else layers
+    return ", ".join(map(str, labels)) or "none"
+
+
+def given_by(definition: dict[str, Any]) -> list[str]:
+    """The models of a definition's donors."""
+    if "donors" in definition:
+        return [f"{spec['model']} ({spec['name']})" for spec in definition["donors"]]
+    return [definition["donor"]["model"]]
 
 
 def plain_names(names: Sequence[str]) -> list[str]:

@@ -28,6 +28,12 @@ def layer_effects(report: Report) -> Figure | None:
     if report.effects is None:
         return None
     found = report.effects.layers
+    # Names of layers where there are several donors, so that they stand side by side.
+    several = len(report.donors) > 1
+
+    def at(choice: int) -> int | str:
+        return report.label(choice) if several else choice
+
     data: list[dict[str, Any]] = []
     for name, colour, symbol, mine in (
         ("helps", BLUE, "circle", [e for e in found if e.is_sure and e.effect > 0]),
@@ -40,7 +46,7 @@ def layer_effects(report: Report) -> Figure | None:
                     "type": "scatter",
                     "mode": "markers",
                     "name": name,
-                    "x": [e.layers.indices[0] for e in mine],
+                    "x": [at(e.layers.indices[0]) for e in mine],
                     "y": hundredths([e.effect for e in mine]),
                     "customdata": [e.sets for e in mine],
                     "error_y": {
@@ -63,7 +69,9 @@ def layer_effects(report: Report) -> Figure | None:
                 }
             )
     ranked = sorted(found, key=lambda e: -e.effect)
-    best = ", ".join(f"layer {shown(e.layers)} ({points(e.effect)})" for e in ranked[:4])
+    best = ", ".join(
+        f"layer {shown(e.layers, report.donors)} ({points(e.effect)})" for e in ranked[:4]
+    )
     return Figure(
         name="layer-effects",
         title="What each layer adds",
@@ -80,9 +88,10 @@ def layer_effects(report: Report) -> Figure | None:
                 xaxis=axis(
                     "layer",
                     showgrid=False,
-                    range=[-0.7, report.n_layers - 0.3],
+                    range=[-0.7, report.n_choices - 0.3],
                     tick0=0,
-                    dtick=1 if report.n_layers <= 16 else 2,
+                    dtick=1 if report.n_choices <= 16 else 2,
+                    **_in_order(report, several),
                 ),
                 yaxis=axis("points added", zeroline=True, zerolinecolor=SOFT, zerolinewidth=1),
             ),
@@ -91,7 +100,7 @@ def layer_effects(report: Report) -> Figure | None:
         head=("layer", "adds, points", "95 % interval", "in evaluated sets"),
         rows=[
             (
-                shown(e.layers),
+                shown(e.layers, report.donors),
                 points(e.effect),
                 f"{points(e.ci_low)} to {points(e.ci_high)}",
                 e.sets,
@@ -99,6 +108,14 @@ def layer_effects(report: Report) -> Figure | None:
             for e in found
         ],
     )
+
+
+def _in_order(report: Report, several: bool) -> dict[str, Any]:
+    """An axis of names, in the order of the layers."""
+    if not several:
+        return {}
+    names = [report.label(i) for i in range(report.n_choices)]
+    return {"type": "category", "categoryorder": "array", "categoryarray": names}
 
 
 def _bar(title: str) -> dict[str, Any]:
@@ -119,29 +136,32 @@ def pair_synergy(report: Report) -> Figure | None:
     found = report.effects
     if found is None:
         return None
-    n = report.n_layers
+    n = report.n_choices
+    labels = [report.label(i) for i in range(n)]
     values = [hundredths([float(v) for v in row], 1) for row in found.synergy]
     text = [
         [
             ""
             if found.synergy[i, j] != found.synergy[i, j]
-            else f"layers {i} and {j}: {points(float(found.synergy[i, j]))} points, "
-            f"± {100 * float(found.half[i, j]):.1f}"
+            else f"layers {labels[i]} and {labels[j]}: "
+            f"{points(float(found.synergy[i, j]))} points, ± {100 * float(found.half[i, j]):.1f}"
             for j in range(n)
         ]
         for i in range(n)
     ]
     most = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
     sure = [e for e in found.pairs if e.is_sure]
-    told = "; ".join(f"{shown(e.layers)}: {points(e.effect)} points" for e in sure[:4])
-    labels = [str(i) for i in range(n)]
+    told = "; ".join(
+        f"{shown(e.layers, report.donors)}: {points(e.effect)} points" for e in sure[:4]
+    )
+    labels = [report.label(i) for i in range(n)]
     ends = [e.layers.indices for e in sure]
     dots = [
         {
             "type": "scatter",
             "mode": "markers",
-            "x": [str(i) for pair in ends for i in pair],
-            "y": [str(i) for pair in ends for i in reversed(pair)],
+            "x": [labels[i] for pair in ends for i in pair],
+            "y": [labels[i] for pair in ends for i in reversed(pair)],
             "marker": {"size": 5, "color": SURFACE, "line": {"width": 1, "color": INK}},
             "hoverinfo": "skip",
             "showlegend": False,
@@ -193,7 +213,7 @@ def pair_synergy(report: Report) -> Figure | None:
         head=("layers", "points", "95 % interval", "sets"),
         rows=[
             (
-                shown(e.layers),
+                shown(e.layers, report.donors),
                 points(e.effect),
                 f"{points(e.ci_low)} to {points(e.ci_high)}",
                 e.sets,
@@ -210,9 +230,9 @@ def evolution(report: Report) -> Figure | None:
         return None
     names = ["probe" if g.number < 0 else str(g.number) for g in found]
     last = found[-1]
-    held = sorted(range(report.n_layers), key=lambda i: -last.share[i])[:4]
-    told = ", ".join(f"layer {i} {percent(last.share[i], 0)}" for i in held)
-    shares = [[round(100 * g.share[layer]) for g in found] for layer in range(report.n_layers)]
+    held = sorted(range(report.n_choices), key=lambda i: -last.share[i])[:4]
+    told = ", ".join(f"layer {report.label(i)} {percent(last.share[i], 0)}" for i in held)
+    shares = [[round(100 * g.share[layer]) for g in found] for layer in range(report.n_choices)]
     return Figure(
         name="evolution",
         title="How the patterns evolved",
@@ -230,7 +250,7 @@ def evolution(report: Report) -> Figure | None:
                 {
                     "type": "heatmap",
                     "x": names,
-                    "y": [str(i) for i in range(report.n_layers)],
+                    "y": [report.label(i) for i in range(report.n_choices)],
                     "z": shares,
                     "zmin": 0,
                     "zmax": 100,
@@ -248,7 +268,7 @@ def evolution(report: Report) -> Figure | None:
                 yaxis=axis("layer", type="category", showgrid=False, autorange="reversed"),
             ),
         },
-        height=160 + 18 * report.n_layers,
+        height=160 + 18 * report.n_choices,
         head=(
             "generation",
             "new sets",

@@ -10,8 +10,9 @@ import numpy as np
 from optuna.trial import TrialState
 
 from optlayers.graft import Graft
+from optlayers.layerset import DONOR, ONE, Donors
 from optlayers.masking import MASK
-from optlayers.report.figure import interval, percent, shown
+from optlayers.report.figure import given_by, interval, percent, shown
 from optlayers.search import Goal, Record, keys
 
 # By it a note is known as ours; one that somebody wrote is left alone.
@@ -26,6 +27,11 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
         first = f"export OPTLAYERS_STORAGE={shlex.quote(shown_url)}  # the password for {MASK}\n"
     elif shown_url:
         option += f" --storage {shlex.quote(shown_url)}"
+    given = given_by(definition)
+    donors = " and ".join(f"`{model}`" for model in given)
+    several = len(given) > 1
+    one = definition["donors"][0]["name"] if several else DONOR
+    of = f"donor {one}" if several else "the donor"
     budget, parts = definition["layers"], Graft(definition["swap"]).parts
     commands = "\n".join(
         f"optlayers {command}{option}{rest}"
@@ -39,8 +45,8 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
     )
     return (
         f"# {name}\n\nWhich {budget['min']} to {budget['max']} {parts} of "
-        f"`{definition['donor']['model']}` to put into `{definition['base']['model']}`.\n\n"
-        "A trial is one layer set: `layer_07 = donor` puts layer 7 of the donor into the base. The "
+        f"{donors} to put into `{definition['base']['model']}`.\n\n"
+        f"A trial is one layer set: `layer_07 = {one}` puts layer 7 of {of} into the base. The "
         "objective, *score*, is the share of right answers; a pruned trial ended on part of the "
         "questions, and its score flatters more. Sort trials by the user attributes `score`, "
         "`size` (number of layers), `set`, `questions` or `generation`. The dashboard's "
@@ -51,9 +57,9 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
     )
 
 
-def trial_note(record: Record, subjects: Sequence[str], strata: Any) -> str:
+def trial_note(record: Record, subjects: Sequence[str], strata: Any, donors: Donors = ONE) -> str:
     """The set of a trial, its stage, and its answers by subject."""
-    lines = [f"## Layers {shown(record.layers)}", ""]
+    lines = [f"## Layers {shown(record.layers, donors)}", ""]
     lines += [_stage(record), ""]
     answers = record.answers
     if answers is not None and len(subjects) and len(strata) >= len(answers):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import TrialState
 
+from optlayers.layerset import ONE, Donors, Labels
 from optlayers.leaderboard import Status, status
 from optlayers.search import Goal, Phase, Record, keys, read_records
 from optlayers.study import StudyDefinition
@@ -79,10 +80,10 @@ class Failure:
     reason: str
     trials: int
     returned: bool
-    layers: list[int]
+    layers: Labels
 
 
-def failures(records: Sequence[Record]) -> list[Failure]:
+def failures(records: Sequence[Record], donors: Donors = ONE) -> list[Failure]:
     """Why trials failed: faults first, and of these the frequent ones."""
     by_reason: dict[str, list[Record]] = {}
     for record in records:
@@ -90,14 +91,14 @@ def failures(records: Sequence[Record]) -> list[Failure]:
             # A worker that dies cannot leave a reason.
             reason = record.reason or (keys.REASON_LOST if record.worker else "no reason stored")
             # What differs from set to set would give every set a reason of its own.
-            reason = re.sub(r"^layers \[?[\d, ]+\]?: ", "", reason)
+            reason = re.sub(r"^layers \[?[\w@, ]+\]?: ", "", reason)
             by_reason.setdefault(reason, []).append(record)
     found = [
         Failure(
             reason=reason,
             trials=len(mine),
             returned=reason.startswith(keys.HARMLESS_REASONS),
-            layers=list(mine[0].layers.indices),
+            layers=mine[0].layers.labels(donors),
         )
         for reason, mine in by_reason.items()
     ]

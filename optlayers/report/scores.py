@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 from optlayers.report.data import Entry, Report
@@ -130,6 +132,12 @@ def best_sets(report: Report) -> Figure | None:
     )
 
 
+def _dashes() -> Iterator[str]:
+    """How the lines of base and donors are drawn."""
+    yield "dot"
+    yield from itertools.cycle(("dash", "dashdot", "longdash"))
+
+
 def score_by_size(report: Report) -> Figure | None:
     """Score against number of donor layers, with the Pareto front, base and donor."""
     if not report.entries:
@@ -172,23 +180,24 @@ def score_by_size(report: Report) -> Figure | None:
     )
     low = min(e.row.n_layers for e in report.entries) - 0.5
     high = max(e.row.n_layers for e in report.entries) + 0.5
-    for reference, dash in zip(report.references.values(), ("dot", "dash"), strict=False):
+    for reference, dash in zip(report.references.values(), _dashes(), strict=False):
         score = round(100 * reference.score, 2)
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": f"the {reference.name} alone, {score:.1f} %",
+                "name": f"the {reference.called} alone, {score:.1f} %",
                 "x": [low, high],
                 "y": [score, score],
                 "line": {"color": INK, "width": 1.5, "dash": dash},
-                "hovertemplate": f"the {reference.name} alone: {score:.1f} %<extra></extra>",
+                "hovertemplate": f"the {reference.called} alone: {score:.1f} %<extra></extra>",
             }
         )
     steps = "; ".join(
         f"{e.row.n_layers} layers ({shown(e.row.layers)}): {percent(e.row.score)}" for e in front
     )
-    ends = "; ".join(f"the {n} alone: {percent(r.score)}" for n, r in report.references.items())
+    alone = report.references.values()
+    ends = "; ".join(f"the {r.called} alone: {percent(r.score)}" for r in alone)
     return Figure(
         name="score-by-size",
         title="Score against the number of donor layers",
@@ -221,7 +230,7 @@ def score_by_size(report: Report) -> Figure | None:
             *(
                 (
                     0 if name == "base" else report.n_layers,
-                    name,
+                    r.called,
                     percent(r.score),
                     interval(r.ci_low, r.ci_high),
                     r.questions,

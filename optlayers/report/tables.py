@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optlayers.graft import Graft
+from optlayers.layerset import sortable
 from optlayers.metrics import REAL, describe
 from optlayers.report.data import Entry, Report
-from optlayers.report.figure import chance, interval, percent, points, shown
+from optlayers.report.figure import chance, given_by, interval, percent, points, shown
 from optlayers.search.records import MAX_FAILURES
 
 Cells = list[Any]
@@ -49,7 +50,7 @@ def duration(seconds: float) -> str:
 
 def lead(report: Report) -> str:
     """The study and its result in two sentences."""
-    donor, base = report.definition["donor"]["model"], report.definition["base"]["model"]
+    base, donor = report.definition["base"]["model"], " and ".join(given_by(report.definition))
     budget = report.definition["layers"]
     parts = Graft(report.definition["swap"]).parts
     of = f" of {report.n_layers}" if report.n_layers else ""
@@ -87,7 +88,7 @@ def tiles(report: Report) -> list[Tile]:
             found.append(Tile("on held-out questions", percent(held.score), span))
     for reference in report.references.values():
         span = interval(reference.ci_low, reference.ci_high)
-        found.append(Tile(f"{reference.name} alone", percent(reference.score), span))
+        found.append(Tile(f"{reference.called} alone", percent(reference.score), span))
     course = report.course
     price = f"for the price of {course.cost:.0f} full evaluations"
     if held is not None and course.seconds:
@@ -157,7 +158,7 @@ def _leader(entry: Entry, n_full: int, with_held_out: bool, with_base: bool) -> 
     asked = f"{row.questions:,}" + ("" if row.fidelity == "full" else f" of {n_full:,}")
     return [
         row.rank,
-        cell(shown(row.layers), " ".join(f"{i:03d}" for i in row.layers)),
+        cell(shown(row.layers), sortable(row.layers, 3)),
         row.n_layers,
         cell(percent(row.score), row.score),
         cell(interval(row.ci_low, row.ci_high), row.ci_low),
@@ -179,10 +180,10 @@ def held_out_table(report: Report) -> Table | None:
     known = {tuple(e.row.layers): e.row.score for e in report.entries}
     rows: list[Cells] = []
     for found in report.held_out:
-        seen = known.get(found.layers.indices)
+        seen = known.get(tuple(found.layers))
         if found.name in report.references:
             seen = report.references[found.name].score
-        layers = "all" if found.name == "donor" else shown(found.layers)
+        layers = "all" if found.name in report.donors else shown(found.layers)
         span = interval(found.ci_low, found.ci_high)
         drop = None if seen is None else found.score - seen
         rows.append([found.name, layers, percent(seen), percent(found.score), span, points(drop)])

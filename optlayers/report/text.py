@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import Donors, LayerSet
 from optlayers.report.data import Report
 from optlayers.report.figure import Figure
 from optlayers.report.page import definition_text
@@ -71,26 +71,26 @@ def _row(cells: Sequence[Any]) -> str:
 
 def as_data(report: Report) -> dict[str, Any]:
     """The report as plain data: `format` tells its make; shares are 0 to 1, NaN is null."""
-    data: dict[str, Any] = {"format": FORMAT, **_plain(report)}
-    data["pareto_front"] = [_plain(entry) for entry in report.front]
+    data: dict[str, Any] = {"format": FORMAT, **_plain(report, report.donors)}
+    data["pareto_front"] = [_plain(entry, report.donors) for entry in report.front]
     return data
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, donors: Donors) -> Any:
     if isinstance(value, LayerSet):
-        return list(value.indices)
+        return value.labels(donors)
     if isinstance(value, np.ndarray):
-        return encode_answers(value) if value.ndim == 1 else _plain(value.tolist())
+        return encode_answers(value) if value.ndim == 1 else _plain(value.tolist(), donors)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        found = {f.name: _plain(getattr(value, f.name), donors) for f in dataclasses.fields(value)}
         row = found.pop("row", None)
         return {**row, **found} if isinstance(row, dict) else found
     if hasattr(value, "model_dump"):
-        return _plain(value.model_dump())
+        return _plain(value.model_dump(), donors)
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, donors) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain(v, donors) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

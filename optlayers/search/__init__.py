@@ -35,7 +35,7 @@ from optlayers.search.pruner import RacingPruner
 from optlayers.search.racing import rungs
 from optlayers.search.reader import RecordReader
 from optlayers.search.record import Record, as_stored, decode_answers, encode_answers
-from optlayers.search.records import best_by_layers, read_record, read_records
+from optlayers.search.records import best_by_layers, donors_in, read_record, read_records
 from optlayers.search.sampler import PatternGASampler
 from optlayers.search.space import LayerSpace, search_space
 from optlayers.search.statistics import StratifiedScore, paired_difference
@@ -58,6 +58,7 @@ __all__ = [
     "as_stored",
     "best_by_layers",
     "decode_answers",
+    "donors_in",
     "encode_answers",
     "explain",
     "paired_difference",

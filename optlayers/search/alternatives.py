@@ -122,8 +122,7 @@ class BeamSearch:
                 {
                     LayerSet((*layers.indices, i))
                     for layers in front
-                    for i in range(self.space.n_layers)
-                    if i not in layers.indices
+                    for i in self.space.free(layers)
                 }
             )
             missing = [s for s in longer if s not in scores and s not in dropped]
@@ -137,8 +136,11 @@ class BeamSearch:
 
     def _start(self, single_layer_scores: Sequence[float] | None) -> LayerSet:
         known = max(0, self.space.min_layers - 1)
-        weights = np.asarray(single_layer_scores or np.zeros(self.space.n_layers))
-        return LayerSet(tuple(int(i) for i in np.argsort(-weights, kind="stable")[:known]))
+        weights = np.asarray(single_layer_scores or np.zeros(self.space.n_choices))
+        best: dict[int, int] = {}
+        for i in np.argsort(-weights, kind="stable").tolist():
+            best.setdefault(i // self.space.n_donors, i)
+        return LayerSet(tuple(best.values())[:known])
 
 
 class OptunaSearch:
@@ -154,7 +156,7 @@ class OptunaSearch:
     def __init__(self, *, space: LayerSpace, sampler: BaseSampler, seed: int) -> None:
         self.space = space
         self._rest = RandomSearch(space=space, seed=seed)
-        choices = CategoricalDistribution(list(range(space.n_layers)))
+        choices = CategoricalDistribution(list(range(space.n_choices)))
         self._places: dict[str, BaseDistribution] = {
             f"place_{i}": choices for i in range(space.max_layers)
         }

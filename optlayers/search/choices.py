@@ -16,10 +16,20 @@ BEAM_WIDTH = 3
 RACE_TOP_K, RACE_ALPHA = 1, 0.1
 
 
+def space_of(definition: StudyDefinition, n_layers: int) -> LayerSpace:
+    """The layer sets of a study whose models have so many layers."""
+    return LayerSpace(
+        n_layers=n_layers,
+        min_layers=definition.layers.min,
+        max_layers=definition.layers.max,
+        n_donors=len(definition.donor_names),
+    )
+
+
 def sampler_for(definition: StudyDefinition, n_layers: int, seed: int | None = None) -> Explorer:
     """The sampler of a study; `seed` (default: the definition's) must differ by worker."""
     seed = definition.seed if seed is None else seed
-    name = definition.explore.sampler
+    name, donors = definition.explore.sampler, definition.donor_names
     if name == "pattern-ga":
         return PatternGASampler(
             n_layers=n_layers,
@@ -29,10 +39,9 @@ def sampler_for(definition: StudyDefinition, n_layers: int, seed: int | None = N
             population_size=definition.explore.population,
             single_layer_scores=definition.prior.single_layer_scores,
             known_sets=definition.prior_layer_sets,
+            donors=donors,
         )
-    space = LayerSpace(
-        n_layers=n_layers, min_layers=definition.layers.min, max_layers=definition.layers.max
-    )
+    space = space_of(definition, n_layers)
     if name in ("greedy", "beam"):
         return BeamSearch(space=space, width=1 if name == "greedy" else BEAM_WIDTH)
     if name == "random":

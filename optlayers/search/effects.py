@@ -58,26 +58,32 @@ class Explanation:
     sets: int
 
 
-def explain(records: Iterable[Record], n_layers: int) -> Explanation | None:
-    """What the evaluated sets say; None with fewer sets than layers (or than three)."""
+def explain(records: Iterable[Record], n_layers: int, n_donors: int = 1) -> Explanation | None:
+    """What the evaluated sets say; None with fewer sets than layers (or than three).
+
+    With several donors each layer of each donor counts for itself.
+    """
+    n_choices = n_layers * n_donors
     best = [r for r in levelled(records) if r.layers.indices]
     known = [
         Observation(r.layers, r.score, _variance(r.score, r.questions))
         for r in best
-        if r.score is not None and r.layers.indices[-1] < n_layers
+        if r.score is not None and r.layers.indices[-1] < n_choices
     ]
     # The donor itself says nothing of single layers; it would dominate the model.
     known = [o for o in known if len(o.layers) < max(2, n_layers // 2)]
-    if len(known) < max(3, n_layers):
+    if len(known) < max(3, n_choices):
         return None
-    model = Surrogate(known, n_layers)
+    model = Surrogate(known, n_choices)
     every = max(1, len(known) // _COMPANY)
     company = [o.layers for o in known[::every]]
-    held = {i: {o.layers for o in known if i in o.layers.indices} for i in range(n_layers)}
-    layers = tuple(_effect(model, (i,), *_added(i, company), len(held[i])) for i in range(n_layers))
+    held = {i: {o.layers for o in known if i in o.layers.indices} for i in range(n_choices)}
+    layers = tuple(
+        _effect(model, (i,), *_added(i, company, n_donors), len(held[i])) for i in range(n_choices)
+    )
     pairs = [
         _effect(model, pair, *_beyond(pair), len(held[pair[0]] & held[pair[1]]))
-        for pair in itertools.combinations(range(n_layers), 2)
+        for pair in itertools.combinations(range(n_choices), 2)
         if held[pair[0]] & held[pair[1]]
     ]
     patterns = mine_patterns([Individual(o.layers, o.score) for o in known])
@@ -112,9 +118,15 @@ def _variance(score: float, questions: int | None) -> float | None:
     return share * (1.0 - share) / questions
 
 
-def _added(layer: int, company: Sequence[LayerSet]) -> tuple[list[LayerSet], list[float]]:
-    """The mean of f(S with the layer) - f(S without it), as sets and their coefficients."""
-    rest = [tuple(i for i in s.indices if i != layer) for s in company]
+def _added(
+    layer: int, company: Sequence[LayerSet], n_donors: int
+) -> tuple[list[LayerSet], list[float]]:
+    """The mean of f(S with the layer) - f(S without it), as sets and their coefficients.
+
+    Without: from no donor at all.
+    """
+    same = layer // n_donors
+    rest = [tuple(i for i in s.indices if i // n_donors != same) for s in company]
     with_it = [LayerSet((*indices, layer)) for indices in rest]
     share = 1.0 / len(company)
     without = [LayerSet(indices) for indices in rest]

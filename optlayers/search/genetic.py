@@ -102,7 +102,7 @@ class GeneticSearch:
 
         Unseen: no individual, not `claimed` (being evaluated for a generation), not
         `excluded` (anything else). Fewer than k only where the space is exhausted.
-        `single_layer_scores`: float [n_layers], larger for better, 0 or more. Where the
+        `single_layer_scores`: float [choices], larger for better, 0 or more. Where the
         individuals are a choice of a long history, `known` has the indices of all its sets and
         `explored` their number of a generation.
         """
@@ -170,7 +170,7 @@ class GeneticSearch:
         return guide_from(
             individuals,
             generation=generation,
-            n_layers=self.space.n_layers,
+            n_layers=self.space.n_choices,
             single_layer_scores=single_layer_scores,
             pattern_interval=self.pattern_interval,
             guide_prob=self.guide_prob,
@@ -188,15 +188,15 @@ class GeneticSearch:
         ]
         held = {i.layers.indices for i in individuals}
         if single_layer_scores is not None:
-            singles = [LayerSet.of(layer) for layer in range(self.space.n_layers)]
+            singles = [LayerSet.of(layer) for layer in range(self.space.n_choices)]
             known += [
                 Observation(layers, score)
                 for layers, score in zip(singles, single_layer_scores, strict=True)
                 if layers.indices not in held
             ]
-        if not self.model or len(known) < max(2, self.space.n_layers):
+        if not self.model or len(known) < max(2, self.space.n_choices):
             return None
-        return Surrogate(known, self.space.n_layers)
+        return Surrogate(known, self.space.n_choices)
 
     def _ranked(
         self,
@@ -237,11 +237,7 @@ class GeneticSearch:
         # Climb the model's own mean: what it holds for best may be far from every parent.
         top = [i.layers for i in parents[:3]]
         for _ in range(space.max_layers):
-            near = {
-                layers.indices: layers
-                for centre in top
-                for layers in centre.neighbours(space.n_layers, space.min_layers, space.max_layers)
-            }
+            near = {layers.indices: layers for centre in top for layers in space.neighbours(centre)}
             if not near:
                 break
             asked = [near[indices] for indices in sorted(near)]
@@ -268,7 +264,7 @@ class GeneticSearch:
                 return child
         space = self.space
         for parent in parents:
-            near = parent.layers.neighbours(space.n_layers, space.min_layers, space.max_layers)
+            near = space.neighbours(parent.layers)
             fresh = [layers for layers in near if layers.indices not in seen]
             if fresh:
                 return fresh[int(rng.integers(len(fresh)))]

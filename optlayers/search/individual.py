@@ -161,7 +161,7 @@ def _survey_anew(
     best: dict[tuple[int, ...], Record] = {}
     courses: dict[tuple[int, ...], Mapping[int, float]] = {}
     generations: dict[tuple[int, ...], int] = {}
-    least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
+    least, largest, end = space.min_layers, space.max_layers, (space.n_choices,)
     # Ten thousand trials pass here for every proposal.
     for record in records:
         if not record.is_evaluated:

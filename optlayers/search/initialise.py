@@ -45,10 +45,21 @@ def initial_set(
 def scored_set(
     rng: np.random.Generator, space: LayerSpace, single_layer_scores: Sequence[float]
 ) -> LayerSet:
-    """A set of a favoured size, its layers drawn with weight = score squared, none twice."""
+    """A set of a favoured size, its layers drawn with weight = score squared, none twice.
+
+    single_layer_scores: float [choices].
+    """
     weights = np.square(np.maximum(np.asarray(single_layer_scores, np.float64), 0.0))
     # A layer without a score of its own can still be drawn, if hardly.
     weights = weights + max(float(weights.max()), 1.0) * 1e-9
     size = space.favoured_size(rng)
+    if space.n_donors > 1:
+        # All of them in the order in which they would be drawn; of a layer the first counts.
+        order = rng.choice(
+            space.n_choices, space.n_choices, replace=False, p=weights / weights.sum()
+        )
+        first = {i // space.n_donors: i for i in reversed(order.tolist())}
+        rank = {choice: place for place, choice in enumerate(order.tolist())}
+        return LayerSet(tuple(sorted(first.values(), key=rank.__getitem__)[:size]))
     chosen = rng.choice(space.n_layers, size=size, replace=False, p=weights / weights.sum())
     return LayerSet(tuple(chosen.tolist()))

@@ -26,6 +26,7 @@ REASON: Final = "reason"  # why a trial failed, or `REASON_BEATEN`
 
 # Set on the study.
 N_LAYERS: Final = "n_layers"
+DONORS: Final = "donors"  # list of str, their names where there are several
 SAMPLER: Final = "sampler"  # the name in the study file, explore.sampler
 N_FAST: Final = "n_fast"  # questions
 N_FULL: Final = "n_full"  # questions

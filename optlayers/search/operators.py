@@ -28,12 +28,21 @@ def uniform_crossover(a: LayerSet, b: LayerSet, rng: np.random.Generator) -> Lay
 
 
 def repair(layers: LayerSet, space: LayerSpace, guide: Guide, rng: np.random.Generator) -> LayerSet:
-    """The set with layers dropped or added until the budget holds."""
+    """The set with layers dropped or added until the budget holds, and no layer twice."""
+    layers = _settle(layers, space, rng)
     while len(layers) > space.max_layers:
         layers = remove_layer(layers, guide, rng, guided=rng.random() < guide.probability)
     while len(layers) < space.min_layers:
         layers = add_layer(layers, space, rng)
     return layers
+
+
+def _settle(layers: LayerSet, space: LayerSpace, rng: np.random.Generator) -> LayerSet:
+    """The set with one choice, at random, of each layer that has several."""
+    if layers.is_sound(space.n_donors):
+        return layers
+    choices = rng.permutation(layers.indices).tolist()
+    return LayerSet(tuple({i // space.n_donors: i for i in choices}.values()))
 
 
 def mutation_odds(size: int, space: LayerSpace) -> dict[str, float]:
@@ -50,7 +59,7 @@ def mutation_odds(size: int, space: LayerSpace) -> dict[str, float]:
         odds = {SWAP: 0.4, ADD: 0.3, REMOVE: 0.3}
     else:
         odds = {SWAP: 0.7, REMOVE: 0.3}
-    if size == 0 or size == space.n_layers:
+    if size == 0 or (size == space.n_layers and space.n_donors == 1):
         odds.pop(SWAP, None)
     total = sum(odds.values())
     return {kind: chance / total for kind, chance in odds.items()}
@@ -85,9 +94,8 @@ def add_layer(
     rng: np.random.Generator,
     barred: LayerSet | None = None,
 ) -> LayerSet:
-    """One random layer more, not one of `layers` nor of `barred`."""
-    taken = {*layers, *(barred or ())}
-    free = [i for i in range(space.n_layers) if i not in taken]
+    """One random layer more, not one of `layers` nor a choice of `barred`."""
+    free = [i for i in space.free(layers) if not barred or i not in barred.indices]
     return LayerSet((*layers, free[int(rng.integers(len(free)))])) if free else layers
 
 
@@ -114,7 +122,7 @@ def complete_pattern(
     fitting = [p for p in guide.patterns if 0 < len(set(p.layers) - held) <= room]
     weights = [p.quality * (1 + len(held & set(p.layers))) for p in fitting]
     chosen = _draw(fitting, weights, rng)
-    return None if chosen is None else LayerSet((*layers, *chosen.layers))
+    return None if chosen is None else space.joined(layers, chosen.layers)
 
 
 def plant_pattern(
@@ -131,7 +139,8 @@ def plant_pattern(
     chosen = _draw(fitting, [p.quality for p in fitting], rng)
     if chosen is None:
         return None
-    others = [i for i in layers if i not in chosen.layers]
+    planted = chosen.layers.origins(space.n_donors)
+    others = [i for i in layers if i // space.n_donors not in planted]
     if guide.strengths:
         others.sort(key=lambda i: (-guide.strengths[i], i))
     kept = others[: max(0, len(layers) - len(chosen.layers))]

@@ -8,11 +8,11 @@ from functools import cached_property
 
 from optlayers.layerset import LayerSet
 from optlayers.search.alternatives import Explorer
+from optlayers.search.choices import space_of
 from optlayers.search.individual import fitness_from, is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.record import Record
 from optlayers.search.records import best_by_layers, given_up
-from optlayers.search.space import LayerSpace
 from optlayers.search.stagnation import explored_sets
 from optlayers.study import StudyDefinition
 
@@ -34,7 +34,7 @@ class Plan:
 def single_layer_scores(
     records: Iterable[Record], definition: StudyDefinition, n_layers: int
 ) -> list[float] | None:
-    """Scores of the single layers, float [n_layers]: the prior's, or else the probe's.
+    """Scores of the single layers, float [choices]: the prior's, or else the probe's.
 
     None before the first is known; a layer whose probe failed for good gets the mean.
     """
@@ -49,7 +49,8 @@ def single_layer_scores(
     if not known:
         return None
     mean = sum(known.values()) / len(known)
-    return [known.get(layer, mean) for layer in range(n_layers)]
+    n_choices = n_layers * len(definition.donor_names)
+    return [known.get(layer, mean) for layer in range(n_choices)]
 
 
 def plan(
@@ -89,9 +90,7 @@ class _Planner:
         self.records = records
         self.sampler = sampler
         self.k = k
-        self.space = LayerSpace(
-            n_layers=n_layers, min_layers=definition.layers.min, max_layers=definition.layers.max
-        )
+        self.space = space_of(definition, n_layers)
         # Only our own sampler takes up again what has paused.
         self.pausing = (definition.explore.sampler, definition.explore.pruner) == (
             "pattern-ga",
@@ -116,7 +115,7 @@ class _Planner:
             return None
         # Not all of `best`, which this phase is asked for too often to sort out.
         known = {r.layers for r in self.records if len(r.layers.indices) == 1 and r.is_evaluated}
-        wanted = [LayerSet.of(layer) for layer in range(self.n_layers)]
+        wanted = [LayerSet.of(layer) for layer in range(self.space.n_choices)]
         return self._all_of(wanted, known, Phase.probe, Goal.step if self.pausing else Goal.fast)
 
     def explore(self) -> Plan | None:
@@ -150,7 +149,7 @@ class _Planner:
         if len(self.records) < self.space.size:
             return False
         seen = {r.layers for r in self.records if r.is_evaluated} | self.claimed | self.dropped
-        return sum(layers in self.space for layers in seen) >= self.space.size
+        return sum(1 for layers in seen if layers in self.space) >= self.space.size
 
     def validate(self) -> Plan | None:
         """The best pruned sets, in full.
@@ -173,9 +172,7 @@ class _Planner:
                 {
                     layers
                     for centre in _best_scores(known, refine.top)
-                    for layers in centre.layers.neighbours(
-                        self.n_layers, self.space.min_layers, self.space.max_layers
-                    )
+                    for layers in self.space.neighbours(centre.layers)
                 }
             )
             found = self._all_of(near, self.best, Phase.refine, Goal.fast, number)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.search import keys
 
 
@@ -45,10 +45,10 @@ class Proposal:
     round: int | None = None
     start: int = 0  # questions that the set had answered, of those that go on
 
-    def user_attrs(self) -> dict[str, Any]:
+    def user_attrs(self, donors: Donors = ONE) -> dict[str, Any]:
         """The attributes to set on the trial when it is claimed (see `keys`)."""
         attrs: dict[str, Any] = {
-            keys.LAYERS: str(self.layers),
+            keys.LAYERS: self.layers.text(donors),
             keys.PHASE: self.phase.value,
             keys.GOAL: self.goal.value,
         }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet
+from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet
 from optlayers.search import keys
 from optlayers.search.record import Record
 
@@ -25,7 +27,7 @@ def _layers_of(trial: FrozenTrial) -> LayerSet | None:
     text = trial.user_attrs.get(keys.LAYERS)
     if isinstance(text, str):
         try:
-            return LayerSet.parse(text)
+            return _parsed(text, _donors_of(trial) if AT in text else ONE)
         except InputError:
             return None
     # `Trial.params` copies nothing, but a trial in the middle of `ask` has only some of them.
@@ -37,7 +39,25 @@ def _layers_of(trial: FrozenTrial) -> LayerSet | None:
         params = trial.system_attrs.get("fixed_params", {})
     if not any(name.startswith("layer_") for name in params):
         return None
-    return LayerSet.from_params(params)
+    return LayerSet.from_params(params, _donors_of(trial))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _parsed(text: str, donors: Donors) -> LayerSet:
+    return LayerSet.parse(text, donors=donors)
+
+
+def _donors_of(trial: FrozenTrial) -> Donors:
+    """The names of the donors, as the trial's own parameters have them."""
+    for name, distribution in trial.distributions.items():
+        if name.startswith("layer_") and isinstance(distribution, CategoricalDistribution):
+            return tuple(str(choice) for choice in distribution.choices if choice != BASE)
+    return ONE
+
+
+def donors_in(attrs: Mapping[str, Any]) -> Donors:
+    """The names of a study's donors, by its user attributes."""
+    return tuple(attrs.get(keys.DONORS, ONE))
 
 
 def read_record(trial: FrozenTrial) -> Record | None:

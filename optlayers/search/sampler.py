@@ -13,7 +13,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet
+from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.search import keys
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import (
@@ -48,7 +48,9 @@ class PatternGASampler(BaseGASampler):
     Both COMPLETE and PRUNED trials are individuals. A proposal depends on `seed`, the trial
     number and the history alone; workers need different seeds, but share no other state.
     Either direction works; `known_sets` and `single_layer_scores` (float [n_layers], 0 or
-    more, larger for better) seed the first generation. Without them the scores of finished
+    more, larger for better) seed the first generation. `donors` are their names where there are
+    several: then a layer is suggested among `base` and these, and a set holds choices, as
+    `LayerSet` counts them. Without them the scores of finished
     one-layer trials are used, once every layer has one. After `patience` generations without a
     better score `study.optimize` ends; who asks and tells looks at `out_of_patience`. Raises
     `InputError` for settings out of range, and `ValueError` in a study of several objectives.
@@ -77,17 +79,25 @@ class PatternGASampler(BaseGASampler):
         guide_max: float = 0.6,
         pattern_interval: int = 5,
         patience: int | None = None,
+        donors: Donors = ONE,
     ) -> None:
         super().__init__(population_size)
-        if single_layer_scores is not None and len(single_layer_scores) != n_layers:
+        self._donors = donors
+        n_choices = n_layers * len(donors)
+        if single_layer_scores is not None and len(single_layer_scores) != n_choices:
             raise InputError(
-                f"single_layer_scores: {len(single_layer_scores)} scores for {n_layers} layers; "
+                f"single_layer_scores: {len(single_layer_scores)} scores for {n_choices} layers; "
                 "give one score for each layer"
             )
         if patience is not None and patience < 1:
             raise InputError(f"patience is {patience}; expected 1 or more, or None")
         self._patience = patience
-        self._space = LayerSpace(n_layers=n_layers, min_layers=min_layers, max_layers=max_layers)
+        self._space = LayerSpace(
+            n_layers=n_layers,
+            min_layers=min_layers,
+            max_layers=max_layers,
+            n_donors=len(donors),
+        )
         self._search = GeneticSearch(
             space=self._space,
             population_size=population_size,
@@ -114,7 +124,7 @@ class PatternGASampler(BaseGASampler):
 
     def search_space(self) -> dict[str, BaseDistribution]:
         """The parameters of one layer set, for `study.ask`."""
-        return search_space(self._space.n_layers)
+        return search_space(self._space.n_layers, self._donors)
 
     def propose(self, study: Study, k: int) -> list[Proposal]:
         """At most k distinct proposals for explore trials, without creating any trial.
@@ -215,7 +225,7 @@ class PatternGASampler(BaseGASampler):
         storage.set_trial_system_attr(trial._trial_id, CLAIM_KEY, list(layers.indices))
         if generation is not None:
             storage.set_trial_system_attr(trial._trial_id, GENERATION_KEY, generation)
-        chosen = layers.to_params(self._space.n_layers)
+        chosen = layers.to_params(self._space.n_layers, self._donors)
         params.update({n: v for n, v in chosen.items() if n in search_space and n not in params})
         return params
 
@@ -315,10 +325,10 @@ class PatternGASampler(BaseGASampler):
     def _probed(self, individuals: Sequence[Individual]) -> list[float] | None:
         """Scores of one-layer sets from the history, or None while a layer lacks one."""
         singles = {i.layers.indices[0]: i.fitness for i in individuals if len(i.layers) == 1}
-        if len(singles) < self._space.n_layers:
+        if len(singles) < self._space.n_choices:
             return None
         offset = min(0.0, min(singles.values()))
-        return [singles[layer] - offset for layer in range(self._space.n_layers)]
+        return [singles[layer] - offset for layer in range(self._space.n_choices)]
 
     def _best_known(
         self, records: Sequence[Record], trial: FrozenTrial, *, maximise: bool

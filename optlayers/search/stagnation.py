@@ -11,7 +11,7 @@ from optlayers.search.space import LayerSpace
 
 def explored_sets(records: Iterable[Record], space: LayerSpace) -> dict[tuple[int, ...], Record]:
     """The distinct sets that count toward the generations, by their first trial, in order."""
-    least, largest, end = space.min_layers, space.max_layers, (space.n_layers,)
+    least, largest, end = space.min_layers, space.max_layers, (space.n_choices,)
     found: dict[tuple[int, ...], Record] = {}
     for record in records:
         if record.is_evaluated and record.phase in EXPLORED:

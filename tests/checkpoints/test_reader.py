@@ -215,7 +215,7 @@ def test_the_plan_takes_every_tensor_once_in_the_order_of_the_model(tiny_pair: P
 
     base = Checkpoint("base", tiny_pair / "base")
     theirs = Checkpoint("donor", tiny_pair / "donor")
-    pieces = writer.plan_pieces(base, theirs, LayerSet.of(2, 4))
+    pieces = writer.plan_pieces((base, theirs), LayerSet.of(2, 4))
     names = [piece.name for piece in pieces]
     assert len(set(names)) == len(names)
     assert names[0] == "model.embed_tokens.weight"

@@ -49,7 +49,8 @@ def test_it_writes_a_study_that_validates_and_asks_a_hub_for_configs_alone(
     assert done.code == 0, done.err
     assert files == {"config.json"}
     study = load_study(str(tmp_path / "my.yaml"))
-    assert (study.name, study.base.model, study.donor.model) == ("my", "org/base", "org/donor")
+    assert (study.name, study.base.model) == ("my", "org/base")
+    assert [spec.model for spec in study.donor_specs] == ["org/donor"]
     assert study.layers.max == 4
     assert study.task_path == str(DEMO_TASKS)
     text = (tmp_path / "my.yaml").read_text("utf-8")

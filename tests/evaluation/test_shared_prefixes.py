@@ -24,7 +24,7 @@ def questions(evaluator: ModelEvaluator) -> list[Question]:
     return evaluator.tasks.questions(order.subject[:24].tolist(), order.document[:24].tolist())
 
 
-Path = tuple[tuple[int, bool], ...]
+Path = tuple[tuple[int, int], ...]
 
 
 def cohort(seed: int, count: int) -> list[LayerSet]:
@@ -41,10 +41,10 @@ def test_the_walk_runs_every_set_through_its_own_layers(seed: int) -> None:
     arrived: dict[int, Path] = {}
     passes = 0
 
-    def run(layer: int, from_donor: bool, state: Path) -> Path:
+    def run(layer: int, origin: int, state: Path) -> Path:
         nonlocal passes
         passes += 1
-        return (*state, (layer, from_donor))
+        return (*state, (layer, origin))
 
     nowhere: Path = ()
     walk(sets, 16, nowhere, run, arrived.__setitem__)

@@ -165,7 +165,7 @@ def test_models_of_another_depth_or_width_do_not_make_a_pair(
     tiny_pair: Path, tmp_path: Path
 ) -> None:
     from optlayers.errors import ModelError
-    from optlayers.models.stack import check_pair
+    from optlayers.models.pair import check_pair
 
     config, weights = published_checkpoint(tied=False)
     small = Checkpoint("small", write(tmp_path / "small", config, weights))
