@@ -19,6 +19,7 @@ from typing import Any
 import optuna
 
 from optlayers import holdout
+from optlayers.cost import cost_of
 from optlayers.layerset import LayerSet
 from optlayers.leaderboard import Row, leaderboard, status
 from optlayers.report.data import Report, gather
@@ -42,7 +43,9 @@ class SearchResult:
     @property
     def leaderboard(self) -> list[Row]:
         """Every evaluated layer set, best first; scores are shares from 0 to 1."""
-        return leaderboard(self.definition, read_records(self.study.get_trials(deepcopy=False)))
+        records = read_records(self.study.get_trials(deepcopy=False))
+        cost = cost_of(self.definition, self.study.user_attrs)
+        return leaderboard(self.definition, records, cost)
 
     @property
     def best(self) -> Row | None:

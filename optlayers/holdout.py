@@ -17,6 +17,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
+from optlayers.cost import is_known
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import BASE, Donors, Labels, LayerSet, all_of
@@ -106,8 +107,11 @@ def check(
 
 
 def is_over(study: optuna.Study, definition: StudyDefinition, records: Sequence[Record]) -> bool:
-    """Whether nothing is left for `check` to ask, in a study whose search is done."""
-    n_layers = study.user_attrs.get(keys.N_LAYERS)
+    """Whether nothing is left for `check` to ask or to measure, in a study whose search is done."""
+    attrs = study.user_attrs
+    n_layers = attrs.get(keys.N_LAYERS)
+    if not is_known(definition, attrs):
+        return False
     return n_layers is not None and finished(study, _missing(study, definition, records, n_layers))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from optlayers.cost import Cost, cost_of
 from optlayers.layerset import Labels
 from optlayers.search import Phase, Record, best_by_layers, keys, plan, read_records, sampler_for
 from optlayers.study import Fidelity, StudyDefinition
@@ -26,7 +27,8 @@ _NAMES = {
 class Row:
     """One layer set; score and interval are shares of right answers (0 to 1).
 
-    layers: whole numbers, or with several donors texts such as 7@b.
+    layers: whole numbers, or with several donors texts such as 7@b. cost: where a study counts
+    something other than layers; see `Cost`.
     """
 
     rank: int
@@ -38,10 +40,14 @@ class Row:
     questions: int
     fidelity: Fidelity
     trial: int
+    cost: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as plain data."""
-        return asdict(self)
+        """The row as plain data; `cost` only where something other than layers is counted."""
+        data = asdict(self)
+        if self.cost is None:
+            del data["cost"]
+        return data
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,10 @@ def _fits(record: Record, definition: StudyDefinition) -> bool:
     return definition.layers.min <= len(record.layers) <= definition.layers.max
 
 
-def leaderboard(definition: StudyDefinition, records: Sequence[Record]) -> list[Row]:
-    """Every evaluated layer set of the budget, best first.
+def leaderboard(
+    definition: StudyDefinition, records: Sequence[Record], cost: Cost | None = None
+) -> list[Row]:
+    """Every evaluated layer set of the budget, best first; with what it costs.
 
     Full evaluations come before fast ones: a score on few questions, best of many, flatters.
     Ties go to fewer layers.
@@ -92,6 +100,7 @@ def leaderboard(definition: StudyDefinition, records: Sequence[Record]) -> list[
             questions=int(record.questions or 0),
             fidelity="full" if record.is_full else "fast",
             trial=record.number,
+            cost=None if cost is None or cost.table is None else cost.of(record.layers),
         )
         for rank, record in enumerate(found, start=1)
     ]
@@ -105,6 +114,21 @@ def best_of_size(rows: Sequence[Row]) -> list[Row]:
     return [best[size] for size in sorted(best)]
 
 
+def front(rows: Sequence[Row]) -> list[Row]:
+    """The rows of which none is better at no more cost, cheap ones first.
+
+    Of each cost the first of the leaderboard counts: a full one, where there is any.
+    """
+    of_cost: dict[float, Row] = {}
+    for row in rows:
+        of_cost.setdefault(row.n_layers if row.cost is None else row.cost, row)
+    found: list[Row] = []
+    for _, row in sorted(of_cost.items()):
+        if not found or row.score > found[-1].score:
+            found.append(row)
+    return found
+
+
 def status(definition: StudyDefinition, study: optuna.Study) -> Status:
     """Where the study stands, from its trials alone."""
     trials = study.get_trials(deepcopy=False)
@@ -113,7 +137,7 @@ def status(definition: StudyDefinition, study: optuna.Study) -> Status:
     for trial in trials:
         counts[_NAMES[trial.state]] += 1
     records = read_records(trials)
-    rows = leaderboard(definition, records)
+    rows = leaderboard(definition, records, cost_of(definition, attrs))
     n_layers = attrs.get(keys.N_LAYERS)
     phase = "starting"
     if n_layers is not None:

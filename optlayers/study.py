@@ -168,6 +168,7 @@ class Questions(_Part):
         return self
 
 
+CostKind = Literal["layers", "kv_bytes", "latency"]
 SamplerName = Literal["pattern-ga", "tpe", "nsgaii", "random", "greedy", "beam"]
 PrunerName = Literal["racing", "halving", "none"]
 
@@ -255,6 +256,11 @@ class StudyDefinition(_Part):
     refine: Refine = Field(default_factory=Refine)
     prior: Prior = Field(default_factory=Prior)
     seed: int = Field(0, ge=0, le=MAX_SEED, description="of what is proposed")
+    cost: CostKind = Field(
+        "layers",
+        description="what a set costs, for the front of score and cost: layers from donors, bytes "
+        "of cache a token, or the time of a decoding step",
+    )
     folder: Path = Field(default=Path("."), exclude=True, repr=False)
 
     @field_validator("donor")
@@ -387,12 +393,12 @@ class StudyDefinition(_Part):
         return data
 
     def identity(self) -> dict[str, Any]:
-        """The part that ties a study in the database to its definition: all but the budget.
+        """The part that ties a study in the database to its definition: all but budget and cost.
 
         Fields that came later count where they are used, so that older studies stay the same.
         """
         data = self.to_dict()
-        for field in ("explore", "validate", "refine"):
+        for field in ("explore", "validate", "refine", "cost"):
             del data[field]
         for field in LATER:
             if data[field] == type(self).model_fields[field].get_default():

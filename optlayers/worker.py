@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optlayers import holdout
 from optlayers.claims import Claim, Claims, Told, check_alive, stand
+from optlayers.cost import counted, is_known, key_of
 from optlayers.errors import EvaluationError, StorageError, TimeUp
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet
@@ -44,6 +45,7 @@ from optlayers.search import (
     sampler_for,
 )
 from optlayers.study import StudyDefinition
+from optlayers.turns import in_turn
 from optlayers.worklog import WorkLog, cpu_name
 
 _CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
@@ -198,6 +200,7 @@ class Worker:
         started, pause = time.monotonic(), POLL_SECONDS
         self.claims.heart.start()
         try:
+            self._measure_cost(started)
             while self._has_time(started):
                 held = self._claim()
                 if held:
@@ -240,6 +243,22 @@ class Worker:
             raise
         finally:
             self.claims.heart.stop()
+
+    def _measure_cost(self, started: float) -> None:
+        """Keep with the study what its layers cost, where that is to be counted; once for all."""
+        kind = self.definition.cost
+        if is_known(self.definition, self.study.user_attrs):
+            return
+
+        def measure() -> None:
+            # What only replays answers has no layers that could be measured.
+            costs = getattr(self.evaluator, "costs", None)
+            n_donors = len(self.definition.donor_names)
+            found = costs(kind) if costs else counted(self.evaluator.n_layers, n_donors)
+            self.study.set_user_attr(key_of(kind), found)
+
+        end = None if self.max_seconds is None else started + self.max_seconds
+        in_turn(self.study, self.claims.worker, {f"{kind} of layers": measure}, end=end)
 
     def _has_time(self, started: float) -> bool:
         """Whether there is time for one cohort more, as long as the slowest so far."""

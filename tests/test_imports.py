@@ -140,7 +140,7 @@ LEVELS = [
     {"graft"},
     {"study"},
     {"models", "checkpoints", "search"},
-    {"evaluation", "rows", "storage"},
+    {"cost", "evaluation", "rows", "storage"},
     {"claims", "holdout", "leaderboard", "proxy", "turns", "worklog"},
     {"evidence"},
     {"report", "worker"},

@@ -101,6 +101,7 @@ BAD: dict[str, list[object]] = {
     "prior.single_layer_scores": [0.5, "x", [0.5, 2.0], [0.5, "x"], [0.5, None]],
     "prior.layer_sets": [None, 17, [17], [["x"]], [[-1]], [[10**30]]],
     "seed": [-1, "x", None, 2**40],
+    "cost": ["bytes", None, 3],
 }
 
 

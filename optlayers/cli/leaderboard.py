@@ -17,11 +17,16 @@ def leaderboard(
     top: Annotated[
         int | None, typer.Option("--top", help="Rows (default: 20; all with --json).")
     ] = None,
+    front: Annotated[
+        bool, typer.Option("--front", help="Only sets of which none is better at no more cost.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """List the evaluated layer sets of a study, best first."""
     from optlayers.cli.tables import NOTHING_YET, console, print_json, rows_table
+    from optlayers.cost import cost_of
     from optlayers.evidence import evidence, looked
+    from optlayers.leaderboard import front as pareto
     from optlayers.leaderboard import leaderboard as read_rows
     from optlayers.search import read_records
     from optlayers.storage import open_study, storage_errors
@@ -33,7 +38,10 @@ def leaderboard(
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
         records = read_records(opened.get_trials(deepcopy=False))
-        rows = read_rows(definition, records)
+        cost = cost_of(definition, opened.user_attrs)
+        rows = read_rows(definition, records, cost)
+        if front:
+            rows = pareto(rows)
         shown = rows[:top] if json or top else rows[:20]
         # One more, for the difference of the last to the next.
         proof = evidence(opened, records, rows[: len(shown) + 1])[: len(shown)]
@@ -43,5 +51,7 @@ def leaderboard(
         say(NOTHING_YET)
     else:
         out = console()
-        out.print(rows_table(shown, f"{definition.name}: {len(rows)} layer sets", proof, out.width))
+        out.print(
+            rows_table(shown, f"{definition.name}: {len(rows)} layer sets", proof, out.width, cost)
+        )
         out.print(str(looked(records)), markup=False)

@@ -196,13 +196,15 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     """Leaderboard, best of each size, and what to do next."""
     from optlayers import holdout
     from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, rows_table
+    from optlayers.cost import cost_of
     from optlayers.evidence import evidence, looked
-    from optlayers.leaderboard import best_of_size, leaderboard
+    from optlayers.leaderboard import best_of_size, front, leaderboard
     from optlayers.masking import mask_password
     from optlayers.search import keys, read_records
 
     records = read_records(opened.get_trials(deepcopy=False))
-    rows = leaderboard(definition, records)
+    cost = cost_of(definition, opened.user_attrs)
+    rows = leaderboard(definition, records, cost)
     proof = evidence(opened, records, rows if json else rows[:11])
     if json:
         print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(rows, proof, strict=True)])
@@ -212,9 +214,12 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
         return
     out = console()
     title = f"{definition.name}: the best of {len(rows)} layer sets"
-    out.print(rows_table(rows[:10], title, proof, out.width))
+    out.print(rows_table(rows[:10], title, proof, out.width, cost))
     out.print(str(looked(records)), markup=False)
-    out.print(rows_table(best_of_size(rows), "the best of each size"))
+    if cost.table is None:
+        out.print(rows_table(best_of_size(rows), "the best of each size"))
+    else:
+        out.print(rows_table(front(rows), f"the best for what they cost: {cost.title}", cost=cost))
     held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))
     if held:
         out.print(held_out_table(held, definition.donor_names))

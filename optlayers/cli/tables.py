@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from optlayers.cost import Cost
 from optlayers.evidence import Difference, Evidence
 from optlayers.holdout import HeldOut
 from optlayers.layerset import Donors
@@ -34,7 +35,11 @@ def console() -> Console:
 
 
 def rows_table(
-    rows: Sequence[Row], title: str, proof: Sequence[Evidence] = (), width: int = 80
+    rows: Sequence[Row],
+    title: str,
+    proof: Sequence[Evidence] = (),
+    width: int = 80,
+    cost: Cost | None = None,
 ) -> Table:
     """A leaderboard as a table; scores in per cent, differences in points.
 
@@ -45,7 +50,7 @@ def rows_table(
     wide = width >= WIDE
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 1, 0, 0)
-    columns = _columns(wide, proof)
+    columns = _columns(wide, proof, cost)
     for name in columns:
         table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=True)
     for place, row in enumerate(rows):
@@ -60,7 +65,7 @@ def rows_table(
 _Show = Callable[[Row, "Evidence | None"], str]
 
 
-def _columns(wide: bool, proof: Sequence[Evidence]) -> dict[str, _Show]:
+def _columns(wide: bool, proof: Sequence[Evidence], cost: Cost | None) -> dict[str, _Show]:
     """The columns of a leaderboard, by their heads."""
     digits = 1 if wide else 0
     found: dict[str, _Show] = {
@@ -69,6 +74,9 @@ def _columns(wide: bool, proof: Sequence[Evidence]) -> dict[str, _Show]:
         "score": lambda r, e: f"{100 * r.score:.1f}",
         "95 %": lambda r, e: f"{100 * r.ci_low:.{digits}f} to {100 * r.ci_high:.{digits}f}",
     }
+    if cost is not None and cost.table is not None:
+        unit = cost.title.rpartition(", ")[2]
+        found[f"cost, {unit}" if wide else unit] = lambda r, e: cost.text(r.cost or 0.0)
     if any(e.held_out for e in proof):
         found["held out" if wide else "held"] = lambda r, e: _held_out(
             e.held_out if e else None, wide

@@ -23,7 +23,9 @@ from optlayers.checkpoints.fetch import (
     open_model,
 )
 from optlayers.checkpoints.reader import Checkpoint
+from optlayers.cost import Table
 from optlayers.errors import EvaluationError, InputError, ModelError
+from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, order_questions
 from optlayers.evaluation.tasks import TaskSet, hush
@@ -34,7 +36,7 @@ from optlayers.models.families import embedding_rows
 from optlayers.models.pair import check_parents, differing_ends
 from optlayers.models.stack import LayerStack
 from optlayers.search import as_stored
-from optlayers.study import StudyDefinition
+from optlayers.study import CostKind, StudyDefinition
 
 Answers = NDArray[Any] | EvaluationError
 # MySQL keeps 64 KB of text in a field.
@@ -238,6 +240,10 @@ class ModelEvaluator:
         return HybridConfig(
             base_config=base.config.to_dict(), donor_config=first, other_configs=others
         )
+
+    def costs(self, kind: CostKind) -> Table:
+        """What each layer costs from each origin; see `costs.layer_costs`."""
+        return layer_costs(kind, self.stack)
 
     def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
         """What each set gives [stop - start], or the error that it met; see `answers`.

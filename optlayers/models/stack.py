@@ -112,6 +112,10 @@ class LayerStack:
             sides.append(read_side(checkpoint, places, half, device, dtype, stays))
         return cls(sides, *read_ends(base, device, dtype), graft)
 
+    def place(self, side: int, layer: int) -> int:
+        """The index that a layer has in the model of its side."""
+        return layer if side == BASE else self.graft.source(layer, side - 1)
+
     def expect(self, passes: list[tuple[int, int]]) -> None:
         """Say which layer passes follow, over and over: (layer, its origin)."""
         self._expected, self._at = passes, 0

@@ -12,10 +12,11 @@ import optuna
 from numpy.typing import NDArray
 
 from optlayers import holdout
+from optlayers.cost import Cost, cost_of
 from optlayers.evidence import Evidence, evidence
 from optlayers.holdout import HeldOut
 from optlayers.layerset import BASE, DONOR, Donors, Labels, LayerSet
-from optlayers.leaderboard import Row, leaderboard
+from optlayers.leaderboard import Row, front, leaderboard
 from optlayers.leaderboard import status as read_status
 from optlayers.report.baselines import Baseline
 from optlayers.report.course import Course, Generation, course, generations
@@ -129,6 +130,7 @@ class Report:
     fingerprint: str
     n_layers: int
     donors: Donors
+    cost: Cost
     n_fast: int
     n_full: int
     trials: dict[str, int]
@@ -168,18 +170,13 @@ class Report:
 
     @property
     def front(self) -> list[Entry]:
-        """The Pareto front of score and few layers, few layers first.
+        """The Pareto front of score and cost, cheap ones first; see `leaderboard.front`."""
+        by_rank = {entry.row.rank: entry for entry in self.entries}
+        return [by_rank[row.rank] for row in front([entry.row for entry in self.entries])]
 
-        Of each size the first of the leaderboard counts: a full one, where there is any.
-        """
-        of_size: dict[int, Entry] = {}
-        for entry in self.entries:
-            of_size.setdefault(entry.row.n_layers, entry)
-        found: list[Entry] = []
-        for _, entry in sorted(of_size.items()):
-            if not found or entry.row.score > found[-1].row.score:
-                found.append(entry)
-        return found
+    def costs(self, row: Row) -> float:
+        """What a row costs, in the unit of `cost.title`."""
+        return self.cost.shown(float(row.n_layers) if row.cost is None else row.cost)
 
 
 def gather(
@@ -193,7 +190,8 @@ def gather(
     n_fast, n_full = int(attrs.get(keys.N_FAST, 0)), int(attrs.get(keys.N_FULL, 0))
     strata = np.asarray(attrs.get(keys.QUESTION_STRATA, []), dtype=np.int64)
     weights = np.asarray(attrs.get(keys.SUBJECT_WEIGHTS, []), dtype=np.float64)
-    rows = leaderboard(definition, records)
+    cost = cost_of(definition, attrs)
+    rows = leaderboard(definition, records, cost)
     known = {record.number: record for record in best_by_layers(records).values()}
     state = read_status(definition, study)
     pairs = _fast_full(known.values(), n_fast, donors)
@@ -208,6 +206,7 @@ def gather(
         fingerprint=definition.fingerprint(),
         n_layers=n_layers,
         donors=donors,
+        cost=cost,
         n_fast=n_fast,
         n_full=n_full,
         trials=state.trials,

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from optlayers.layerset import LayerSet, all_of
 from optlayers.report.data import Entry, Report
 from optlayers.report.figure import Figure, chance, hundredths, interval, percent, points, shown
 from optlayers.report.theme import BLUE, GREY, INK, ORANGE, axis, layout
@@ -132,6 +133,23 @@ def best_sets(report: Report) -> Figure | None:
     )
 
 
+def _price(report: Report, entry: Entry) -> str:
+    """What a set costs, in words."""
+    if entry.row.cost is None:
+        return f"{entry.row.n_layers} layers"
+    what, _, unit = report.cost.title.rpartition(", ")
+    return f"{what} {report.cost.text(entry.row.cost)} {unit}"
+
+
+def _alone(report: Report, name: str) -> int | str:
+    """What the base or a donor costs."""
+    n, donors = report.n_layers, report.donors
+    layers = LayerSet(())
+    if name in donors:
+        layers = all_of(donors.index(name), n, len(donors))
+    return len(layers) if report.cost.table is None else report.cost.text(report.cost.of(layers))
+
+
 def _dashes() -> Iterator[str]:
     """How the lines of base and donors are drawn."""
     yield "dot"
@@ -139,9 +157,11 @@ def _dashes() -> Iterator[str]:
 
 
 def score_by_size(report: Report) -> Figure | None:
-    """Score against number of donor layers, with the Pareto front, base and donor."""
+    """Score against what a set costs, with the Pareto front, base and donor."""
     if not report.entries:
         return None
+    # What a set costs is the number of its layers, or what the study counts instead.
+    sizes = report.cost.table is None
     data: list[dict[str, Any]] = []
     for fidelity, name, colour, size, opacity in (
         ("fast", "part of the questions", GREY, 5, 0.6),
@@ -149,14 +169,16 @@ def score_by_size(report: Report) -> Figure | None:
     ):
         mine = [e.row for e in report.entries if e.row.fidelity == fidelity]
         if mine:
-            # Spread within a size, the same way every time.
-            spread = [r.n_layers + 0.5 * ((r.trial * 0.618034) % 1 - 0.5) for r in mine]
+            places = [report.costs(row) for row in mine]
+            if sizes:
+                # Spread within a size, the same way every time.
+                places = [r.n_layers + 0.5 * ((r.trial * 0.618034) % 1 - 0.5) for r in mine]
             data.append(
                 {
                     "type": "scatter",
                     "mode": "markers",
                     "name": name,
-                    "x": [round(x, 3) for x in spread],
+                    "x": [float(f"{x:.4g}") for x in places],
                     "y": hundredths([r.score for r in mine]),
                     "text": [shown(r.layers) for r in mine],
                     "marker": {"size": size, "color": colour, "opacity": opacity},
@@ -168,8 +190,8 @@ def score_by_size(report: Report) -> Figure | None:
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": "best of its size",
-            "x": [e.row.n_layers for e in front],
+            "name": f"best of its {'size' if sizes else 'cost'}",
+            "x": [float(f"{report.costs(e.row):.4g}") for e in front],
             "y": hundredths([e.row.score for e in front]),
             "text": [shown(e.row.layers) for e in front],
             "error_y": {**_interval(front), "color": ORANGE},
@@ -178,8 +200,9 @@ def score_by_size(report: Report) -> Figure | None:
             "hovertemplate": "layers %{text}<br>%{y:.1f} %<extra></extra>",
         }
     )
-    low = min(e.row.n_layers for e in report.entries) - 0.5
-    high = max(e.row.n_layers for e in report.entries) + 0.5
+    every = [report.costs(e.row) for e in report.entries]
+    margin = 0.5 if sizes else 0.05 * (max(every) - min(every)) or 0.5
+    low, high = min(every) - margin, max(every) + margin
     for reference, dash in zip(report.references.values(), _dashes(), strict=False):
         score = round(100 * reference.score, 2)
         data.append(
@@ -194,32 +217,45 @@ def score_by_size(report: Report) -> Figure | None:
             }
         )
     steps = "; ".join(
-        f"{e.row.n_layers} layers ({shown(e.row.layers)}): {percent(e.row.score)}" for e in front
+        f"{_price(report, e)} ({shown(e.row.layers)}): {percent(e.row.score)}" for e in front
     )
     alone = report.references.values()
     ends = "; ".join(f"the {r.called} alone: {percent(r.score)}" for r in alone)
     return Figure(
         name="score-by-size",
-        title="Score against the number of donor layers",
-        short="Score by size",
-        alt=f"Scatter of all evaluated sets. Best of each size: {steps}. {ends}.",
+        title=f"Score against {'the number of donor layers' if sizes else report.cost.title}",
+        short="Score by size" if sizes else "Score by cost of a set",
+        alt=(
+            f"Scatter of all evaluated sets. Best of each {'size' if sizes else 'cost'}: {steps}. "
+            f"{ends}."
+        ),
         note=(
-            "The line joins the best set of each number of layers where more layers bring more. "
-            "Grey dots rest on fewer questions, and the best of them flatter most."
+            (
+                "The line joins the best set of each number of layers where more layers bring "
+                "more. "
+                if sizes
+                else "The line joins the best sets where a higher cost brings more. "
+            )
+            + "Grey dots rest on fewer questions, and the best of them flatter most."
         ),
         plot={
             "data": data,
             "layout": layout(
-                xaxis=axis("layers from the donor", dtick=1, range=[low, high], showgrid=False),
+                xaxis=axis(
+                    report.cost.title,
+                    range=[low, high],
+                    showgrid=False,
+                    **({"dtick": 1} if sizes else {}),
+                ),
                 yaxis=axis("score, %"),
             ),
         },
         height=460,
-        head=("layers from the donor", "layers", "score", "95 % interval", "questions"),
+        head=(report.cost.title, "layers", "score", "95 % interval", "questions"),
         rows=[
             *(
                 (
-                    e.row.n_layers,
+                    e.row.n_layers if sizes else report.cost.text(e.row.cost or 0.0),
                     shown(e.row.layers),
                     percent(e.row.score),
                     interval(e.row.ci_low, e.row.ci_high),
@@ -229,7 +265,7 @@ def score_by_size(report: Report) -> Figure | None:
             ),
             *(
                 (
-                    0 if name == "base" else report.n_layers,
+                    _alone(report, name),
                     r.called,
                     percent(r.score),
                     interval(r.ci_low, r.ci_high),
