@@ -146,7 +146,7 @@ def _survey(
 ) -> _Survey:
     """One pass over the records, or none where they are those of the last time."""
     known: _Latest = _latest.__dict__.setdefault("survey", _Latest())
-    asked = (space.min_layers, space.max_layers, space.n_layers, population_size, maximise)
+    asked = (space.min_layers, space.max_layers, space.n_choices, population_size, maximise)
     given = tuple(records)
     same = asked == known.asked and len(given) == len(known.records)
     if known.made is None or not (same and all(map(operator.is_, given, known.records))):
