@@ -236,9 +236,9 @@ print(peak() - before)
 """
 
 
-@pytest.mark.parametrize("dtype", ["", "F32"])
-def test_memory_does_not_grow_with_the_tensors(tmp_path: Path, dtype: str) -> None:
-    tensors = {str(i): torch.zeros(60_000_000, dtype=torch.bfloat16) for i in range(4)}
+@pytest.mark.parametrize(("dtype", "most"), [("", 40_000_000), ("F32", 120_000_000)])
+def test_memory_does_not_grow_with_the_tensors(tmp_path: Path, dtype: str, most: int) -> None:
+    tensors = {str(i): torch.zeros(24_000_000, dtype=torch.bfloat16) for i in range(4)}
     save_file(tensors, tmp_path / "big.safetensors")
     arguments = [tmp_path / "big.safetensors", tmp_path / "out.safetensors", dtype]
     done = subprocess.run(
@@ -247,5 +247,5 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path: Path, dtype: str) -> No
         text=True,
         check=True,
     )
-    # 480 MB went through, in tensors of 120 MB.
-    assert int(done.stdout) * 1024 < 120_000_000
+    # 192 MB went through, in tensors of 48 MB, and in float32 twice as much came out.
+    assert int(done.stdout) * 1024 < most
