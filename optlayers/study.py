@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -28,12 +23,49 @@ from pydantic_core import PydanticCustomError
 
 from optlayers.errors import InputError, StudyFileError
 from optlayers.graft import Graft, Swap
-from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet
+from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.metrics import REAL
 from optlayers.studyfile import fault, read_fields
+from optlayers.studyparts import (
+    MAP,
+    MAX_SEED,
+    CostKind,
+    DonorSpec,
+    Explore,
+    Index,
+    LayerBudget,
+    ModelSpec,
+    Part,
+    Prior,
+    PrunerName,
+    Questions,
+    Refine,
+    SamplerName,
+    TaskSpec,
+    Text,
+    Validate,
+    checked_name,
+)
 
-# What numpy and Optuna take as a seed.
-MAX_SEED = 2**32 - 1
+__all__ = [
+    "LATER",
+    "STUDIES",
+    "CostKind",
+    "DonorSpec",
+    "Explore",
+    "Fidelity",
+    "LayerBudget",
+    "ModelSpec",
+    "Prior",
+    "Questions",
+    "Refine",
+    "StudyDefinition",
+    "TaskSpec",
+    "Validate",
+    "load_study",
+    "parse_study",
+    "shipped_studies",
+]
 
 # Fields that the first definitions did not have.
 LATER = ("swap", "donor_map")
@@ -43,188 +75,15 @@ _HERE = Path(__file__).resolve().parent
 STUDIES = (_HERE if (_HERE / "studies").is_dir() else _HERE.parent) / "studies"
 
 
-_MAP = "the donor's layer for each layer of the base"
-
-# More than any search can use, and little enough for whatever counts with it.
-MOST = 1_000_000
-
-
-def _text(value: str) -> str:
-    """The text of a field; raises `ValueError` for one that is blank or cannot be a name."""
-    if not value.strip() or not value.isprintable():
-        raise ValueError(f"expected a name or a path; found {value!r}, so write one")
-    return value
-
-
 def _study_name(value: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value) is None:
-        shown = value if len(value) <= 60 else value[:57] + "..."
-        raise ValueError(
-            "expected up to 100 letters, digits, dots, dashes and underscores, the first a letter "
-            f"or digit; found {shown!r}, so change it"
-        )
-    return value
-
-
-_Text = Annotated[str, AfterValidator(_text)]
-_Index = Annotated[int, Field(ge=0, le=MOST)]
-_Weight = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ModelSpec(_Part):
-    """One model: a hub id, or a folder relative to the study file."""
-
-    model: _Text = Field(description="hub id or folder")
-    revision: _Text | None = Field(None, description="branch, tag or commit on the hub")
-
-
-def _donor_name(value: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,29}", value) is None or value == BASE:
-        shown = value if len(value) <= 60 else value[:57] + "..."
-        raise ValueError(
-            "expected up to 30 letters, digits and underscores, the first a letter or digit, and "
-            f"not base; found {shown!r}, so change it"
-        )
-    return value
-
-
-class DonorSpec(ModelSpec):
-    """One of several donors: a model, and the name that layers from it have."""
-
-    name: Annotated[str, AfterValidator(_donor_name)] = Field(
-        description="as it stands in layer sets: `7@name`"
-    )
-    donor_map: list[_Index] | None = Field(None, min_length=1, description=_MAP)
-
-
-class LayerBudget(_Part):
-    """How many layers may come from donors, both ends included."""
-
-    min: int = Field(1, ge=1, le=MOST, description="donor layers at least")
-    max: int = Field(4, ge=1, le=MOST, description="donor layers at most")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> LayerBudget:
-        if self.min > self.max:
-            raise ValueError(f"min is {self.min} and max is {self.max}; min must not exceed max")
-        return self
-
-
-class TaskSpec(_Part):
-    """One part of the objective: an lm-eval task or group, or a text file, and what counts of it.
-
-    A task counts by a metric of its own with one 0/1 value a question (acc, acc_norm), or by
-    logprob: the log-probability of the right answer, a token. A text counts by perplexity, or by
-    kl: the divergence from the donor, both a token.
-    """
-
-    name: _Text = Field(description="a task or group of lm-eval, or of `task_path`")
-    weight: _Weight = Field(1.0, description="its part of the score, beside other tasks")
-    metric: _Text = Field("acc", description="acc, acc_norm, logprob; of a text perplexity or kl")
-    num_fewshot: int | None = Field(
-        None, ge=0, le=MOST, description="examples in the prompt (null: as the task says)"
-    )
-    text: _Text | None = Field(None, description="a text file instead of a task")
-    chunk: int = Field(
-        512, ge=2, le=MOST, description="tokens of the text that count as one question"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> TaskSpec:
-        of_text = self.metric in ("perplexity", "kl")
-        if of_text and self.text is None:
-            raise ValueError(f"metric {self.metric} is of a text; name a file with text")
-        if self.text is not None and not of_text:
-            raise ValueError(f"a text counts by perplexity or kl, and metric is {self.metric!r}")
-        return self
-
-
-class Questions(_Part):
-    """How many questions of each subject a score rests on (null: all of them)."""
-
-    fast: int | None = Field(
-        20, ge=1, le=MOST, description="of each subject, that every set answers"
-    )
-    full: int | None = Field(
-        None, ge=1, le=MOST, description="of each subject, that the good sets answer"
-    )
-    holdout: float = Field(0.0, ge=0.0, lt=1.0, description="share of each subject set aside")
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="of the order of the questions")
-    fast_precision: Literal["model", "fp8"] = Field(
-        "model",
-        description="fp8: the fast questions run in eight bits (a GPU of compute capability 8.9), "
-        "and once more in the model's own for the sets that go on",
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Questions:
-        if self.full is not None and (self.fast is None or self.fast > self.full):
-            fast = "all" if self.fast is None else self.fast
-            raise ValueError(f"fast is {fast} and full is {self.full}; fast must not exceed full")
-        return self
-
-
-CostKind = Literal["layers", "kv_bytes", "latency"]
-SamplerName = Literal["pattern-ga", "tpe", "nsgaii", "random", "greedy", "beam"]
-PrunerName = Literal["racing", "halving", "none"]
-
-
-class Explore(_Part):
-    """The genetic search at fast fidelity."""
-
-    population: int = Field(40, ge=2, le=MOST, description="layer sets in a generation")
-    generations: int = Field(20, ge=1, le=MOST, description="at most")
-    patience: int = Field(
-        6, ge=1, le=MOST, description="generations without a better set before it stops"
-    )
-    sampler: SamplerName = Field("pattern-ga", description="what proposes the layer sets")
-    pruner: PrunerName = Field("racing", description="what stops sets early")
-
-
-class Validate(_Part):
-    """The best sets by fast score are evaluated in full."""
-
-    top: int = Field(20, ge=0, le=MOST, description="how many of them")
-
-
-class Refine(_Part):
-    """Local search around the best sets."""
-
-    top: int = Field(3, ge=0, le=MOST, description="sets whose neighbours are looked at")
-    verify: int = Field(5, ge=1, le=MOST, description="neighbours a round evaluated in full")
-    rounds: int = Field(
-        10, ge=0, le=MOST, description="at most; it ends when a round finds nothing better"
+    return checked_name(
+        value,
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+        "up to 100 letters, digits, dots, dashes and underscores, the first a letter or digit",
     )
 
 
-def _kind_of_choice(value: Any) -> str:
-    return "named" if isinstance(value, str) and AT in value else "index"
-
-
-# A layer, or with several donors a text such as 7@b.
-Choice = Annotated[
-    Annotated[_Index, Tag("index")] | Annotated[str, Tag("named")],
-    Discriminator(_kind_of_choice),
-]
-Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-
-
-class Prior(_Part):
-    """What is known before the search: skips the probe phase and seeds the population."""
-
-    single_layer_scores: list[Share] | None = Field(
-        None, description="the score of each donor layer alone, 0 to 1; the probe is left out"
-    )
-    layer_sets: list[list[Choice]] = Field(
-        default_factory=list, description="sets that are known to be good"
-    )
-
-
-class StudyDefinition(_Part):
+class StudyDefinition(Part):
     """A whole study; all but name, base, donor or donors, layers and tasks has a default."""
 
     name: Annotated[str, AfterValidator(_study_name)] = Field(
@@ -242,10 +101,10 @@ class StudyDefinition(_Part):
     )
     layers: LayerBudget = Field(description="how many layers may come from donors")
     swap: Swap = Field("layer", description="what of a layer the donor gives")
-    donor_map: list[_Index] | None = Field(None, min_length=1, description=_MAP)
+    donor_map: list[Index] | None = Field(None, min_length=1, description=MAP)
     tasks: list[TaskSpec] = Field(min_length=1, description="what is scored")
-    task_path: _Text | None = Field(None, description="a folder with lm-eval YAML of your own")
-    tokenizer: _Text | None = Field(
+    task_path: Text | None = Field(None, description="a folder with lm-eval YAML of your own")
+    tokenizer: Text | None = Field(
         None, description="hub id or folder of the tokenizer (null: the donor's)"
     )
     trust_remote_code: bool = Field(False, description="run code that a model's folder brings")

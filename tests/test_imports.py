@@ -138,6 +138,7 @@ LEVELS = [
     {"errors", "masking", "metrics", "__init__"},
     {"layerset", "liveness", "patience", "sqlitefile", "studyfile", "transactions"},
     {"graft"},
+    {"studyparts"},
     {"study"},
     {"models", "checkpoints", "search"},
     {"cost", "evaluation", "rows", "storage"},

@@ -294,7 +294,10 @@ def _plain_floats(value: Any) -> Any:
 
 def _no_family(model_type: object) -> ValueError:
     if model_type in UNFIT:
-        return ValueError(f"model_type {model_type!r} cannot be used: {UNFIT[str(model_type)]}")
+        return ValueError(
+            f"model_type {model_type!r} has no adapter in optlayers/models/families.py: "
+            f"{UNFIT[str(model_type)]}"
+        )
     known = ", ".join(sorted(FAMILIES))
     return ValueError(
         f"model_type {model_type!r} has no adapter (there is one for {known}); "
