@@ -12,8 +12,8 @@ import sys
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     [
         "__main__",
         "forked_worker",
@@ -41,7 +41,7 @@ class Forked:
     """One run of `optlayers`, with the methods of `subprocess.Popen` that are needed."""
 
     def __init__(self, folder: Path, arguments: list[str], env: dict[str, str], err: Path) -> None:
-        self._process: ForkServerProcess = _CONTEXT.Process(
+        self._process: ForkServerProcess = CONTEXT.Process(
             target=_run, args=(folder, arguments, env, err)
         )
         self._process.start()

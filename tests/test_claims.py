@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 import threading
 import time
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked_worker import CONTEXT
 from optuna.trial import TrialState
 from replay import N_LAYERS, definition, study_in
 
@@ -118,10 +118,9 @@ def test_workers_that_reach_for_the_queue_at_once_take_each_trial_once(tmp_path:
     sets = list(all_layer_sets(N_LAYERS, 2, 2))[:30]
     claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in sets])
     claims.give_back()
-    context = multiprocessing.get_context("spawn")
-    barrier, found = context.Barrier(3), context.Queue()
+    barrier, found = CONTEXT.Barrier(3), CONTEXT.Queue()
     arguments = (tmp_path, barrier, found)
-    processes = [context.Process(target=pop_all, args=arguments) for _ in range(3)]
+    processes = [CONTEXT.Process(target=pop_all, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     taken = [number for _ in processes for number in found.get(timeout=60)]
@@ -207,9 +206,8 @@ def hold(folder: Path, started: Any) -> None:
 
 def test_the_claim_of_a_killed_process_is_failed_and_queued_once(tmp_path: Path) -> None:
     claims = claims_in(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    process = context.Process(target=hold, args=(tmp_path, started))
+    started = CONTEXT.Event()
+    process = CONTEXT.Process(target=hold, args=(tmp_path, started))
     process.start()
     assert started.wait(60)
     assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0  # it lives

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from forked_worker import CONTEXT
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._grpc.server import make_server
 from optuna.trial import TrialState
@@ -33,8 +33,6 @@ from optlayers.storage import (
 )
 from optlayers.study import StudyDefinition, parse_study
 from optlayers.transactions import Change, NewTrial, backend_of
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def changed(old: str, new: str) -> StudyDefinition:
@@ -279,9 +277,9 @@ def create_often(folder: str, barrier: Any, failures: Any) -> None:
 
 
 def test_processes_that_create_the_study_at_once_all_get_it(tmp_path: Path) -> None:
-    barrier, failures = SPAWN.Barrier(3), SPAWN.Queue()
+    barrier, failures = CONTEXT.Barrier(3), CONTEXT.Queue()
     arguments = (str(tmp_path), barrier, failures)
-    processes = [SPAWN.Process(target=create_often, args=arguments) for _ in range(3)]
+    processes = [CONTEXT.Process(target=create_often, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
