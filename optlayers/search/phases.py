@@ -96,8 +96,16 @@ class _Planner:
             "pattern-ga",
             "racing",
         )
-        self.claimed = {r.layers for r in records if r.is_claimed}
-        self.dropped = given_up(records)
+        # The few that need more than one look, of ten thousand.
+        self.single: list[Record] = []
+        self.others: list[Record] = []
+        for record in records:
+            if not record.is_evaluated:
+                self.others.append(record)
+            elif len(record.layers.indices) == 1:
+                self.single.append(record)
+        self.claimed = {r.layers for r in self.others if r.is_claimed}
+        self.dropped = given_up(self.others)
 
     @cached_property
     def best(self) -> dict[LayerSet, Record]:
@@ -113,8 +121,7 @@ class _Planner:
         """Every single layer, on few questions; one outside the budget serves as a weight only."""
         if self.definition.prior.single_layer_scores is not None:
             return None
-        # Not all of `best`, which this phase is asked for too often to sort out.
-        known = {r.layers for r in self.records if len(r.layers.indices) == 1 and r.is_evaluated}
+        known = {r.layers for r in self.single}
         wanted = [LayerSet.of(layer) for layer in range(self.space.n_choices)]
         return self._all_of(wanted, known, Phase.probe, Goal.step if self.pausing else Goal.fast)
 
@@ -124,7 +131,7 @@ class _Planner:
         explored = explored_sets(self.records, self.space)
         running = {
             r.layers.indices
-            for r in self.records
+            for r in self.others
             if r.is_claimed and is_explored(r) and r.layers in self.space
         } - explored.keys()
         room = explore.population * explore.generations - len(explored) - len(running)
@@ -135,7 +142,7 @@ class _Planner:
                 self.records,
                 min(self.k, room),
                 single_layer_scores=single_layer_scores(
-                    self.records, self.definition, self.n_layers
+                    self.single, self.definition, self.n_layers
                 ),
                 pausing=self.pausing,
             )

@@ -166,9 +166,10 @@ class PatternGASampler(BaseGASampler):
             most=_MOST,
         )
         individuals = history.individuals
-        running = [r for r in records if r.is_claimed]
+        others = [r for r in records if not r.is_evaluated]
+        running = [r for r in others if r.is_claimed]
         claimed = {r.layers for r in running if is_explored(r) and r.layers in self._space}
-        excluded = {r.layers for r in running} | given_up(records)
+        excluded = {r.layers for r in running} | given_up(others)
         paused = _paused(records, history, excluded) if pausing else {}
         scores = single_layer_scores if single_layer_scores is not None else self._scores
         if scores is None:
