@@ -1,7 +1,7 @@
 """Two donors, of which each has one good layer: from the study file to checkpoints.
 
-The target is a random model whose answers are the key. The base is the target with layers 1 and 2
-broken; donor `a` is all noise but for the target's layer 1, donor `b` but for its layer 2, which
+The target is a random model whose answers are the key. The base is the target with noise in layers
+1 and 2; donor `a` is all noise but for the target's layer 1, donor `b` but for its layer 2, which
 lies at index 4. So `1@a,2@b` is the target itself.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEMO_TASKS, loud, tiny_llama, train_tiny_tokenizer
+from conftest import DEMO_TASKS, tiny_llama, train_tiny_tokenizer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -43,7 +43,7 @@ layers: {min: 1, max: 2}
 tasks: [{name: keyed}]
 task_path: tasks
 questions: {fast: 12, full: 36, holdout: 0.2}
-explore: {population: 8, generations: 3}
+explore: {population: 8, generations: 4}
 validate: {top: 3}
 refine: {top: 1, verify: 2, rounds: 2}
 """
@@ -81,8 +81,11 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Trio:
     folder = tmp_path_factory.mktemp("trio")
     target = tiny_llama(seed=11)
     base, a, b = copy.deepcopy(target), tiny_llama(seed=21), tiny_llama(seed=22)
-    for number in (1, 2):
-        loud(base.model.layers[number], 30 + number, std=0.5)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for number in (1, 2):
+            for weight in base.model.layers[number].parameters():
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     _with(a.model.layers, 1, target.model.layers[1])
     _with(b.model.layers, 4, target.model.layers[2])
     for name, model in (("base", base), ("a", a), ("b", b), ("target", target)):
@@ -113,7 +116,7 @@ def searched(trio: Trio) -> optlayers.SearchResult:
     """The study, searched in two goes: a few sets first, then the same call goes on."""
     begun = trio.folder / "begun.yaml"
     begun.write_text(
-        STUDY.replace("generations: 3", "generations: 1").replace("rounds: 2", "rounds: 0")
+        STUDY.replace("generations: 4", "generations: 1").replace("rounds: 2", "rounds: 0")
     )
     first = optlayers.search_study(begun, trio.url, device="cpu")
     trials = len(first.study.trials)
