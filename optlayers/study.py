@@ -25,7 +25,7 @@ from optlayers.errors import InputError, StudyFileError
 from optlayers.graft import Graft, Swap
 from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.metrics import REAL
-from optlayers.studyfile import fault, read_fields
+from optlayers.studyfile import MOST_BYTES, fault, read_fields
 from optlayers.studyparts import (
     MAP,
     MAX_SEED,
@@ -303,6 +303,10 @@ def load_study(name_or_file: str) -> StudyDefinition:
             )
         path = shipped[name_or_file]
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(0, "not a file")  # a pipe would be waited for
+        if is_file and path.stat().st_size > MOST_BYTES:
+            raise OSError(0, f"larger than {MOST_BYTES:,} bytes, and so no study file")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"

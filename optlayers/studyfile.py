@@ -55,8 +55,35 @@ _RULES = {
 }
 
 
+# More than any study has; each a guard against a file that would be read for hours.
+MOST_BYTES = 1_000_000
+MOST_VALUES = 500_000
+MOST_DEPTH = 50
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which takes no field twice: the last would win without a word."""
+    """YAML's safe loader, which takes no field twice: the last would win without a word.
+
+    Nor does it follow aliases that lead into themselves, or stand for far more than is written.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"more than {MOST_VALUES:,} values; write out what the aliases mean"
+            )
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
@@ -70,6 +97,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def _values(node: Any, known: dict[int, int]) -> int:
+    """The values of a node with all that its aliases stand for."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    found = known.get(id(node))
+    if found == 0:
+        raise yaml.constructor.ConstructorError(
+            None, None, "an alias stands for what holds it; write it out", node.start_mark
+        )
+    if found is None:
+        known[id(node)] = 0  # under way
+        mapping = isinstance(node, yaml.MappingNode)
+        inner = [part for pair in node.value for part in pair] if mapping else node.value
+        found = known[id(node)] = 1 + sum(_values(part, known) for part in inner)
+    return found
+
+
 def read_fields(text: str, source: str) -> dict[Any, Any]:
     """The fields of a study file's text; raises `StudyFileError` where it is no such thing."""
     try:
@@ -77,13 +121,15 @@ def read_fields(text: str, source: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
+        problem = getattr(error, "problem", None) or "not YAML"
+        if isinstance(error, yaml.reader.ReaderError):
+            problem = f"{error.reason}; save it as UTF-8 text"
         raise StudyFileError(source, [f"{where}not valid YAML: {problem}"]) from None
     except RecursionError:
         raise StudyFileError(source, ["not valid YAML: brackets nested too deep"]) from None
     except (ValueError, OverflowError) as error:
         # What looks like a date or a number and is none.
-        why = str(error).splitlines()[0]
+        why = str(error).splitlines()[0].partition("; use sys")[0]
         raise StudyFileError(source, [f"not valid YAML: {why}; put text in quotes"]) from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
@@ -97,7 +143,8 @@ def fault(error: Any) -> str:
     for part in error["loc"]:
         if part in TAGS and field.endswith("]"):
             continue
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+        name = str(part) or "''"
+        field += f"[{part}]" if isinstance(part, int) else f".{name}" if field else name
     kind, found = error["type"], error["input"]
     if kind in _KINDS:
         return f"{field}: {_KINDS[kind]}"
@@ -122,5 +169,8 @@ def _shown(found: Any) -> str:
     """A value as the file has it, as far as a line has room."""
     if found is None or isinstance(found, bool):
         return json.dumps(found)
-    shown = repr(found)
+    try:
+        shown = repr(found)
+    except ValueError:
+        return "a number of thousands of digits"  # more than Python writes out
     return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -219,7 +220,16 @@ def test_fields_that_do_not_fit_each_other_name_both_values(lines: str, words: l
         ("seed: !!int many", "put text in quotes"),
         (f"seed: {'9' * 5000}", "put text in quotes"),
         ("name: " + "[" * 5000, "nested too deep"),
-        ("name: a\0b", "special characters are not allowed"),
+        ("name: a\0b", "special characters are not allowed; save it as UTF-8 text"),
+        (f"{GOOD}seed: 0x{'f' * 5000}", "seed: must be at most 4294967295; found a number of"),
+        (f"{GOOD}'': 1", "'': is not a field"),
+        ("name: &a [*a]", "line 1: not valid YAML: an alias stands for what holds it"),
+        (f"{GOOD}prior: &a {{<<: *a}}", "an alias stands for what holds it"),
+        (
+            "a0: &a0 [x]\n"
+            + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 25)),
+            "more than 500,000 values",
+        ),
     ],
 )
 def test_what_is_no_mapping_is_one_line(text: str, words: str) -> None:
@@ -324,6 +334,8 @@ def test_a_file_is_found_by_path_and_a_shipped_study_by_name(tmp_path: Path) -> 
         ("missing.yaml", ["missing.yaml", "No such file"]),
         ("folder.yaml", ["folder.yaml", "directory"]),
         ("binary.yaml", ["binary.yaml", "not UTF-8"]),
+        ("pipe.yaml", ["pipe.yaml", "not a file"]),
+        ("large.yaml", ["large.yaml", "larger than 1,000,000 bytes"]),
         ("x" * 5000, ["neither a file nor a shipped study"]),
         ("x" * 5000 + ".yaml", ["File name too long"]),
         ("a\0b", ["neither a file nor a shipped study"]),
@@ -335,6 +347,9 @@ def test_a_study_that_cannot_be_read_is_one_line(
     monkeypatch.chdir(tmp_path)
     Path("folder.yaml").mkdir()
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    os.mkfifo("pipe.yaml")
+    with Path("large.yaml").open("wb") as large:
+        large.truncate(10**12)
     with pytest.raises(InputError) as caught:
         load_study(name)
     assert "\n" not in str(caught.value)
