@@ -65,22 +65,27 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Looked:
-    """How much was looked at: layer sets, and questions evaluated for them."""
+    """How much was looked at: layer sets, and questions evaluated for them.
+
+    held_out: whether any set has answered questions that no decision has seen.
+    """
 
     layer_sets: int
     questions: int
+    held_out: bool = False
 
     def __str__(self) -> str:
         return (
             f"the best of {self.layer_sets} layer sets on {self.questions:,} questions evaluated: "
-            "the first of many is partly lucky, and its held-out score is not"
+            "the first of many is partly lucky"
+            + (", and its held-out score is not" if self.held_out else "")
         )
 
 
-def looked(records: Sequence[Record]) -> Looked:
-    """What the records of a study have cost."""
+def looked(records: Sequence[Record], held_out: bool = False) -> Looked:
+    """What the records of a study have cost; held_out: whether held-out answers are shown."""
     sets = {record.layers for record in records if record.is_evaluated}
-    return Looked(len(sets), sum(record.evaluated for record in records))
+    return Looked(len(sets), sum(record.evaluated for record in records), held_out)
 
 
 def evidence(study: optuna.Study, records: Sequence[Record], rows: Sequence[Row]) -> list[Evidence]:

@@ -78,6 +78,8 @@ def test_differences_are_paired_and_ties_are_those_that_cannot_be_told_apart(
     assert looked(records).layer_sets == 3
     assert looked(records).questions == 3 * N
     assert "3 layer sets on 1,200 questions" in str(looked(records))
+    assert "held-out" not in str(looked(records))
+    assert str(looked(records, held_out=True)).endswith("its held-out score is not")
 
 
 def test_a_finished_search_compares_its_sets_with_the_base(tmp_path: Path) -> None:

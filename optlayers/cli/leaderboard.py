@@ -54,4 +54,4 @@ def leaderboard(
         out.print(
             rows_table(shown, f"{definition.name}: {len(rows)} layer sets", proof, out.width, cost)
         )
-        out.print(str(looked(records)), markup=False)
+        out.print(str(looked(records, any(e.held_out for e in proof))), markup=False)

@@ -82,10 +82,15 @@ def report(
 
         text = jsonlib.dumps(as_data(found), indent=1, allow_nan=False) + "\n"
     _write(target, text)
-    say(f"wrote {target}, {len(text.encode()) / 1e6:.1f} MB")
+    say(f"wrote {target}, {_size(len(text.encode()))}")
     if images is not None:
         files = write_images(drawn, images)
         say(f"wrote {len(files)} images to {images}")
+
+
+def _size(count: int) -> str:
+    """Bytes for people: `2.1 MB`, `14 KB`."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{max(1, round(count / 1e3))} KB"
 
 
 def _write(target: Path, text: str) -> None:

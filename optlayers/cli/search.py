@@ -215,12 +215,12 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     out = console()
     title = f"{definition.name}: the best of {len(rows)} layer sets"
     out.print(rows_table(rows[:10], title, proof, out.width, cost))
-    out.print(str(looked(records)), markup=False)
+    held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))
+    out.print(str(looked(records, bool(held))), markup=False)
     if cost.table is None:
         out.print(rows_table(best_of_size(rows), "the best of each size"))
     else:
         out.print(rows_table(front(rows), f"the best for what they cost: {cost.title}", cost=cost))
-    held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))
     if held:
         out.print(held_out_table(held, definition.donor_names))
     where = f" --storage {quote(mask_password(storage))}" if storage != DEFAULT_URL else ""

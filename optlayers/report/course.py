@@ -80,7 +80,11 @@ class Generation:
 
 
 def course(
-    trials: Sequence[FrozenTrial], records: Sequence[Record], n_full: int, donors: Donors = ONE
+    trials: Sequence[FrozenTrial],
+    records: Sequence[Record],
+    n_fast: int,
+    n_full: int,
+    donors: Donors = ONE,
 ) -> Course:
     """The course of the finished trials, in the order in which they ended."""
     ended = {
@@ -94,7 +98,6 @@ def course(
     )
     unit = max(1, n_full)
     cost, best = 0.0, {True: -1.0, False: -1.0}
-    begun_sets: set[tuple[int, ...]] = set()
     lines: dict[bool, list[Step]] = {True: [], False: []}
     where: dict[str, list[float]] = {}
     mine: dict[str, list[Record]] = {}
@@ -104,10 +107,9 @@ def course(
         phase = record.phase or Phase.explore.value
         where.setdefault(phase, [begun, cost])[1] = cost
         mine.setdefault(phase, []).append(record)
-        # Every set has a first score, that of its first trial; all rest on the same questions.
-        first = None if record.layers.indices in begun_sets else record.first_score
-        begun_sets.add(record.layers.indices)
-        for full, score in ((True, record.score), (False, first)):
+        # A set comes past the fast questions in one of its trials.
+        fast = record.intermediate.get(n_fast)
+        for full, score in ((True, record.score), (False, fast)):
             if score is not None and (record.is_full or not full) and score > best[full]:
                 best[full] = score
                 step = Step(cost, float(score), record.number, record.layers.labels(donors))

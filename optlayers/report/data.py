@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,7 +194,7 @@ def gather(
     rows = leaderboard(definition, records, cost)
     known = {record.number: record for record in best_by_layers(records).values()}
     state = read_status(definition, study)
-    pairs = _fast_full(known.values(), n_fast, donors)
+    pairs = _fast_full(known.values(), n_fast, strata, weights, donors)
     rho = spearman(np.array([p.fast for p in pairs]), np.array([p.full for p in pairs]))
     workers = read_workers(attrs)
     refs = _references(attrs, donors, strata, weights)
@@ -215,9 +215,9 @@ def gather(
         held_out=holdout.results(study, definition, records, n_layers),
         effects=effects(records, n_layers, len(donors)),
         generations=generations(records, n_layers * len(donors), donors),
-        course=course(trials, records, n_full, donors),
+        course=course(trials, records, n_fast, n_full, donors),
         baselines=list(baselines),
-        funnel=funnel(records),
+        funnel=funnel(records, n_fast),
         savings=savings(records, workers, n_full),
         failures=failures(records, donors),
         fast_full=pairs,
@@ -252,12 +252,24 @@ def _references(
     return found
 
 
-def _fast_full(records: Any, n_fast: int, donors: Donors) -> list[FastFull]:
-    """Of the sets that answered all questions, the score on the fast ones beside it."""
+def _fast_full(
+    records: Iterable[Record],
+    n_fast: int,
+    strata: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    donors: Donors,
+) -> list[FastFull]:
+    """Of the sets that answered all questions, the score on the fast ones beside it.
+
+    From the answers: a trial that took a set further reports only what it asked itself.
+    """
+    if not n_fast or not len(strata):
+        return []
+    scale = StratifiedScore(strata=strata, weights=weights)
     return [
-        FastFull(r.layers.labels(donors), float(r.intermediate[n_fast]), float(r.score))
+        FastFull(r.layers.labels(donors), scale.score(r.answers[:n_fast]), float(r.score))
         for r in sorted(records, key=lambda r: r.number)
-        if r.is_full and n_fast in r.intermediate and r.score is not None
+        if r.is_full and r.answers is not None and r.score is not None
     ]
 
 

@@ -242,8 +242,8 @@ def evolution(report: Report) -> Figure | None:
             f"that hold a layer. At the end: {told}."
         ),
         note=(
-            "What the search has learnt by each generation. The table names the pairs that the "
-            "best sets share most."
+            "What the search has learnt by each generation, by the scores on the first questions, "
+            "which all sets have answered. The table names the pairs that the best sets share most."
         ),
         plot={
             "data": [
@@ -272,7 +272,7 @@ def evolution(report: Report) -> Figure | None:
         head=(
             "generation",
             "new sets",
-            "best fast score",
+            "best first score",
             "most shared pairs (sets of the best 20)",
         ),
         rows=[

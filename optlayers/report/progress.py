@@ -23,12 +23,13 @@ from optlayers.worklog import WorkerState, read_workers
 class Funnel:
     """Distinct layer sets by how far they came.
 
-    proposed: taken up at all. fast: answered the fast questions at least. raced_out: ended early
-    by racing against better ones. full: answered all questions. refined: of these, neighbours
-    that local refinement brought in.
+    proposed: taken up at all. evaluated: answered any questions. fast: all of the fast ones at
+    least. raced_out: ended early by racing against better ones. full: answered all questions.
+    refined: of these, neighbours that local refinement brought in.
     """
 
     proposed: int
+    evaluated: int
     fast: int
     raced_out: int
     full: int
@@ -38,7 +39,7 @@ class Funnel:
         """Name, count and meaning of each step."""
         return [
             ("proposed", self.proposed, "layer sets taken up by a worker"),
-            ("fast", self.fast, "answered the first questions at least"),
+            ("fast", self.fast, "answered all fast questions at least"),
             (
                 "raced out",
                 self.raced_out,
@@ -49,9 +50,9 @@ class Funnel:
         ]
 
 
-def funnel(records: Sequence[Record]) -> Funnel:
-    """The funnel of a study's trials."""
-    proposed, fast, full, refined = set(), set(), set(), set()
+def funnel(records: Sequence[Record], n_fast: int) -> Funnel:
+    """The funnel of a study's trials; n_fast: the number of fast questions."""
+    proposed, evaluated, fast, full, refined = set(), set(), set(), set(), set()
     raced: set[tuple[int, ...]] = set()
     for record in records:
         layers = record.layers.indices
@@ -59,14 +60,17 @@ def funnel(records: Sequence[Record]) -> Funnel:
             proposed.add(layers)
         if not record.is_evaluated:
             continue
-        fast.add(layers)
+        evaluated.add(layers)
+        if record.is_full or (record.questions or 0) >= n_fast:
+            fast.add(layers)
         if record.is_full:
             full.add(layers)
             if record.phase == Phase.refine:
                 refined.add(layers)
         elif record.goal in (Goal.race, Goal.step):
             raced.add(layers)
-    return Funnel(len(proposed), len(fast), len(raced - full), len(full), len(refined))
+    counts = (len(found) for found in (proposed, evaluated, fast, raced - full, full, refined))
+    return Funnel(*counts)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def snapshot(definition: StudyDefinition, study: optuna.Study) -> Snapshot:
     records = read_records(study.get_trials(deepcopy=False))
     return Snapshot(
         status=state,
-        funnel=funnel(records),
+        funnel=funnel(records, int(attrs.get(keys.N_FAST, 0))),
         savings=savings(records, workers, int(attrs.get(keys.N_FULL, 0))),
         failures=failures(records),
         workers=workers,

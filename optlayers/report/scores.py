@@ -74,7 +74,7 @@ def best_sets(report: Report) -> Figure | None:
             }
         )
     first = top[0].row
-    tied = sum(e.tied for e in report.full)
+    tied = sum(e.tied for e in report.full[1:])
     order = [shown(e.row.layers) for e in top]
     return Figure(
         name="best-sets",
@@ -83,8 +83,8 @@ def best_sets(report: Report) -> Figure | None:
         alt=(
             f"Dots with 95 % intervals for the best {len(top)} layer sets. The first, layers "
             f"{shown(first.layers)}, scores {percent(first.score)}, interval "
-            f"{percent(first.ci_low)} to {percent(first.ci_high)}; {tied} full sets cannot be told "
-            "from it."
+            f"{percent(first.ci_low)} to {percent(first.ci_high)}; {tied} other "
+            f"full {'set' if tied == 1 else 'sets'} cannot be told from it."
         ),
         note=(
             f"Each set on {'all' if report.full else 'part of the'} questions. Tied: the "
@@ -136,7 +136,8 @@ def best_sets(report: Report) -> Figure | None:
 def _price(report: Report, entry: Entry) -> str:
     """What a set costs, in words."""
     if entry.row.cost is None:
-        return f"{entry.row.n_layers} layers"
+        n = entry.row.n_layers
+        return f"{n} {'layer' if n == 1 else 'layers'}"
     what, _, unit = report.cost.title.rpartition(", ")
     return f"{what} {report.cost.text(entry.row.cost)} {unit}"
 
@@ -220,14 +221,14 @@ def score_by_size(report: Report) -> Figure | None:
         f"{_price(report, e)} ({shown(e.row.layers)}): {percent(e.row.score)}" for e in front
     )
     alone = report.references.values()
-    ends = "; ".join(f"the {r.called} alone: {percent(r.score)}" for r in alone)
+    ends = "".join(f" The {r.called} alone: {percent(r.score)}." for r in alone)
     return Figure(
         name="score-by-size",
         title=f"Score against {'the number of donor layers' if sizes else report.cost.title}",
         short="Score by size" if sizes else "Score by cost of a set",
         alt=(
-            f"Scatter of all evaluated sets. Best of each {'size' if sizes else 'cost'}: {steps}. "
-            f"{ends}."
+            f"Scatter of all evaluated sets. Best of each {'size' if sizes else 'cost'}: {steps}."
+            f"{ends}"
         ),
         note=(
             (

@@ -93,8 +93,8 @@ def tiles(report: Report) -> list[Tile]:
     price = f"for the price of {course.cost:.0f} full evaluations"
     if held is not None and course.seconds:
         price += f", in {duration(course.seconds)}"
-    if report.funnel.fast:
-        found.append(Tile("layer sets", f"{report.funnel.fast:,}", price))
+    if report.funnel.evaluated:
+        found.append(Tile("layer sets", f"{report.funnel.evaluated:,}", price))
     if report.savings.together is not None:
         parts = [f"{percent(report.savings.racing, 0)} by racing"]
         if report.savings.prefixes is not None:
@@ -140,7 +140,7 @@ def leaderboard_table(report: Report, most: int) -> Table:
         ],
         rows=rows,
         note=(
-            f"The best of {report.funnel.fast:,} layer sets, from {report.course.questions:,} "
+            f"The best of {report.funnel.evaluated:,} layer sets, from {report.course.questions:,} "
             f"answers. {lucky} Sets on all {report.n_full:,} questions stand before those on part "
             "of them. Behind: points less than the first, on the same questions; tied: that may "
             "well be chance (p above 0.05)."
@@ -219,7 +219,7 @@ def cost_table(report: Report) -> Table:
         [
             "all",
             sum(p.trials for p in whole.phases),
-            report.funnel.fast,
+            report.funnel.evaluated,
             f"{whole.questions:,}",
             f"{whole.cost:.1f}",
             percent(1.0, 0),
@@ -231,7 +231,7 @@ def cost_table(report: Report) -> Table:
     if saved.racing is not None:
         note += (
             f" Racing, and fast questions first, spared {percent(saved.racing)} of what evaluating "
-            f"all {report.funnel.fast:,} sets in full would ask"
+            f"all {report.funnel.evaluated:,} sets in full would ask"
         )
         if saved.prefixes is not None:
             passes = sum(w.passes for w in report.workers)

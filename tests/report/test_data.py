@@ -25,7 +25,7 @@ from optlayers.report.page import numeric, page, typeset
 from optlayers.report.progress import Failure, failures, funnel, savings
 from optlayers.report.text import as_data, markdown
 from optlayers.report.theme import DARK, PHASES, SEARCHES, SOFT, SURFACE
-from optlayers.search import Record, paired_difference, read_records
+from optlayers.search import Record, StratifiedScore, paired_difference, read_records
 from optlayers.worklog import WorkerState
 
 
@@ -48,9 +48,12 @@ def test_the_funnel_counts_distinct_sets_by_how_far_they_came() -> None:
             record(5, (4,), state=TrialState.RUNNING, score=None),
             record(6, (5,), state=TrialState.WAITING, score=None),
             record(7, (6,), state=TrialState.FAIL, score=None),
-        ]
+            record(8, (5, 6), goal="step", phase="explore", questions=8),
+        ],
+        n_fast=32,
     )
-    assert [count for _, count, _ in found.steps()] == [6, 4, 1, 2, 1]
+    assert found.evaluated == 5
+    assert [count for _, count, _ in found.steps()] == [7, 4, 2, 2, 1]
 
 
 def test_what_failed_is_told_apart_from_what_went_back() -> None:
@@ -156,6 +159,26 @@ def test_what_was_paid_adds_up(finished: Finished) -> None:
     full = [s.score for s in report.course.full]
     assert full == sorted(full)
     assert full[-1] == report.entries[0].row.score
+    # The grey line is of the fast questions, not of the part of them that a race begins with.
+    fast = [s.score for s in report.course.fast]
+    assert fast == sorted(fast)
+    known = landscape()
+    scale = StratifiedScore(strata=known.order.subject, weights=known.order.weights)
+    reached = [e.row.layers for e in report.entries if e.row.questions >= report.n_fast]
+    rows = [known.answers[known.index[LayerSet(tuple(layers))]] for layers in reached]
+    assert fast[-1] == pytest.approx(max(scale.score(row[: report.n_fast]) for row in rows))
+    assert report.funnel.fast == len(reached) < report.funnel.evaluated
+
+
+def test_every_full_set_has_its_fast_score_beside_it(finished: Finished) -> None:
+    """Though the trial that took it further may have asked later questions only."""
+    report, known = finished.report, landscape()
+    assert len(report.fast_full) == len(report.full)
+    scale = StratifiedScore(strata=known.order.subject, weights=known.order.weights)
+    for pair in report.fast_full:
+        answers = known.answers[known.index[LayerSet(tuple(pair.layers))]]
+        assert pair.fast == pytest.approx(scale.score(answers[: report.n_fast]))
+        assert pair.full == pytest.approx(scale.score(answers))
 
 
 def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
