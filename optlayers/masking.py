@@ -9,8 +9,9 @@ MASK = "***"
 # Shorter ones are left to the patterns: masked wherever they stand, they would garble any text.
 _LEAST = 4
 
-# To the last @, so that a password which holds one does not show its end.
-_IN_URL = re.compile(r"(://[^:/@\s]*):.*@")
+# To the last @, so that a password which holds one does not show its end. What is masked already
+# stays, or the words up to a later @ would go with it.
+_IN_URL = re.compile(r"(://[^:/@\s]*):(?!\*\*\*@).*@")
 _IN_QUERY = re.compile(r"([?&](?:password|passwd|sslpassword)=)[^&\s]*")
 
 _known: set[str] = set()

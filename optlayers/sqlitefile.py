@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from optlayers.errors import StorageError
+from optlayers.masking import mask_password
 
 BUSY_SECONDS = 60
 _TRIES = 20
@@ -28,7 +29,13 @@ def set_pragmas(connection: Any, _record: Any) -> None:
 
 def check_file(url: str) -> None:
     """Raise `StorageError` for an SQLite database that is no file, or in no folder."""
-    path = make_url(url).database
+    parts = make_url(url)
+    path = parts.database
+    if parts.host or parts.username or "\0" in (path or ""):
+        raise StorageError(
+            f"storage {mask_password(url)}: names no file; write three slashes and a path, such as "
+            "sqlite:///optuna.db"
+        )
     if not path or path == ":memory:":
         raise StorageError(
             f"storage {url}: workers are processes of their own and need a file; "

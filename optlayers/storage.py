@@ -130,11 +130,20 @@ def open_storage(
     return PatientStorage(storage, patience)
 
 
+_DRIVERS = {
+    "postgresql": "write postgresql+psycopg://, and install optlayers[postgres]",
+    "mysql": "write mysql+pymysql://, and install optlayers[mysql]",
+    "mariadb": "write mysql+pymysql://, and install optlayers[mysql]",
+    "sqlite": "write sqlite:///",
+    GRPC: "install optlayers[grpc]",
+}
+
+
 def _no_driver(shown: str, error: Exception) -> StorageError:
-    return StorageError(
-        f"storage {shown}: its driver is missing ({error}); install optlayers[postgres], "
-        "optlayers[mysql] or optlayers[grpc]"
-    )
+    backend = shown.partition(":")[0].partition("+")[0]
+    mend = _DRIVERS.get(backend, "use SQLite, PostgreSQL, MySQL or MariaDB")
+    why = str(error).splitlines()[0].rstrip(".")
+    return StorageError(f"storage {shown}: its driver is missing ({why}); {mend}")
 
 
 def _open_proxy(url: str, patience: Patience, wait: bool) -> BaseStorage:

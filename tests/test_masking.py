@@ -47,3 +47,9 @@ def test_a_password_that_is_a_common_word_garbles_no_text() -> None:
     remember_password("postgresql://me:db@host/db")
     assert mask_password("the db is away") == "the db is away"
     assert mask_password("postgresql://me:db@host/db") == "postgresql://me:***@host/db"
+
+
+def test_what_is_masked_already_keeps_the_words_after_it() -> None:
+    shown = mask_password("mysql+pymysql://me:s3cret@host/db")
+    told = f"storage {shown}: access denied for user 'me'@'host'; write user@host"
+    assert mask_password(told) == told

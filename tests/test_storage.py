@@ -74,6 +74,14 @@ def test_an_error_of_the_driver_is_one_line_without_the_password() -> None:
         ("mysql+mysqldb://me:s3cret@host/db", ["***", "driver", "optlayers[mysql]"]),
         ("sqlite:///:memory:", ["file"]),
         ("sqlite://", ["file"]),
+        ("sqlite://host/x.db", ["names no file", "three slashes"]),
+        ("sqlite://me:s3cret@/x.db", ["names no file", "***"]),
+        ("sqlite:///a%00.db", ["names no file"]),
+        ("sqlite+aiosqlite:///x.db", ["driver", "write sqlite:///"]),
+        (
+            "postgresql+psycopg://me:s3cret@host:no/db",
+            ["me:***@host:no/db", "not a database URL"],
+        ),
     ],
 )
 def test_a_url_that_cannot_serve_is_one_line_with_the_mend(url: str, words: list[str]) -> None:
