@@ -19,7 +19,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from optlayers.errors import InputError, StudyFileError
 from optlayers.graft import Graft, Swap
@@ -129,7 +128,7 @@ class StudyDefinition(Part):
         if "donors" not in info.data:
             return donor  # they are at fault themselves
         if donor is None and info.data["donors"] is None:
-            raise PydanticCustomError("missing", "field required")
+            raise ValueError("is missing; add it")
         if donor is not None and info.data["donors"] is not None:
             raise ValueError("is given, and donors too; keep one of them")
         return donor
