@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from optlayers.masking import mask_password
 
 BUSY_SECONDS = 60
 _TRIES = 20
+# Less room than the log of one transaction takes.
+_LEAST = 1_000_000
 
 
 def set_pragmas(connection: Any, _record: Any) -> None:
@@ -71,9 +74,10 @@ def prepare_file(url: str) -> None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise StorageError(
-            f"storage {url}: {error}; name a file that can be written and is an SQLite database"
-        ) from None
+        mend = "name a file that can be written and is an SQLite database"
+        if "disk" in str(error) and shutil.disk_usage(Path(path).absolute().parent).free < _LEAST:
+            mend = "its disk is full, so make room"
+        raise StorageError(f"storage {url}: {error}; {mend}") from None
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

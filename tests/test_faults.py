@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -116,6 +117,13 @@ def test_a_full_disk_is_waited_out_and_nothing_is_torn(small_disk: Path) -> None
         subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
         assert done.result(timeout=60)
     assert_sound(open_study(url, SMALL), small=True)
+
+
+def test_a_full_disk_is_named_when_a_database_is_opened(small_disk: Path) -> None:
+    with contextlib.suppress(OSError):
+        (small_disk / "ballast").write_bytes(b"x" * 1_100_000)
+    with pytest.raises(StorageError, match="its disk is full, so make room"):
+        open_storage(f"sqlite:///{small_disk / 'optuna.db'}")
 
 
 def test_a_disk_that_stays_full_ends_the_worker_and_the_study_goes_on_later(

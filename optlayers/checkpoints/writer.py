@@ -144,17 +144,16 @@ def export_hybrid(
     parents = (base, donor, *others)
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"--dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: it exists already; choose another, or remove it")
+    check_target(out)
     target = DTYPES[dtype] if dtype else None
     pieces = plan_pieces(parents, layers, graft)
     shards = plan_shards(pieces, target, by_layer=shelf is not None)
     partial = out.parent / f".{out.name}.partial-{socket.gethostname()}-{os.getpid()}"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         _sweep(out)
         new = [s for s in shards if shelf is None or _key(s, target) not in shelf.files]
         _check_space(out, sum(_size(shard, target) for shard in new) + SPARE_BYTES)
+        out.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         written = _write_weights(partial, shards, target, progress, shelf)
         _write_config(partial, parents, layers, graft, _dtype_of(pieces, target))
@@ -171,13 +170,35 @@ def export_hybrid(
         _onto_disk(out.parent)
     except OSError as error:
         raise ExportError(
-            f"--out {out}: could not be written ({error}); nothing was left behind"
+            f"--out {out}: could not be written ({error}); nothing was left behind. "
+            "Mend that, or choose another folder"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if shelf is not None:
         shelf.files.update({key: (out / file, sha) for key, (file, sha) in written.items()})
     return out
+
+
+def check_target(out: Path) -> None:
+    """Raise `InputError` where no checkpoint can appear at `out`: it is there, or below a file.
+
+    An empty folder is taken, a link is not: what it leads to is not replaced.
+    """
+    try:
+        taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; choose another folder") from None
+    if taken:
+        raise InputError(f"--out {out}: it exists already; choose another, or remove it")
+    above = _above(out)
+    if not above.is_dir():
+        raise InputError(f"--out {out}: {above} is no folder; choose another")
+
+
+def _above(out: Path) -> Path:
+    """The nearest of the folders above that is there, whatever it is."""
+    return next(path for path in out.absolute().parents if os.path.lexists(path))
 
 
 def _hashes(folder: Path, written: Mapping[Any, tuple[str, str]]) -> dict[str, str]:
@@ -189,7 +210,7 @@ def _hashes(folder: Path, written: Mapping[Any, tuple[str, str]]) -> dict[str, s
 
 
 def _check_space(out: Path, need: int) -> None:
-    free = shutil.disk_usage(out.parent).free
+    free = shutil.disk_usage(_above(out)).free
     if free < need:
         raise ExportError(
             f"--out {out}: {need / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "

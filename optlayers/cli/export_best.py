@@ -32,7 +32,7 @@ def export_best(
     With --link, a file of one folder may be a file of another: change none in place. With --push,
     each goes to a repository of its own, REPO-01-layers-3-7 and so on.
     """
-    from optlayers.checkpoints.writer import Shelf
+    from optlayers.checkpoints.writer import Shelf, check_target
     from optlayers.cli.export import checked, keep, open_all, upload, write
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
@@ -54,8 +54,7 @@ def export_best(
         say(f"only {len(rows)} layer sets were evaluated")
     targets = [out / f"{row.rank:02d}-layers-{_named(row.layers)}" for row in rows]
     for target in targets:
-        if target.exists():
-            raise InputError(f"--out {target}: it exists already; choose another, or remove it")
+        check_target(target)
     parents = open_all(definition)
     shelf = Shelf() if link else None
     for row, target in zip(rows, targets, strict=True):

@@ -168,7 +168,7 @@ def keep_reports(study: optuna.Study, url: str, exports: Iterable[Path]) -> int:
 
     An artifact of the same name is replaced. Returns how many files were kept.
     """
-    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
     folder = artifact_folder(url)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def keep_reports(study: optuna.Study, url: str, exports: Iterable[Path]) -> int:
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")
         store = FileSystemArtifactStore(base_path=str(folder))
-        old = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
+        old = _kept(study)
         for export in exports:
             for name in REPORTS:
                 if not (export / name).is_file():
@@ -193,3 +193,10 @@ def keep_reports(study: optuna.Study, url: str, exports: Iterable[Path]) -> int:
                     (folder / before).unlink(missing_ok=True)
                 kept += 1
     return kept
+
+
+def _kept(study: optuna.Study) -> dict[str, str]:
+    """The artifacts of a study by file name. Optuna's own list of them ends at a removed one."""
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    found = [json.loads(text) for key, text in attrs.items() if key.startswith("artifacts:")]
+    return {meta["filename"]: meta["artifact_id"] for meta in found if meta is not None}

@@ -210,7 +210,10 @@ def test_a_target_that_exists_is_refused_and_left_alone(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("precious")
     (tmp_path / "file").write_text("precious")
-    for name in ("out", "file"):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "nowhere").symlink_to("nothing")
+    for name in ("out", "file", "link", "nowhere"):
         with pytest.raises(InputError, match=f"{name}: it exists already; choose another"):
             write(pair, tmp_path / name)
     assert (tmp_path / "out" / "mine.txt").read_text() == "precious"
@@ -235,17 +238,18 @@ def test_too_little_space_says_how_much_is_needed(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(ExportError, match=r"0\.05 GB are needed and 0\.00 GB are free; free some"):
-        write(pair, tmp_path / "out")
+        write(pair, tmp_path / "deep" / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_parent_that_is_a_file_is_one_line(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+@pytest.mark.parametrize("where", ["file/out", "file/deep/out", "nowhere/out"])
+def test_a_target_below_what_is_no_folder_is_refused(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, where: str
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ExportError, match="could not be written") as caught:
-        write(pair, tmp_path / "file" / "out")
-    assert "\n" not in str(caught.value)
+    (tmp_path / "nowhere").symlink_to("nothing")
+    with pytest.raises(InputError, match=r"(file|nowhere)(/deep)? is no folder|Not a directory"):
+        write(pair, tmp_path / where)
 
 
 def test_a_folder_without_a_tokenizer_leaves_nothing(

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import optuna
+
+from optlayers.report.dashboard import keep_reports
 from optlayers.report.notes import study_note
 
 DEFINITION = {
@@ -26,3 +32,18 @@ def test_a_password_is_asked_for_once_and_not_shown() -> None:
         "\nexport OPTLAYERS_STORAGE='postgresql+psycopg://me:***@host/db'  # the password for ***\n"
         "optlayers search --study mine\n"
     ) in note
+
+
+def test_a_report_is_replaced_again_and_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    study = optuna.create_study(storage=url, study_name="mine")
+    export = tmp_path / "01-layers-3"
+    export.mkdir()
+    for text in ("first", "second", "third"):
+        (export / "README.md").write_text(text)
+        assert keep_reports(study, url, [export]) == 1
+        [kept] = (tmp_path / "optuna-artifacts").iterdir()
+        assert kept.read_text() == text
+        attrs = study._storage.get_study_system_attrs(study._study_id)
+        listed = [json.loads(v) for k, v in attrs.items() if k.startswith("artifacts:")]
+        assert [m["artifact_id"] for m in listed if m is not None] == [kept.name]
