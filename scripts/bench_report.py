@@ -133,7 +133,7 @@ def main() -> None:
         size = (folder / "optuna.db").stat().st_size
         lines.append(
             f"| making the study of {args.trials:,} trials | {made:.1f} "
-            f"| {time.process_time():.1f} | {size / 1e6:.1f} |"
+            f"| {time.process_time():.1f} | {size / 1e6:.2f} |"
         )
         for kind in ("html", "md", "json"):
             target = folder / f"report.{kind}"
@@ -147,11 +147,12 @@ def main() -> None:
             seconds = time.perf_counter() - began
             size = target.stat().st_size
             lines.append(
-                f"| report.{kind} | {seconds:.1f} | {used() - before:.1f} | {size / 1e6:.1f} |"
+                f"| report.{kind} | {seconds:.1f} | {used() - before:.1f} | {size / 1e6:.2f} |"
             )
     table = "\n".join(lines)
     print(table)
     if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "report.md").write_text(
             "# The report of a large study\n\nMade by `scripts/bench_report.py` on two CPU cores: "
             f"32 layers, 57 subjects, 14,022 questions; the whole command.\n\n{table}\n",

@@ -34,6 +34,13 @@ def console() -> Console:
     return Console(file=sys.stdout, highlight=False)
 
 
+def _table(title: str) -> Table:
+    """An empty table in the look of all of them."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    return table
+
+
 def rows_table(
     rows: Sequence[Row],
     title: str,
@@ -48,8 +55,7 @@ def rows_table(
     """
     proof = proof[: len(rows)]
     wide = width >= WIDE
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.padding = (0, 1, 0, 0)
+    table = _table(title)
     columns = _columns(wide, proof, cost)
     for name in columns:
         table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=True)
@@ -116,15 +122,13 @@ def _held_out(found: HeldOut | None, with_interval: bool) -> str:
 
 def held_out_table(found: Sequence[HeldOut], donors: Donors) -> Table:
     """The held-out check as a table; scores in per cent."""
-    title = f"on {found[0].questions} held-out questions, which no decision has seen"
-    table = Table(title=title, title_justify="left")
-    for name in ("", "score", "95 % interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("layers", no_wrap=True)
+    table = _table(f"held-out check on {found[0].questions} questions")
+    for name in ("", "layers", "score", "95 %"):
+        table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=True)
     for row in found:
         layers = "all" if row.name in donors else ",".join(map(str, row.layers)) or "none"
         interval = f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}"
-        table.add_row(row.name, f"{100 * row.score:.1f} %", interval, layers)
+        table.add_row(row.name, layers, f"{100 * row.score:.1f}", interval)
     return table
 
 

@@ -38,7 +38,7 @@ MOST_NOTES = 1500
 PANEL_HEIGHT = 440
 SHOWN = "optlayers:shown"
 # Changes with what is drawn, so that studies of before are drawn anew.
-LOOK = 3
+LOOK = 4
 ARTIFACTS_ENV = "OPTLAYERS_ARTIFACTS"
 REPORTS = ("README.md", "checkpoint_info.json")
 

@@ -48,8 +48,9 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
         f"{donors} to put into `{definition['base']['model']}`.\n\n"
         f"A trial is one layer set: `layer_07 = {one}` puts layer 7 of {of} into the base. The "
         "objective, *score*, is the share of right answers; a pruned trial ended on part of the "
-        "questions, and its score flatters more. Sort trials by the user attributes `score`, "
-        "`size` (number of layers), `set`, `questions` or `generation`. The dashboard's "
+        "questions, and its score flatters more. The table under *Smart Selection* sorts trials by "
+        "the user attributes `score`, `size` (number of layers), `questions`, `generation` and "
+        "others that are numbers. The dashboard's "
         "importances rest on complete trials alone, in which the best layers are nearly "
         "always the donor's, so that "
         "these look unimportant; *What each layer adds* rests on all trials.\n\n"
@@ -66,7 +67,7 @@ def trial_note(record: Record, subjects: Sequence[str], strata: Any, donors: Don
         mine = np.asarray(strata)[: len(answers)]
         asked = np.bincount(mine, minlength=len(subjects)).tolist()
         total = np.bincount(mine, weights=answers, minlength=len(subjects)).tolist()
-        lines += ["| subject | right | of | |", "|---|---|---|---|"]
+        lines += ["| subject | right | questions | share |", "|---|--:|--:|--:|"]
         for name, r, n in zip(subjects, total, asked, strict=False):
             if n:
                 lines.append(f"| {name} | {r:g} | {n} | {percent(r / n, 0)} |")
