@@ -72,7 +72,9 @@ class Pool:
 
     def _start(self, slot: Slot) -> None:
         slot.lines.clear()
-        command = [sys.executable, "-m", "optlayers", *slot.command]
+        # A file of the user's such as re.py, in the folder where they search, is no module of ours.
+        apart = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+        command = [sys.executable, *apart, "-m", "optlayers", *slot.command]
         if self._end is not None:
             left = self._end - time.monotonic()
             if left <= 0:

@@ -101,3 +101,15 @@ def test_workers_that_do_not_leave_are_ended(
     assert time.monotonic() - began < 5
     codes = [slot.process.returncode for slot in found.slots if slot.process is not None]
     assert codes == [-9, -9]
+
+
+def test_what_lies_in_the_users_folder_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "re.py").write_text("raise SystemExit('a file of the user')\n")
+    monkeypatch.chdir(tmp_path)
+    found = Pool([Slot(["studies"], "cpu")], {})
+    found.start()
+    [slot] = found.slots
+    assert slot.process is not None
+    assert slot.process.wait(timeout=60) == 0, list(slot.lines)
