@@ -23,6 +23,7 @@ def leaderboard(
     json: JsonOption = False,
 ) -> None:
     """List the evaluated layer sets of a study, best first."""
+    from optlayers.cli.stored import study_of
     from optlayers.cli.tables import NOTHING_YET, console, print_json, rows_table
     from optlayers.cost import cost_of
     from optlayers.evidence import evidence, looked
@@ -30,11 +31,10 @@ def leaderboard(
     from optlayers.leaderboard import leaderboard as read_rows
     from optlayers.search import read_records
     from optlayers.storage import open_study, storage_errors
-    from optlayers.study import load_study
 
     if top is not None:
         at_least("--top", top, 1)
-    definition = load_study(study)
+    definition = study_of(study, storage)
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
         records = read_records(opened.get_trials(deepcopy=False))

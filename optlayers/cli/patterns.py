@@ -26,14 +26,14 @@ def patterns(
     json: JsonOption = False,
 ) -> None:
     """Show which layers help or harm, which work together, and how sure that is."""
+    from optlayers.cli.stored import study_of
     from optlayers.cli.tables import console, print_json
     from optlayers.errors import InputError
     from optlayers.search import explain, keys, read_records
     from optlayers.storage import open_study, storage_errors
-    from optlayers.study import load_study
 
     at_least("--top", top, 1)
-    definition = load_study(study)
+    definition = study_of(study, storage)
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
         n_layers = int(opened.user_attrs.get(keys.N_LAYERS, 0))

@@ -47,13 +47,13 @@ def report(
     """Write a report of a study, finished or under way: one file that needs no network."""
     import json as jsonlib
 
+    from optlayers.cli.stored import study_of
     from optlayers.errors import InputError
     from optlayers.report.baselines import read_baselines
     from optlayers.report.data import gather
     from optlayers.report.figures import figures
     from optlayers.report.images import browser, write_images
     from optlayers.storage import open_study, storage_errors
-    from optlayers.study import load_study
 
     chosen = kind or (Format(out.suffix[1:]) if out and out.suffix[1:] in list(Format) else None)
     chosen = chosen or Format.html
@@ -62,7 +62,7 @@ def report(
         raise InputError(f"--out {target}: not a file in a folder that exists; name another")
     if images is not None:
         browser()
-    definition = load_study(study)
+    definition = study_of(study, storage)
     beside = read_baselines(baselines) if baselines is not None else []
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):

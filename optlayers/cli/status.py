@@ -23,15 +23,15 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Show phase, trials and best layer set of a study."""
+    from optlayers.cli.stored import study_of
     from optlayers.cli.tables import print_json, status_lines
     from optlayers.errors import InputError
     from optlayers.leaderboard import status as read_status
     from optlayers.storage import open_study, storage_errors
-    from optlayers.study import load_study
 
     if watch and json:
         raise InputError("--watch and --json: a view that renews itself is no JSON; choose one")
-    definition = load_study(study)
+    definition = study_of(study, storage)
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
         if watch:

@@ -14,15 +14,21 @@ from optlayers.layerset import DONOR, ONE, Donors
 from optlayers.masking import MASK
 from optlayers.report.figure import given_by, interval, percent, shown
 from optlayers.search import Goal, Record, keys
+from optlayers.study import shipped_studies
 
 # By it a note is known as ours; one that somebody wrote is left alone.
 MARK = "*Written by optlayers.*"
 
 
+def called(name: str) -> str:
+    """What `--study` takes for a study of that name: a shipped name, or a file."""
+    return name if name in {path.stem for path in shipped_studies()} else f"{name}.yaml"
+
+
 def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
     """What the study asks, its definition, and the commands that go with it."""
     name = definition["name"]
-    option, first = f" --study {name}", ""
+    option, first = f" --study {called(name)}", ""
     if MASK in shown_url:
         first = f"export OPTLAYERS_STORAGE={shlex.quote(shown_url)}  # the password for {MASK}\n"
     elif shown_url:
@@ -33,6 +39,8 @@ def study_note(definition: dict[str, Any], text: str, shown_url: str) -> str:
     one = definition["donors"][0]["name"] if several else DONOR
     of = f"donor {one}" if several else "the donor"
     budget, parts = definition["layers"], Graft(definition["swap"]).parts
+    if called(name) != name:
+        first = f"# {called(name)}: the study file, or what stands below\n{first}"
     commands = "\n".join(
         f"optlayers {command}{option}{rest}"
         for command, rest in (

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from optlayers import __version__
 from optlayers.report.data import Report
 from optlayers.report.figure import Figure
+from optlayers.report.notes import called
 from optlayers.report.tables import (
     cost_table,
     failures_table,
@@ -70,7 +71,7 @@ def page(report: Report, figures: Sequence[Figure]) -> str:
         failures=failed,
         workers=workers_table(report),
         versions=versions_table(report),
-        command=f"optlayers search --study {report.name}",
+        command=f"optlayers search --study {called(report.name)}",
         definition=definition_text(report),
         version=__version__,
         figures_json=_embedded({f.name: {**f.plot, "height": f.height} for f in figures}),

@@ -55,3 +55,12 @@ def test_bad_input_is_one_line(
     assert said in done.err
     assert len(done.err.splitlines()) == 1
     assert not (finished.folder / "report.html").exists()
+
+
+def test_a_study_of_the_database_is_known_by_its_name(finished: Finished, report: Report) -> None:
+    done = report("--study", "replayed", "--out", "named.md")
+    assert done.code == 0, done.err
+    assert "2, 5, 7" in (finished.folder / "named.md").read_text("utf-8")
+    done = report("--study", "elsewhere")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "study 'elsewhere': neither a file nor a shipped study" in done.err

@@ -206,7 +206,7 @@ def test_the_dashboard_shows_the_study_its_layers_and_a_trial(
     tab.wait_for_selector("text=What each layer adds")
     tab.wait_for_selector("text=01-layers-2-5-7-README.md")
     tab.goto(f"{dashboard}/dashboard/studies/1/note")
-    tab.wait_for_selector("text=optlayers report --study replayed")
+    tab.wait_for_selector("text=optlayers report --study replayed.yaml")
     best = finished.report.entries[0].row.trial
     tab.goto(f"{dashboard}/dashboard/studies/1/trials?numbers={best}")
     tab.wait_for_selector("text=Layers 2, 5, 7")

@@ -20,17 +20,22 @@ DEFINITION = {
 
 
 def test_the_commands_of_a_note_can_be_typed() -> None:
-    assert "\noptlayers search --study mine\n" in study_note(DEFINITION, "", "")
-    assert "search --study mine --storage sqlite:///x.db\n" in study_note(
+    assert "\noptlayers search --study mine.yaml\n" in study_note(DEFINITION, "", "")
+    assert "search --study mine.yaml --storage sqlite:///x.db\n" in study_note(
         DEFINITION, "", "sqlite:///x.db"
     )
+
+
+def test_a_shipped_study_is_called_by_its_name() -> None:
+    note = study_note({**DEFINITION, "name": "demo"}, "", "")
+    assert "```bash\noptlayers search --study demo\n" in note
 
 
 def test_a_password_is_asked_for_once_and_not_shown() -> None:
     note = study_note(DEFINITION, "", "postgresql+psycopg://me:***@host/db")
     assert (
         "\nexport OPTLAYERS_STORAGE='postgresql+psycopg://me:***@host/db'  # the password for ***\n"
-        "optlayers search --study mine\n"
+        "optlayers search --study mine.yaml\n"
     ) in note
 
 
