@@ -34,6 +34,10 @@ def check_file(url: str) -> None:
     """Raise `StorageError` for an SQLite database that is no file, or in no folder."""
     parts = make_url(url)
     path = parts.database
+    if parts.get_driver_name() != "pysqlite":
+        raise StorageError(
+            f"storage {mask_password(url)}: no driver that is used here; write sqlite:///"
+        )
     if parts.host or parts.username or "\0" in (path or ""):
         raise StorageError(
             f"storage {mask_password(url)}: names no file; write three slashes and a path, such as "

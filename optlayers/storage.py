@@ -134,7 +134,6 @@ _DRIVERS = {
     "postgresql": "write postgresql+psycopg://, and install optlayers[postgres]",
     "mysql": "write mysql+pymysql://, and install optlayers[mysql]",
     "mariadb": "write mysql+pymysql://, and install optlayers[mysql]",
-    "sqlite": "write sqlite:///",
     GRPC: "install optlayers[grpc]",
 }
 

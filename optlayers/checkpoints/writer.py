@@ -25,7 +25,7 @@ from optlayers.checkpoints.hashes import files_below, hash_files
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.tensorfile import FLOATS, Entry, write_tensors
 from optlayers.checkpoints.tokenizer import copy_tokenizer
-from optlayers.errors import ExportError, InputError
+from optlayers.errors import ExportError, InputError, ModelError
 from optlayers.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
 from optlayers.models import hybrid as hybrid_module
@@ -147,6 +147,8 @@ def export_hybrid(
     check_target(out)
     target = DTYPES[dtype] if dtype else None
     pieces = plan_pieces(parents, layers, graft)
+    dtype_of = _dtype_of(pieces, target)
+    _check_whole(pieces, hybrid_config(parents, layers, graft, dtype_of), parents)
     shards = plan_shards(pieces, target, by_layer=shelf is not None)
     partial = out.parent / f".{out.name}.partial-{socket.gethostname()}-{os.getpid()}"
     try:
@@ -156,7 +158,7 @@ def export_hybrid(
         out.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         written = _write_weights(partial, shards, target, progress, shelf)
-        _write_config(partial, parents, layers, graft, _dtype_of(pieces, target))
+        _write_config(partial, parents, layers, graft, dtype_of)
         copy_tokenizer(tokenizer, partial)
         folder = Path(hybrid_module.__file__).parent
         for file in MODELING:
@@ -194,6 +196,26 @@ def check_target(out: Path) -> None:
     above = _above(out)
     if not above.is_dir():
         raise InputError(f"--out {out}: {above} is no folder; choose another")
+
+
+def _check_whole(
+    pieces: Sequence[Piece], config: HybridConfig, parents: Sequence[Checkpoint]
+) -> None:
+    """Raise `ModelError` where the sources lack a weight of the hybrid.
+
+    Transformers would make one up, and only warn.
+    """
+    with torch.device("meta"):
+        model = HybridForCausalLM(config)
+    # A tied head is one parameter with the embedding, and so it is named once.
+    lacking = {name for name, _ in model.named_parameters()} - {piece.name for piece in pieces}
+    lacking.discard("lm_head.weight")  # tied in the file, if not in the model
+    if lacking:
+        sources = ", ".join(parent.name for parent in parents)
+        raise ModelError(
+            f"tensor {min(lacking)} of the hybrid is missing from the weights of {sources}; fetch "
+            "them again"
+        )
 
 
 def _above(out: Path) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import optlayers
@@ -25,7 +26,7 @@ from optlayers.checkpoints import writer
 from optlayers.checkpoints.info import checkpoint_info
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
-from optlayers.errors import ExportError, InputError
+from optlayers.errors import ExportError, InputError, ModelError
 from optlayers.layerset import LayerSet
 from optlayers.models.stack import LayerStack
 from optlayers.study import load_study
@@ -250,6 +251,20 @@ def test_a_target_below_what_is_no_folder_is_refused(
     (tmp_path / "nowhere").symlink_to("nothing")
     with pytest.raises(InputError, match=r"(file|nowhere)(/deep)? is no folder|Not a directory"):
         write(pair, tmp_path / where)
+
+
+def test_a_source_that_lacks_a_weight_is_refused(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    base, donor = pair
+    shutil.copytree(donor.folder, tmp_path / "donor")
+    [file] = (tmp_path / "donor").glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[f"model.layers.{LAYERS.indices[0]}.self_attn.q_proj.weight"]
+    save_file(tensors, file)
+    with pytest.raises(ModelError, match=r"q_proj\.weight of the hybrid is missing from"):
+        write((base, Checkpoint("donor", tmp_path / "donor")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_a_tokenizer_leaves_nothing(
