@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -102,6 +103,10 @@ class Checkpoint:
         try:
             return safe_open(self.folder / file, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
+            path = self.folder / file
+            if path.exists() and not os.access(path, os.R_OK):
+                # The library says that there is no such file.
+                raise ModelError(f"model {self.name}: {path} may not be read; allow it") from None
             raise ModelError(
                 f"model {self.name}: {file} is not a whole safetensors file ({error}); "
                 "fetch it again"
