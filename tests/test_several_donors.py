@@ -178,7 +178,7 @@ def test_what_people_read_has_the_names(trio: Trio, searched: optlayers.SearchRe
     text = markdown(report, drawn)
     assert "a (a) and b (b) to put into base" in text
     assert "Best: layers 1@a, 2@b with 100.0 %" in text
-    assert "the donor b alone" in text
+    assert "The donor b alone: " in text
     assert "1@a, 2@b" in page(report, drawn)
     rows = json.loads(run(trio, "leaderboard", "--storage", trio.url, "--json"))
     assert rows[0]["layers"] == ["1@a", "2@b"]
