@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from optlayers import __version__
+from optlayers.cli.leaving import EXIT_CODE
 from optlayers.errors import InputError, OptlayersError
 from optlayers.masking import mask_password, remember_password
 
@@ -119,6 +120,9 @@ def debugging() -> bool:
     return bool(os.environ.get("OPTLAYERS_DEBUG"))
 
 
+AGAIN = "optlayers: interrupted; run the same command again to go on"
+
+
 def say(text: str) -> None:
     """One line on standard error, without passwords."""
     print(mask_password(text), file=sys.stderr, flush=True)
@@ -153,13 +157,16 @@ def _guard(run: Callable[[], Any]) -> int:
     """Run and turn every way to fail into an exit code and a line."""
     try:
         code = run()
+        if code == EXIT_CODE:
+            # What the command line library makes of Ctrl-C.
+            say(AGAIN)
         return code if isinstance(code, int) else 0
     except typer.Exit as error:
         return int(error.exit_code)
     except typer.Abort:
-        # What the command line library makes of Ctrl-C.
-        say("optlayers: interrupted; run the same command again to go on")
-        return 130
+        # What it makes of Ctrl-C where it asks something.
+        say(AGAIN)
+        return EXIT_CODE
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())
@@ -168,8 +175,8 @@ def _guard(run: Callable[[], Any]) -> int:
         say(f"optlayers: {message}{_found(error)} (see `{called()} --help`)")
         return 2
     except KeyboardInterrupt:
-        say("optlayers: interrupted; run the same command again to go on")
-        return 130
+        say(AGAIN)
+        return EXIT_CODE
     except BrokenPipeError:
         # The reader (head, less) has left; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 import zlib
@@ -31,7 +32,7 @@ from optlayers.cli.app import (
 )
 from optlayers.cli.app import say as say_line
 from optlayers.cli.dashboard import write_notes
-from optlayers.cli.leaving import end_within
+from optlayers.cli.leaving import EXIT_CODE, end_within
 from optlayers.errors import Stopped, TimeUp
 from optlayers.storage import DEFAULT_URL
 
@@ -90,7 +91,7 @@ def worker(
         done = False
     except Stopped:
         say_line("stopped; the layer sets it had taken are back in the queue")
-        raise typer.Exit(130) from None
+        sys.exit(EXIT_CODE)  # not by `typer.Exit`, which would say that somebody interrupted it
     say_line("the study is done" if done else "time is up; the study goes on with other workers")
 
 

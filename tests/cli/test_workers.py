@@ -57,6 +57,7 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_returns_all_claims(tmp_path
     searching.send_signal(signal.SIGINT)
     assert searching.wait(timeout=20) == 130
     assert time.monotonic() - began < 10
+    assert "interrupted; run the same command again" in (tmp_path / "err").read_text()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     found = trials(url)
     assert TrialState.RUNNING not in {t.state for t in found}
