@@ -241,6 +241,26 @@ def test_the_chinese_readme_says_the_same() -> None:
         )
         # Each links to the other.
         assert one ^ other <= {english.name, chinese.name}
+    one, other = (
+        re.findall(r"\d+", "\n".join(re.findall(r"^\|.*", file.read_text("utf-8"), re.MULTILINE)))
+        for file in (english, chinese)
+    )
+    assert one == other, "the tables differ"
+
+
+def test_the_work_that_the_readme_says_is_that_of_the_benchmark() -> None:
+    """The row of optlayers, by column: the two tables order theirs otherwise."""
+    tables = []
+    for file in ("README.md", "benchmarks/search.md"):
+        text = (ROOT / file).read_text("utf-8")
+        found = re.findall(
+            r"^\|.*\| published \|$|^\| optlayers \| (?:not|\d).*", text, re.MULTILINE
+        )
+        heads, row = ([c.split()[:1] for c in line.strip("|").split("|")] for line in found[:2])
+        tables.append({tuple(head): cell for head, cell in zip(heads[1:], row[1:], strict=True)})
+    shown, measured = tables
+    assert len(shown) == 5
+    assert shown.items() <= measured.items()
 
 
 def test_the_results_of_the_readme_are_those_of_the_benchmark() -> None:

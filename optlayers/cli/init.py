@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,8 +88,8 @@ def init(
     if most > n_layers:
         raise InputError(f"--max-layers is {most}, and the models have {n_layers} layers; lower it")
     text = _TEMPLATE.format(
-        file=target,
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", target.stem).strip("-._") or "study",
+        file=shlex.quote(str(target)),
+        name=_quoted(re.sub(r"[^A-Za-z0-9._-]+", "-", target.stem).strip("-._") or "study"),
         base=_quoted(_relative(cheap, target)),
         donor=_quoted(_relative(strong, target)),
         base_shape=_shape(peeks[0]),
@@ -105,8 +106,8 @@ def init(
     target.write_text(text, encoding="utf-8")
     say(f"{n_layers} layers of width {peeks[0].config.hidden_size}; wrote {target}")
     say("Next:")
-    say(f"  optlayers fetch --study {target}")
-    say(f"  optlayers search --study {target}")
+    say(f"  optlayers fetch --study {shlex.quote(str(target))}")
+    say(f"  optlayers search --study {shlex.quote(str(target))}")
 
 
 def _asked(option: str, given: str | None, question: str, default: str | None = None) -> str:

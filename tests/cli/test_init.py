@@ -60,6 +60,16 @@ def test_it_writes_a_study_that_validates_and_asks_a_hub_for_configs_alone(
     assert text.count("#") > 8
 
 
+def test_a_file_may_be_named_by_a_number_or_with_spaces(
+    init: Init, tiny_pair: Path, tmp_path: Path
+) -> None:
+    pair = ("--base", str(tiny_pair / "base"), "--donor", str(tiny_pair / "donor"))
+    done = init(*pair, *TASKS, "--out", "my runs/2026.yaml")
+    assert done.code == 0, done.err
+    assert "optlayers search --study 'my runs/2026.yaml'\n" in done.err
+    assert load_study(str(tmp_path / "my runs" / "2026.yaml")).name == "2026"
+
+
 def test_it_asks_at_a_terminal(tiny_pair: Path, tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(tiny_pair)
     master, slave = pty.openpty()
