@@ -241,11 +241,11 @@ def test_the_chinese_readme_says_the_same() -> None:
         )
         # Each links to the other.
         assert one ^ other <= {english.name, chinese.name}
-    one, other = (
+    ours, others = (
         re.findall(r"\d+", "\n".join(re.findall(r"^\|.*", file.read_text("utf-8"), re.MULTILINE)))
         for file in (english, chinese)
     )
-    assert one == other, "the tables differ"
+    assert ours == others, "the tables differ"
 
 
 def test_the_work_that_the_readme_says_is_that_of_the_benchmark() -> None:
