@@ -18,8 +18,8 @@ from typing import Any
 
 import optuna
 
-from optlayers import holdout
 from optlayers.cost import cost_of
+from optlayers.holdout import is_done
 from optlayers.layerset import LayerSet
 from optlayers.leaderboard import Row, leaderboard, status
 from optlayers.report.data import Report, gather
@@ -93,7 +93,7 @@ def search_study(
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     opened = open_study(storage, definition, say=say)
     with storage_errors(storage):
-        if not _is_over(definition, opened):
+        if not is_done(opened, definition):
             where = pick_device(device)
             evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say)
             opened.pruner = pruner_for(definition, evaluator.order.n_fast)
@@ -152,12 +152,6 @@ def load_tokenizer(study: str | Path | StudyDefinition) -> Any:
     from optlayers.evaluation.evaluator import load_tokenizer as load
 
     return load(_definition(study))
-
-
-def _is_over(definition: StudyDefinition, opened: optuna.Study) -> bool:
-    if status(definition, opened).phase != "done":
-        return False
-    return holdout.is_over(opened, definition, read_records(opened.get_trials(deepcopy=False)))
 
 
 def _definition(study: str | Path | StudyDefinition) -> StudyDefinition:

@@ -21,8 +21,8 @@ from optlayers.cost import is_known
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import BASE, Donors, Labels, LayerSet, all_of
-from optlayers.leaderboard import leaderboard
-from optlayers.search import Record, StratifiedScore, donors_in, encode_answers, keys
+from optlayers.leaderboard import leaderboard, status
+from optlayers.search import Record, StratifiedScore, donors_in, encode_answers, keys, read_records
 from optlayers.study import StudyDefinition
 from optlayers.turns import finished, in_turn
 
@@ -104,6 +104,13 @@ def check(
         for name, sets in _missing(study, definition, records, evaluator.n_layers).items()
     }
     in_turn(study, worker, work, end=end, say=say)
+
+
+def is_done(study: optuna.Study, definition: StudyDefinition) -> bool:
+    """Whether the search is done, and the check that comes after it."""
+    if status(definition, study).phase != "done":
+        return False
+    return is_over(study, definition, read_records(study.get_trials(deepcopy=False)))
 
 
 def is_over(study: optuna.Study, definition: StudyDefinition, records: Sequence[Record]) -> bool:

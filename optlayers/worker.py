@@ -198,9 +198,10 @@ class Worker:
         Raises `RunError` where the study cannot go on; on `Stopped`, claims go back first.
         """
         started, pause = time.monotonic(), POLL_SECONDS
+        end = None if self.max_seconds is None else started + self.max_seconds
         self.claims.heart.start()
         try:
-            self._measure_cost(started)
+            self._measure_cost(end)
             while self._has_time(started):
                 held = self._claim()
                 if held:
@@ -219,7 +220,7 @@ class Worker:
                         self._records(),
                         _Watched(self),
                         self.claims.worker,
-                        end=None if self.max_seconds is None else started + self.max_seconds,
+                        end=end,
                         say=self.say,
                     )
                     self.log.say("done", now=True)
@@ -244,7 +245,7 @@ class Worker:
         finally:
             self.claims.heart.stop()
 
-    def _measure_cost(self, started: float) -> None:
+    def _measure_cost(self, end: float | None) -> None:
         """Keep with the study what its layers cost, where that is to be counted; once for all."""
         kind = self.definition.cost
         if is_known(self.definition, self.study.user_attrs):
@@ -257,7 +258,6 @@ class Worker:
             found = costs(kind) if costs else counted(self.evaluator.n_layers, n_donors)
             self.study.set_user_attr(key_of(kind), found)
 
-        end = None if self.max_seconds is None else started + self.max_seconds
         in_turn(self.study, self.claims.worker, {f"{kind} of layers": measure}, end=end)
 
     def _has_time(self, started: float) -> bool:

@@ -63,6 +63,7 @@ def search(
 ) -> None:
     """Search the best layer sets of a study; run the same command again to go on."""
     from optlayers.cli.placement import cores, parse_devices, places, visible_gpus
+    from optlayers.holdout import is_done
     from optlayers.storage import open_study, storage_errors
     from optlayers.study import load_study
 
@@ -78,7 +79,7 @@ def search(
     placed = places(parse_devices(devices, gpus), workers, per_device, cores())
     opened = open_study(storage, definition, say=say)
     with storage_errors(storage):
-        if _is_over(definition, opened):
+        if is_done(opened, definition):
             say(f"study {definition.name!r} is finished")
         else:
             if replay is None:
@@ -98,23 +99,12 @@ def search(
                 definition,
                 opened,
             )
-            if not _is_over(definition, opened):
+            if not is_done(opened, definition):
                 say("time is up; run the same command again to go on")
         _summary(definition, opened, study, storage, json)
         if replay is None:
             # Last of all, since the dashboard's library takes seconds to load.
             write_notes(opened, definition, storage)
-
-
-def _is_over(definition: Any, opened: Any) -> bool:
-    """Whether the search is done, and the check that comes after it."""
-    from optlayers import holdout
-    from optlayers.leaderboard import status
-    from optlayers.search import read_records
-
-    if status(definition, opened).phase != "done":
-        return False
-    return holdout.is_over(opened, definition, read_records(opened.get_trials(deepcopy=False)))
 
 
 def _bring(definition: Any) -> None:
