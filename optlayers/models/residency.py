@@ -137,7 +137,7 @@ class Layers:
         Layers of one kind are built alike and share their slots.
         """
         kind = next(module.parameters()).dtype
-        host = torch.empty(flat_size(module), dtype=kind, pin_memory=True)
+        host = torch.empty(flat_size(module), dtype=kind, device="cpu", pin_memory=True)
         flatten(module, host)
         if not self._slots:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
