@@ -1,7 +1,7 @@
 """The discrete Mamba-2 operation (SSD) of Llamba: a step-by-step reference and a fast form.
 
 Shapes: B batch, T tokens, H value heads, P head width, G query-key groups (H a multiple of
-G), N state size, Q chunk length.
+G), N state size, Q chunk length, c chunks.
 
 Per head, with a_t = exp(-softplus(A_log_t)):
 
@@ -16,10 +16,10 @@ exported checkpoint.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
-
-CHUNK = 128
 
 
 def log_decay(A_log: torch.Tensor) -> torch.Tensor:
@@ -55,6 +55,14 @@ def ssd_ref(
     return torch.stack(outputs, dim=1), state
 
 
+def chunk_length(width: int, state_size: int) -> int:
+    """Tokens a chunk of `ssd`: the power of two at which its two halves cost about the same.
+
+    A token costs Q steps inside its chunk and 1/Q of a state of P * N numbers between chunks.
+    """
+    return int(min(128, max(16, 2 ** math.ceil(math.log2(width * state_size) / 2))))
+
+
 def ssd(
     x: torch.Tensor,
     A_log: torch.Tensor,
@@ -64,57 +72,51 @@ def ssd(
     initial_state: torch.Tensor | None = None,
     return_state: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The same in matrix form: y = ((C B^T) * M) x + D x in chunks, M a decay mask.
+    """The same in matrix form, all chunks at once: y = ((C B^T) * M + D) x + exp(l) C S^T.
 
-    M_ts = exp(cumsum(log a)_t - cumsum(log a)_s) for s <= t, else 0. Shapes as in `ssd_ref`;
-    the final state is None unless asked for (`return_state`), and is in float32 or wider.
+    M_ts = exp(l_t - l_s) for s <= t, else 0; l is the cumulative sum of log a in a chunk, S the
+    state in which the chunk begins. Shapes as in `ssd_ref`; the final state is None unless asked
+    for (`return_state`), and is in float32 or wider.
     """
-    length = x.shape[1]
+    length, heads, width = x.shape[1:]
+    groups, state_size = B.shape[2:]
+    n_chunks = -(-length // chunk_length(width, state_size))
+    size = -(-length // n_chunks)
     decay = log_decay(A_log)
-    outputs = []
+
+    def cut(part: torch.Tensor) -> torch.Tensor:
+        """[B, T, H or G, *] as [B, chunks, H or G, Q, *], filled up with zeros."""
+        missing = n_chunks * size - length
+        if missing:
+            part = F.pad(part, (*(0, 0) * (part.dim() - 2), 0, missing))
+        shape = (part.shape[0], n_chunks, size, *part.shape[2:])
+        return part.reshape(shape).transpose(2, 3)
+
+    x, B, C = cut(x), cut(B), cut(C)
+    total = cut(decay[..., None])[..., 0].cumsum(-1)  # [B, c, H, Q]
+    future = total.new_full((size, size), -torch.inf).triu(1)
+    mask = (total[..., :, None] - total[..., None, :]).add_(future).exp_().to(x.dtype)
+    # [B, c, H, Q, Q]
+    mask = mask.reshape(*mask.shape[:2], groups, -1, size, size)
+    weights = ((C @ B.mT)[:, :, :, None] * mask).flatten(2, 3)
+    weights.diagonal(dim1=-2, dim2=-1).add_(D.to(x.dtype)[:, None])
     state = initial_state
-    for start in range(0, length, CHUNK):
-        part = slice(start, min(start + CHUNK, length))
-        last = part.stop == length
-        y, state = _chunk(
-            x[:, part], decay[:, part], B[:, part], C[:, part], state, return_state or not last
-        )
-        outputs.append(y)
-    y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-    return torch.addcmul(y, x, D.to(x.dtype)[:, None]), state if return_state else None
-
-
-def _chunk(
-    x: torch.Tensor,
-    decay: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    state: torch.Tensor | None,
-    want_state: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One chunk of `ssd`: x [B, Q, H, P], decay [B, Q, H], B, C [B, Q, G, N]."""
-    batch, length, heads, _ = x.shape
-    groups = B.shape[2]
-    per_group = heads // groups
-    total = decay.cumsum(1).transpose(1, 2)  # [B, H, Q]
-    future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-    mask = (total[..., :, None] - total[..., None, :]).masked_fill_(future, -torch.inf).exp_()
-    weights = C.transpose(1, 2) @ B.permute(0, 2, 3, 1)  # [B, G, Q, Q]
-    mask = mask.to(x.dtype).reshape(batch, groups, per_group, length, length)
-    weights = (weights[:, :, None] * mask).reshape(batch, heads, length, length)
-    y = (weights @ x.transpose(1, 2)).transpose(1, 2)  # [B, Q, H, P]
-    if state is not None:
-        reach = total.exp().to(x.dtype).transpose(1, 2)[..., None]  # [B, Q, H, 1]
-        rows = C.repeat_interleave(per_group, dim=2).transpose(1, 2)  # [B, H, Q, N]
-        y = y + (rows @ state.to(x.dtype).transpose(-1, -2)).transpose(1, 2) * reach
-    if not want_state:
-        return y, None
-    left = (total[..., -1:] - total).exp()[..., None]  # [B, H, Q, 1]
-    columns = B.repeat_interleave(per_group, dim=2).transpose(1, 2).to(left.dtype)
-    new = x.permute(0, 2, 3, 1).to(left.dtype) @ (columns * left)  # [B, H, P, N]
-    if state is not None:
-        new = new + state.to(left.dtype) * total[..., -1, None, None].exp()
-    return y, new
+    if n_chunks > 1 or initial_state is not None or return_state:
+        per_group = heads // groups
+        left = (total[..., -1:] - total).exp()[..., None]  # [B, c, H, Q, 1]
+        columns = B.repeat_interleave(per_group, dim=2).to(left.dtype) * left
+        new = x.mT.to(left.dtype) @ columns  # [B, c, H, P, N]
+        whole = total[..., -1, None, None].exp()  # [B, c, H, 1, 1]
+        state = torch.zeros_like(new[:, 0]) if state is None else state.to(new.dtype)
+        begins = []
+        for chunk in range(n_chunks):
+            begins.append(state)
+            state = torch.addcmul(new[:, chunk], state, whole[:, chunk])
+        rows = C.repeat_interleave(per_group, dim=2) * total.exp().to(x.dtype)[..., None]
+        weights = torch.cat([weights, rows], dim=-1)
+        x = torch.cat([x, torch.stack(begins, dim=1).to(x.dtype).mT], dim=-2)
+    y = (weights @ x).transpose(2, 3).flatten(1, 2)[:, :length]
+    return y, state if return_state else None
 
 
 def ssd_step(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
-from optlayers.models.ssd import ssd, ssd_ref, ssd_step
+from optlayers.models.ssd import chunk_length, ssd, ssd_ref, ssd_step
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -58,6 +60,24 @@ def test_single_steps_equal_the_whole() -> None:
         y, state = ssd_step(x[:, t], a[:, t], b[:, t], c[:, t], d, state)
         torch.testing.assert_close(y, expected[:, t], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state, end, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_equal_those_of_the_recurrence() -> None:
+    grads = []
+    for form in (functools.partial(ssd, return_state=True), ssd_ref):
+        given = [part.requires_grad_() for part in inputs(40)]
+        start = torch.full((2, 4, 3, 5), 0.5, dtype=torch.float64, requires_grad=True)
+        x, a, b, c, d = given
+        y, state = form(x, a, b, c, d, initial_state=start)
+        assert state is not None
+        grads.append(torch.autograd.grad(y.square().sum() + state.sum(), [*given, start]))
+    for fast, slow in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("width", "state", "chunk"), [(64, 2, 16), (64, 64, 64), (128, 64, 128)])
+def test_chunks_grow_with_the_state_that_they_hand_on(width: int, state: int, chunk: int) -> None:
+    assert chunk_length(width, state) == chunk
 
 
 def test_the_state_is_given_only_when_asked_for() -> None:
