@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from optlayers import autoclasses
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ __all__ = [
     "parse_study",
     "search_study",
 ]
+
+autoclasses.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -95,7 +95,7 @@ def test_only_the_command_line_imports_typer() -> None:
         (["models", "checkpoints"], ["optuna", "sqlalchemy"]),
         (["evaluation"], ["optuna", "sqlalchemy"]),
         (
-            ["errors", "graft", "layerset", "masking", "study", "studyfile"],
+            ["autoclasses", "errors", "graft", "layerset", "masking", "study", "studyfile"],
             ["torch", "transformers", "optuna", "numpy"],
         ),
         (
@@ -135,7 +135,7 @@ def test_a_room_does_not_reach_what_it_must_not_know(name: str, libraries: list[
 
 # From the ground up: a room may import its own level's modules and those of the levels below.
 LEVELS = [
-    {"errors", "masking", "metrics", "__init__"},
+    {"autoclasses", "errors", "masking", "metrics", "__init__"},
     {"layerset", "liveness", "patience", "sqlitefile", "studyfile", "transactions"},
     {"graft"},
     {"studyparts"},
@@ -202,6 +202,12 @@ def test_the_search_loads_nothing_heavy() -> None:
     loaded = loaded_after("import optlayers.search")
     assert "optuna" in loaded
     assert not loaded & set(HEAVY)
+
+
+def test_optlayers_itself_loads_nothing_of_others() -> None:
+    plain = loaded_after("")
+    added = {name for name in loaded_after("import optlayers") - plain if name != "optlayers"}
+    assert not added - sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["studies"]])

@@ -1,7 +1,8 @@
 """Models: the Llamba classes, the hybrid, and the stack of layers that the engine runs.
 
 Importing this package tells transformers' Auto classes of Llamba and of the hybrid, so that
-their checkpoints load without `trust_remote_code`.
+their checkpoints load without `trust_remote_code`; `optlayers.autoclasses` has it imported when one
+of them is asked for.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -260,12 +260,20 @@ UNFIT = {
 }
 
 
+def model_type_of(data: dict[str, Any]) -> str | None:
+    """The model type of a `config.json`; an old Llamba file may lack it, and is known by its parts.
+
+    None where it is not known: other Mamba files have an `ssm_cfg` too.
+    """
+    return data.get("model_type") or ("llamba" if {"ssm_cfg", "mlp_cfg"} <= data.keys() else None)
+
+
 def config_from_dict(data: dict[str, Any]) -> PreTrainedConfig:
     """The transformers config of a `config.json`; an old Llamba file may lack its model type.
 
     Raises `ValueError` for a model type that has no family.
     """
-    model_type = data.get("model_type") or ("llamba" if "ssm_cfg" in data else None)
+    model_type = model_type_of(data)
     rest = {k: _plain_floats(v) for k, v in data.items() if k not in ("model_type", "auto_map")}
     if model_type is None:
         raise ValueError("no model_type is named; add it, such as llama")

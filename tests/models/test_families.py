@@ -220,3 +220,9 @@ def test_what_has_no_adapter_is_refused_in_a_line(kind: str, words: str, tmp_pat
     with pytest.raises(ModelError, match=words) as caught:
         Checkpoint("model", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_another_mamba_without_a_model_type_is_not_taken_for_a_llamba(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"d_model": 64, "n_layer": 2, "ssm_cfg": {}}')
+    with pytest.raises(ModelError, match="no model_type is named; add it, such as llama"):
+        Checkpoint("model", tmp_path)
