@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from optlayers.checkpoints.plan import plan_pieces
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.writer import hybrid_config, plan_pieces
+from optlayers.checkpoints.writer import hybrid_config
 from optlayers.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
 from optlayers.models.hybrid import HybridForCausalLM

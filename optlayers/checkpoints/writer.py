@@ -8,113 +8,48 @@ documents that it is given. It appears by rename: a kill leaves nothing that loo
 from __future__ import annotations
 
 import functools
-import glob
 import json
-import os
 import shutil
-import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from optlayers.checkpoints.hashes import files_below, hash_files
+from optlayers.checkpoints.plan import (
+    Piece,
+    Shard,
+    Shelf,
+    bytes_to_write,
+    key_of,
+    plan_pieces,
+    plan_shards,
+    size_of,
+)
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
-from optlayers.checkpoints.tensorfile import FLOATS, Entry, write_tensors
+from optlayers.checkpoints.target import (
+    check_space,
+    check_target,
+    link,
+    onto_disk,
+    partial_folder,
+    sweep,
+)
+from optlayers.checkpoints.tensorfile import FLOATS, write_tensors
 from optlayers.checkpoints.tokenizer import copy_tokenizer
 from optlayers.errors import ExportError, InputError, ModelError
 from optlayers.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
 from optlayers.models import hybrid as hybrid_module
-from optlayers.models.families import family_of
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
 
-SHARD_BYTES = 2_000_000_000
 SPARE_BYTES = 50_000_000
 MODELING = ("ssd.py", "generation.py", "llamba.py", "parts.py", "families.py", "hybrid.py")
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 Documents = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
-Shard = list[tuple[str, Entry]]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One tensor of the target, and where it comes from."""
-
-    name: str
-    source: Checkpoint
-    source_name: str
-
-
-@dataclass
-class Shelf:
-    """Shards that earlier exports wrote, so that later ones link to them.
-
-    With a shelf, every layer is a file of its own. `files` holds each with its SHA-256; `linked`
-    counts the bytes that were not written.
-    """
-
-    files: dict[tuple[Any, ...], tuple[Path, str]] = field(default_factory=dict)
-    linked: int = 0
-
-
-def plan_pieces(
-    parents: Sequence[Checkpoint], layers: LayerSet, graft: Graft = WHOLE
-) -> list[Piece]:
-    """Every tensor of the hybrid in the order of the model; nothing is read yet.
-
-    parents: the base, then the donors.
-    """
-    base, *donors = parents
-    chosen = layers.origins(graft.n_donors)
-    mine = family_of(base.config)
-    pieces: list[Piece] = []
-
-    def below(source: Checkpoint, prefix: str, target: str, half: str = "layer") -> None:
-        names = sorted(source.tensors_named_below(prefix))
-        if half != "layer":
-            wanted = family_of(source.config).halves.names(half)
-            names = [name for name in names if name.split(".")[0] in wanted]
-        pieces.extend(Piece(f"{target}.{n}", source, f"{prefix}.{n}") for n in names)
-
-    below(base, mine.embedding, "model.embed_tokens")
-    for i in range(base.n_layers):
-        mine_at, target = f"{mine.layers}.{i}", f"model.layers.{i}"
-        if i not in chosen:
-            below(base, mine_at, target)
-            continue
-        donor = donors[chosen[i]]
-        theirs_at = f"{family_of(donor.config).layers}.{graft.source(i, chosen[i])}"
-        if graft.swap == "layer":
-            below(donor, theirs_at, target)
-        else:
-            for half in ("mixer", "mlp"):
-                source, at = (donor, theirs_at) if half == graft.swap else (base, mine_at)
-                below(source, at, f"{target}.{half}", half)
-    below(base, mine.norm, "model.norm")
-    below(base, mine.head, "lm_head")
-    return pieces
-
-
-def plan_shards(pieces: list[Piece], dtype: str | None, by_layer: bool) -> list[Shard]:
-    """The tensors of each file: up to `SHARD_BYTES` together, or one layer and the ends apart."""
-    shards: dict[object, Shard] = {}
-    number, filled = 0, 0
-    for piece in pieces:
-        entry = piece.source.entry(piece.source_name)
-        size = entry.converted(dtype)[1]
-        parts = piece.name.split(".")
-        key: object = parts[2] if parts[1] == "layers" else "ends"
-        if not by_layer:
-            if filled and filled + size > SHARD_BYTES:
-                number, filled = number + 1, 0
-            key, filled = number, filled + size
-        shards.setdefault(key, []).append((piece.name, entry))
-    return list(shards.values())
 
 
 def export_hybrid(
@@ -142,60 +77,72 @@ def export_hybrid(
     """
     layers.check(base.n_layers, graft.n_donors)
     parents = (base, donor, *others)
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"--dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    target = _in_format(dtype)
     check_target(out)
-    target = DTYPES[dtype] if dtype else None
     pieces = plan_pieces(parents, layers, graft)
     dtype_of = _dtype_of(pieces, target)
     _check_whole(pieces, hybrid_config(parents, layers, graft, dtype_of), parents)
     shards = plan_shards(pieces, target, by_layer=shelf is not None)
-    partial = out.parent / f".{out.name}.partial-{socket.gethostname()}-{os.getpid()}"
     try:
-        _sweep(out)
-        new = [s for s in shards if shelf is None or _key(s, target) not in shelf.files]
-        _check_space(out, sum(_size(shard, target) for shard in new) + SPARE_BYTES)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        written = _write_weights(partial, shards, target, progress, shelf)
-        _write_config(partial, parents, layers, graft, dtype_of)
-        copy_tokenizer(tokenizer, partial)
-        folder = Path(hybrid_module.__file__).parent
-        for file in MODELING:
-            shutil.copyfile(folder / file, partial / file)
-        texts = documents(_hashes(partial, written)) if callable(documents) else documents
-        for name, text in texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-        _onto_disk(out.parent)
+        sweep(out)
+        need = bytes_to_write([shards], target, shelf) + SPARE_BYTES
+        check_space(out, "", need, "free some space or choose another disk")
+        with partial_folder(out) as partial:
+            written = _write_weights(partial, shards, target, progress, shelf)
+            _write_config(partial, parents, layers, graft, dtype_of)
+            copy_tokenizer(tokenizer, partial)
+            folder = Path(hybrid_module.__file__).parent
+            for file in MODELING:
+                shutil.copyfile(folder / file, partial / file)
+            texts = documents(_hashes(partial, written)) if callable(documents) else documents
+            for name, text in texts.items():
+                (partial / name).write_text(text, encoding="utf-8")
+            if out.exists():
+                out.rmdir()
+            partial.rename(out)
+            onto_disk(out.parent)
     except OSError as error:
         raise ExportError(
             f"--out {out}: could not be written ({error}); nothing was left behind. "
             "Mend that, or choose another folder"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     if shelf is not None:
         shelf.files.update({key: (out / file, sha) for key, (file, sha) in written.items()})
     return out
 
 
-def check_target(out: Path) -> None:
-    """Raise `InputError` where no checkpoint can appear at `out`: it is there, or below a file.
+def check_room(
+    parents: Sequence[Checkpoint],
+    sets: Sequence[LayerSet],
+    outs: Sequence[Path],
+    *,
+    dtype: str | None = None,
+    shelf: Shelf | None = None,
+    graft: Graft = WHOLE,
+) -> None:
+    """Raise `ExportError` where the disk has no room for all of several exports.
 
-    An empty folder is taken, a link is not: what it leads to is not replaced.
+    The arguments are those of `export_hybrid`; outs: folders to be, side by side. What killed
+    exports to them left behind is removed first.
     """
-    try:
-        taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}; choose another folder") from None
-    if taken:
-        raise InputError(f"--out {out}: it exists already; choose another, or remove it")
-    above = _above(out)
-    if not above.is_dir():
-        raise InputError(f"--out {out}: {above} is no folder; choose another")
+    target = _in_format(dtype)
+    for out in outs:
+        sweep(out)
+    pieces = (plan_pieces(parents, layers, graft) for layers in sets)
+    plans = [plan_shards(found, target, by_layer=shelf is not None) for found in pieces]
+    need = bytes_to_write(plans, target, shelf) + len(outs) * SPARE_BYTES
+    link = ", or equal layers once with --link" if shelf is None else ""
+    mend = f"free some space, choose another disk, or write fewer with --top{link}"
+    check_space(outs[0].parent, f" for {len(outs)} checkpoints", need, mend)
+
+
+def _in_format(dtype: str | None) -> str | None:
+    """A dtype in the words of safetensors; raises `InputError` for an unknown one."""
+    if dtype is None:
+        return None
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
 
 
 def _check_whole(
@@ -218,63 +165,12 @@ def _check_whole(
         )
 
 
-def _above(out: Path) -> Path:
-    """The nearest of the folders above that is there, whatever it is."""
-    return next(path for path in out.absolute().parents if os.path.lexists(path))
-
-
 def _hashes(folder: Path, written: Mapping[Any, tuple[str, str]]) -> dict[str, str]:
     """SHA-256 of every file of the folder by name; that of weights is known from their writing."""
     found = dict(written.values())
     rest = {name: path for name, path in files_below(folder).items() if name not in found}
     hashes = hash_files(rest.values())
     return dict(sorted({**found, **{name: hashes[path] for name, path in rest.items()}}.items()))
-
-
-def _check_space(out: Path, need: int) -> None:
-    free = shutil.disk_usage(_above(out)).free
-    if free < need:
-        raise ExportError(
-            f"--out {out}: {need / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free; "
-            "free some space or choose another disk"
-        )
-
-
-def _sweep(out: Path) -> None:
-    """Remove what killed exports to the same folder left behind on this host."""
-    start = f".{out.name}.partial-{socket.gethostname()}-"
-    for left in out.parent.glob(f"{glob.escape(start)}*"):
-        pid = left.name.removeprefix(start)
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _onto_disk(folder: Path) -> None:
-    """Make a rename inside a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _size(shard: Shard, dtype: str | None) -> int:
-    return sum(entry.converted(dtype)[1] for _, entry in shard)
-
-
-def _key(shard: Shard, dtype: str | None) -> tuple[Any, ...]:
-    """What tells one shard from another: names, sources and dtype."""
-    return (dtype, tuple((name, entry.file, entry.start) for name, entry in shard))
 
 
 def _write_weights(
@@ -285,7 +181,7 @@ def _write_weights(
     shelf: Shelf | None,
 ) -> dict[tuple[Any, ...], tuple[str, str]]:
     """Write or link every shard; what lies in which file, with its SHA-256."""
-    total, done = sum(_size(shard, dtype) for shard in shards), 0
+    total, done = sum(size_of(shard, dtype) for shard in shards), 0
     where: dict[str, str] = {}
     written: dict[tuple[Any, ...], tuple[str, str]] = {}
 
@@ -298,11 +194,11 @@ def _write_weights(
         file = SINGLE
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        key = _key(shard, dtype)
+        key = key_of(shard, dtype)
         earlier, sha = shelf.files.get(key, (None, "")) if shelf is not None else (None, "")
-        if shelf is not None and earlier is not None and _link(earlier, folder / file):
-            shelf.linked += _size(shard, dtype)
-            advance(_size(shard, dtype))
+        if shelf is not None and earlier is not None and link(earlier, folder / file):
+            shelf.linked += size_of(shard, dtype)
+            advance(size_of(shard, dtype))
         else:
             sha = write_tensors(folder / file, shard, dtype, advance)
         written[key] = (file, sha)
@@ -310,15 +206,6 @@ def _write_weights(
     if len(shards) > 1:
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
     return written
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Link to a file; False where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        return False
-    return True
 
 
 def _dtype_of(pieces: list[Piece], dtype: str | None) -> torch.dtype:

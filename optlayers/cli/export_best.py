@@ -32,7 +32,9 @@ def export_best(
     With --link, a file of one folder may be a file of another: change none in place. With --push,
     each goes to a repository of its own, REPO-01-layers-3-7 and so on.
     """
-    from optlayers.checkpoints.writer import Shelf, check_target
+    from optlayers.checkpoints.plan import Shelf
+    from optlayers.checkpoints.target import can_link, check_target
+    from optlayers.checkpoints.writer import check_room
     from optlayers.cli.export import checked, keep, open_all, upload, write
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
@@ -56,9 +58,12 @@ def export_best(
     for target in targets:
         check_target(target)
     parents = open_all(definition)
-    shelf = Shelf() if link else None
-    for row, target in zip(rows, targets, strict=True):
-        layers = known.layers(row)
+    shelf = Shelf() if link and can_link(out) else None
+    if link and shelf is None:
+        say(f"--link: the disk of {out} has no links, so that equal layers are written again")
+    sets = [known.layers(row) for row in rows]
+    check_room(parents, sets, targets, dtype=dtype, shelf=shelf, graft=definition.graft)
+    for layers, target in zip(sets, targets, strict=True):
         write(definition, parents, layers, known.score(layers.indices), target, dtype, shelf)
         upload(target, repository and f"{repository}-{target.name}", private)
         if not json:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.licence import licence_of
+from optlayers.checkpoints.plan import Shelf
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.tensorfile import read_header, write_tensors
-from optlayers.checkpoints.writer import Shelf, export_hybrid
+from optlayers.checkpoints.writer import export_hybrid
 from optlayers.errors import InputError, ModelError
 from optlayers.layerset import LayerSet
 from optlayers.study import load_study
@@ -205,20 +204,6 @@ def test_linked_exports_share_what_is_equal_and_load(
     assert shelf.linked > 0.35 * whole
     index = json.loads((outs[0] / INDEX).read_text())
     assert set(index["weight_map"].values()) == {p.name for p in outs[0].glob("*.safetensors")}
-
-
-def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_stay(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
-) -> None:
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], check=True,
-                          capture_output=True, text=True)  # fmt: skip
-    start = f".out.partial-{socket.gethostname()}-"
-    left = [tmp_path / f"{start}{pid}" for pid in (dead.stdout.strip(), os.getppid())]
-    left.append(tmp_path / f".out.partial-elsewhere-{dead.stdout.strip()}")
-    for folder in left:
-        folder.mkdir()
-    export_hybrid(*pair, LAYERS, tmp_path / "out", pair[1].folder, {})
-    assert [folder.exists() for folder in left] == [False, True, True]
 
 
 BIG = """

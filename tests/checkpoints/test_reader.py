@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from optlayers.checkpoints import writer
 from optlayers.checkpoints.fetch import model_folder, open_model
+from optlayers.checkpoints.plan import plan_pieces
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.errors import ModelError
 from optlayers.models.stack import LayerStack
@@ -215,7 +215,7 @@ def test_the_plan_takes_every_tensor_once_in_the_order_of_the_model(tiny_pair: P
 
     base = Checkpoint("base", tiny_pair / "base")
     theirs = Checkpoint("donor", tiny_pair / "donor")
-    pieces = writer.plan_pieces((base, theirs), LayerSet.of(2, 4))
+    pieces = plan_pieces((base, theirs), LayerSet.of(2, 4))
     names = [piece.name for piece in pieces]
     assert len(set(names)) == len(names)
     assert names[0] == "model.embed_tokens.weight"

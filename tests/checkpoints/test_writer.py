@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import optlayers
 import optlayers.models as models
-from optlayers.checkpoints import writer
+from optlayers.checkpoints import plan, writer
 from optlayers.checkpoints.info import checkpoint_info
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
@@ -179,7 +179,7 @@ def test_a_tied_base_is_exported_tied(pair: tuple[Checkpoint, Checkpoint], tmp_p
 def test_small_shards_have_an_index_that_loads(
     pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr(plan, "SHARD_BYTES", 60_000)
     steps: list[tuple[int, int]] = []
     out = export_hybrid(
         *pair,
