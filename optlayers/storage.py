@@ -29,7 +29,7 @@ from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning, SQLAlchemyError
 
-from optlayers.errors import MissingStudyError, StorageError
+from optlayers.errors import MissingStudyError, StorageAwayError, StorageError
 from optlayers.masking import mask_password, remember_password
 from optlayers.patience import Patience, PatientProxy, PatientStorage, one_line
 from optlayers.rows import QuickStorage
@@ -163,7 +163,8 @@ def _open_proxy(url: str, patience: Patience, wait: bool) -> BaseStorage:
     except ImportError as error:
         raise _no_driver(patience.shown, error) from None
     except ConnectionError:
-        raise StorageError(
+        # One that was waited for is no mistake in the URL.
+        raise (StorageAwayError if wait else StorageError)(
             f"storage {patience.shown}: nothing answers there; start `optlayers storage serve`, or "
             "mend host and port"
         ) from None

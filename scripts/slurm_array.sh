@@ -6,6 +6,7 @@
 #SBATCH --mem=64G
 #SBATCH --time=04:00:00
 #SBATCH --output=optlayers-%A_%a.log
+#SBATCH --open-mode=append
 # Workers of one study as a Slurm array job: each task is one worker with one GPU.
 #
 #     scripts/optlayers --version                # once, where the nodes see it: makes .venv
@@ -34,5 +35,5 @@ if [ -n "${SLURM_JOB_END_TIME:-}" ]; then
   minutes=$(((SLURM_JOB_END_TIME - $(date +%s)) / 60 - MARGIN_MINUTES))
   limit=(--max-minutes "$((minutes > 0 ? minutes : 0))")
 fi
-# exec, so that Slurm's signals reach the worker itself.
-exec "$optlayers" worker "$@" "${limit[@]}"
+# exec, so that Slurm's signals reach the worker itself. (Bash before 4.4 calls an empty array unset.)
+exec "$optlayers" worker --wait "$@" ${limit[@]+"${limit[@]}"}

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from optuna import load_study
+from optuna.trial import FrozenTrial
 from replay import definition, worker_at
-from replayed import start
+from replayed import start, write_replay
 from servers import Server
 from soundness import assert_sound
 
@@ -28,6 +30,13 @@ SMALL = definition(small=True)
 def finished(url: str) -> int:
     study = open_study(url, SMALL, create=False)
     return sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
+
+
+def trials_of(url: str) -> list[FrozenTrial]:
+    try:
+        return load_study(study_name="demo", storage=open_storage(url)).get_trials(deepcopy=False)
+    except KeyError:
+        return []
 
 
 @pytest.mark.parametrize(
@@ -76,6 +85,29 @@ def test_a_server_that_stays_away_is_an_error_in_one_line(postgres: Server) -> N
                 open_storage(url)
         finally:
             postgres.start()
+
+
+def test_a_worker_may_wait_for_a_server_at_its_start(postgres: Server, tmp_path: Path) -> None:
+    write_replay(tmp_path)
+    worker = ("worker", "--replay", str(tmp_path / "replay.yaml"), "--max-minutes", "1")
+    with postgres.database() as url:
+        postgres.stop()
+        try:
+            assert start(tmp_path, *worker, url=url).wait(timeout=60) == 2
+            waiting = start(tmp_path, *worker, "--wait", url=url)
+            deadline = time.monotonic() + 60
+            while "waiting for storage" not in (tmp_path / "err").read_text():
+                assert waiting.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            postgres.start()
+        while not any(t.state.is_finished() for t in trials_of(url)):
+            assert waiting.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        waiting.terminate()
+        assert waiting.wait(timeout=20) == 130
 
 
 def test_patience_grows_and_ends_and_leaves_other_errors_alone() -> None:
@@ -214,6 +246,14 @@ def test_a_proxy_that_is_not_there_is_one_line(
     with pytest.raises(StorageError, match=words) as caught:
         open_storage(url)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_proxy_that_was_waited_for_is_no_mistake_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("optlayers.patience.PATIENCE_SECONDS", 0.5)
+    with pytest.raises(StorageAwayError, match="nothing answers there"):
+        open_storage("grpc://127.0.0.1:1", wait=True)
 
 
 def test_a_port_that_is_taken_is_one_line_and_a_dashboard_for_others_warns(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ StorageOption = Annotated[
         envvar=STORAGE_ENV,
         help="Database URL of the study.",
         show_envvar=True,
+        # A secret that was made from a file ends with its line.
+        callback=lambda url: url.strip(),
     ),
 ]
 JsonOption = Annotated[

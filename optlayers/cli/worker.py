@@ -62,6 +62,10 @@ def worker(
             help="An evaluation that takes longer hangs (default: 20 times the slowest so far).",
         ),
     ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait for a database that is away at the start, too."),
+    ] = False,
     sampler: SamplerOption = None,
     pruner: PrunerOption = None,
     replay: ReplayOption = None,
@@ -86,7 +90,7 @@ def worker(
         _stop_on_signals(max_minutes)
         if attached:
             threading.Thread(target=_leave_with_parent, daemon=True).start()
-        done = _work(study, options, attached)
+        done = _work(study, options, wait, attached)
     except TimeUp:
         done = False
     except Stopped:
@@ -133,7 +137,7 @@ class _Options:
     end: float | None
 
 
-def _work(study: str, options: _Options, wait: bool) -> bool:
+def _work(study: str, options: _Options, wait: bool, attached: bool) -> bool:
     from optlayers.liveness import process_name
     from optlayers.search import pruner_for
     from optlayers.storage import open_study, storage_errors
@@ -141,7 +145,7 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
 
     definition = load_study(study).exploring(options.sampler, options.pruner)
     # The database is asked before the slow part, so that its faults show at once.
-    opened = open_study(options.storage, definition, say=say_line, wait=wait)
+    opened = open_study(options.storage, definition, say=say_line, wait=wait or attached)
     evaluator, device = _evaluator(definition, options)
     opened.pruner = pruner_for(definition, evaluator.order.n_fast)
 
@@ -149,7 +153,7 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
 
     index = zlib.crc32(process_name().encode()) if options.index is None else options.index
     say_line("working")
-    with storage_errors(options.storage), _shown(definition, opened, wait):
+    with storage_errors(options.storage), _shown(definition, opened, attached):
         done = Worker(
             definition,
             opened,
@@ -161,7 +165,7 @@ def _work(study: str, options: _Options, wait: bool) -> bool:
             hang_seconds=None if options.hang_minutes is None else 60 * options.hang_minutes,
             say=say_line,
         ).run()
-        if not wait and options.replay is None:
+        if not attached and options.replay is None:
             # What `search` does for its own workers.
             write_notes(opened, definition, options.storage)
     return done

@@ -198,3 +198,8 @@ def test_light_commands_do_not_load_torch(tmp_path: Path, command: list[str]) ->
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_url_out_of_a_file_may_end_with_its_line(run: Run) -> None:
+    done = run("status", "--storage", "sqlite:///nothing.db\n")
+    assert_one_line(done, "is not in sqlite:///nothing.db; run `search`")
