@@ -108,13 +108,14 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def onto_disk(folder: Path) -> None:
-    """Make a rename inside a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def onto_disk(*paths: Path) -> None:
+    """Make what files hold, and what folders list, survive a power cut."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def link(source: Path, target: Path) -> bool:

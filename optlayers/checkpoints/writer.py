@@ -97,6 +97,7 @@ def export_hybrid(
             texts = documents(_hashes(partial, written)) if callable(documents) else documents
             for name, text in texts.items():
                 (partial / name).write_text(text, encoding="utf-8")
+            onto_disk(*partial.iterdir(), partial)
             if out.exists():
                 out.rmdir()
             partial.rename(out)

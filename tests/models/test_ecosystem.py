@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,8 @@ def test_accelerate_places_layers_on_disk_and_the_results_stay(
         model_folder, device_map="auto", max_memory={"cpu": 400_000}, offload_folder=tmp_path
     )
     assert set(placed.hf_device_map.values()) == {"cpu", "disk"}
+    # A layer that is cut in two would add what lies on two devices.
+    assert not [name for name in placed.hf_device_map if re.search(r"layers\.\d+\.", name)]
     ids = tokens(2, 7)
     with torch.inference_mode():
         assert torch.equal(placed(ids).logits, whole(ids).logits)
@@ -81,6 +84,28 @@ def test_bfloat16_generates_and_stays_near_float32(model_folder: Path) -> None:
     assert found.dtype == torch.bfloat16
     assert step.logits.isfinite().all()
     assert float((found.float() - expected).std() / expected.std()) < 0.05
+
+
+def test_beams_of_a_padded_batch_equal_beams_one_by_one(model_folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    ids = tokens(2, 9)
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    how = {**HOW, "num_beams": 3}
+    both = model.generate(ids, attention_mask=mask, **how)[:, 9:]
+    assert torch.equal(both[:1], model.generate(ids[:1], **how)[:, 9:])
+    assert torch.equal(both[1:], model.generate(ids[1:, 4:], **how)[:, 5:])
+
+
+def test_bfloat16_is_saved_and_loaded_as_it_is(model_folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    mine, theirs = model.state_dict(), again.state_dict()
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(theirs[name], tensor), name
 
 
 def test_hidden_states_are_those_of_every_layer(model_folder: Path) -> None:

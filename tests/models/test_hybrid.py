@@ -139,13 +139,16 @@ def test_generation_of_a_padded_batch_equals_one_by_one(hybrid: Any) -> None:
     assert torch.equal(both[1, 9:], hybrid.generate(short, **how)[0, 4:])
 
 
-def test_sampling_with_a_seed_repeats(hybrid: Any) -> None:
+def test_sampling_with_a_seed_repeats_with_a_cache_and_without(hybrid: Any) -> None:
     made = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         made.append(hybrid.generate(tokens(2, 5), max_new_tokens=10, do_sample=True, top_k=0))
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
+    torch.manual_seed(1)
+    plain = {"max_new_tokens": 10, "do_sample": True, "top_k": 0, "use_cache": False}
+    assert torch.equal(made[0], hybrid.generate(tokens(2, 5), **plain))
 
 
 def test_beam_search_with_a_cache_equals_beam_search_without(hybrid: Any) -> None:
