@@ -22,6 +22,7 @@ from optuna.storages._grpc.client import GrpcClientCache
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from optlayers.errors import StorageAwayError
+from optlayers.interrupts import in_one_piece
 from optlayers.masking import mask_password
 
 T = TypeVar("T")
@@ -116,7 +117,8 @@ class Patience:
         begun, delay, said = 0.0, FIRST_DELAY, False
         while True:
             try:
-                result = function()
+                with in_one_piece():
+                    result = function()
             except Exception as error:
                 if not is_away(error):
                     raise

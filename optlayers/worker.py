@@ -26,6 +26,7 @@ from optlayers.claims import Claim, Claims, Told, check_alive, stand
 from optlayers.cost import counted, is_known, key_of
 from optlayers.errors import EvaluationError, StorageError, TimeUp
 from optlayers.evaluation.questions import QuestionOrder
+from optlayers.interrupts import gentle_ctrl_c
 from optlayers.layerset import LayerSet
 from optlayers.liveness import is_gone
 from optlayers.masking import mask_password
@@ -197,6 +198,10 @@ class Worker:
 
         Raises `RunError` where the study cannot go on; on `Stopped`, claims go back first.
         """
+        with gentle_ctrl_c():
+            return self._run()
+
+    def _run(self) -> bool:
         started, pause = time.monotonic(), POLL_SECONDS
         end = None if self.max_seconds is None else started + self.max_seconds
         self.claims.heart.start()

@@ -135,7 +135,7 @@ def test_a_room_does_not_reach_what_it_must_not_know(name: str, libraries: list[
 
 # From the ground up: a room may import its own level's modules and those of the levels below.
 LEVELS = [
-    {"autoclasses", "errors", "masking", "metrics", "__init__"},
+    {"autoclasses", "errors", "interrupts", "masking", "metrics", "__init__"},
     {"layerset", "liveness", "patience", "sqlitefile", "studyfile", "transactions"},
     {"graft"},
     {"studyparts"},

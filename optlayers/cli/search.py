@@ -31,6 +31,7 @@ from optlayers.cli.dashboard import write_notes
 from optlayers.cli.leaving import end_within
 from optlayers.cli.pool import STOP_SECONDS, Pool, Slot
 from optlayers.errors import InputError
+from optlayers.interrupts import interrupt
 from optlayers.storage import DEFAULT_URL
 
 # Those of `evaluator.pick_dtype`, which is not loaded here.
@@ -138,7 +139,7 @@ def _run(pool: Pool, definition: Any, opened: Any) -> None:
     from optlayers.patience import tell_waits
 
     def stop(_number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
+        interrupt(KeyboardInterrupt())
 
     # Ctrl-C too: a shell starts what it runs in the background with that signal ignored.
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -34,6 +34,7 @@ from optlayers.cli.app import say as say_line
 from optlayers.cli.dashboard import write_notes
 from optlayers.cli.leaving import EXIT_CODE, end_within
 from optlayers.errors import Stopped, TimeUp
+from optlayers.interrupts import interrupt
 from optlayers.storage import DEFAULT_URL
 
 # From a signal to the end, whatever hangs: sooner than batch systems kill.
@@ -104,7 +105,7 @@ def _stop_on_signals(max_minutes: float | None) -> None:
         # A second signal must not break into the return of the claims.
         for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
             signal.signal(name, signal.SIG_IGN)
-        raise TimeUp if number == signal.SIGALRM else Stopped(number)
+        interrupt(TimeUp() if number == signal.SIGALRM else Stopped(number))
 
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(name, stop)
