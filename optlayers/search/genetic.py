@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from optlayers.search.guide import Guide, guide_from
 from optlayers.search.individual import Individual
 from optlayers.search.initialise import initial_set
 from optlayers.search.operators import Crossover, Mutation, mutate, repair, uniform_crossover
+from optlayers.search.pairs import PairSets, pair_share
 from optlayers.search.selection import select_parents, tournament
 from optlayers.search.space import LayerSpace, SeenSets
 from optlayers.search.surrogate import Observation, Surrogate
@@ -248,7 +250,33 @@ class GeneticSearch:
                     pool[asked[int(i)]] = None
             top = [asked[int(i)] for i in order[:3]]
         pool.update(dict.fromkeys(_likeliest(paused, model)))
-        return first + model.choose(list(pool), k - len(first), rng)
+        paired = self._paired(
+            model, individuals, taken, place, int(rng.integers(2**63)), k - len(first)
+        )
+        chosen = model.choose(list(pool), k - len(first), rng)
+        return first + _in_turn(chosen, paired)
+
+    def _paired(
+        self,
+        model: Surrogate,
+        individuals: Sequence[Individual],
+        taken: SeenSets,
+        place: int,
+        seed: int,
+        k: int,
+    ) -> list[LayerSet | None]:
+        """For each of k proposals a set that looks for pairs, or None where it is not its turn.
+
+        The first are the same however many are asked for.
+        """
+        share = pair_share(individuals, place, self.population_size)
+        turns = (np.random.default_rng([seed, 0]).random(k) < share).tolist()
+        if not any(turns):
+            return [None] * k
+        best = max(individuals, key=lambda i: i.fitness).layers
+        rng = np.random.default_rng([seed, 1])
+        found = iter(PairSets(self.space, model, best, taken).draw(sum(turns), taken, rng))
+        return [next(found, None) if turn else None for turn in turns]
 
     def _offspring(
         self,
@@ -286,6 +314,16 @@ class GeneticSearch:
         if child.indices in seen or rng.random() < self.mutation_prob:
             child = self.mutation(child, self.space, guide, rng)
         return child if child.indices not in seen and child in self.space else None
+
+
+def _in_turn(chosen: Sequence[LayerSet], paired: Sequence[LayerSet | None]) -> list[LayerSet]:
+    """As many as `paired` has places: what is there, else the next of `chosen`; none twice."""
+    found: dict[LayerSet, None] = {}
+    left = iter(chosen)
+    for layers in paired:
+        fresh = (s for s in ([layers] if layers else left) if s not in found)
+        found.update(dict.fromkeys(itertools.islice(fresh, 1)))
+    return list(found)
 
 
 def _likeliest(paused: Collection[LayerSet], model: Surrogate) -> Collection[LayerSet]:

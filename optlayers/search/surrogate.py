@@ -111,6 +111,22 @@ class Surrogate:
         own = 1.0 + _shared(asked, asked, self._kernel)
         return mean, self._spread**2 * (own - half.T @ half)
 
+    def synergies(self, core: LayerSet) -> tuple[FloatArray, FloatArray]:
+        """What each pair of choices adds to a set beyond what its parts add, [L, L] each.
+
+        Mean and standard deviation of f(core + i + j) - f(core + i) - f(core + j) + f(core).
+        """
+        _, pair, triple = self._kernel
+        shared = self._x @ indicators([core], self._n_layers)[0]  # [n]
+        first, second = np.triu_indices(self._n_layers, 1)
+        cross = self._x[:, first] * self._x[:, second] * (pair + triple * shared)[:, None]
+        half = self._inverse @ cross
+        variance = pair + triple * len(core) - np.square(half).sum(axis=0)
+        mean, deviation = np.zeros((2, self._n_layers, self._n_layers))
+        mean[first, second] = self._spread * (cross.T @ self._weights)
+        deviation[first, second] = self._spread * np.sqrt(np.maximum(variance, 0.0))
+        return mean + mean.T, deviation + deviation.T
+
     def combination(
         self, sets: Sequence[LayerSet], coefficients: FloatArray
     ) -> tuple[float, float]:

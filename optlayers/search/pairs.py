@@ -1,0 +1,112 @@
+"""What to propose where the best sets lead no further: pairs worth more than their parts.
+
+A search that follows what is good so far hardly ever meets two layers that are worth something
+only together. The longer nothing better is found, the more of what is proposed looks for pairs:
+sets that hold many pairs no set has held together yet (a hundred sets of four cover those of 32
+layers), and the best part of the best set with the pair of which the model expects the most, or
+does not know enough.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from optlayers.layerset import LayerSet
+from optlayers.search.individual import Individual
+from optlayers.search.space import LayerSpace, SeenSets
+from optlayers.search.surrogate import Surrogate
+
+# Generations without a better set after which pairs are looked for, and after which they get their
+# largest share of the proposals.
+IDLE_FROM, IDLE_MOST = 0.5, 3.0
+LARGEST_SHARE = 0.5
+
+
+def pair_share(individuals: Sequence[Individual], place: int, population_size: int) -> float:
+    """The share of proposals that look for pairs, 0 to `LARGEST_SHARE`.
+
+    place: the number of the next proposal.
+    """
+    bred = [i for i in individuals if i.generation >= 0]
+    if not bred:
+        return 0.0
+    best = max(bred, key=lambda i: i.fitness)
+    idle = place / population_size - (best.generation + 1)
+    return LARGEST_SHARE * float(np.clip((idle - IDLE_FROM) / (IDLE_MOST - IDLE_FROM), 0.0, 1.0))
+
+
+class PairSets:
+    """Sets that look for pairs: new pairs, and pairs that a model expects most of, in turn.
+
+    Nothing where the largest set has fewer than two layers.
+    """
+
+    def __init__(
+        self,
+        space: LayerSpace,
+        model: Surrogate,
+        best: LayerSet,
+        held: Collection[tuple[int, ...]],
+    ) -> None:
+        self._space, self._model = space, model
+        origin = np.arange(space.n_choices) // space.n_donors
+        # Choices of one layer are never held together.
+        self._same = origin[:, None] == origin
+        inside = np.zeros((len(held), space.n_choices), dtype=np.float32)
+        rows = np.repeat(np.arange(len(held)), [len(indices) for indices in held])
+        inside[rows, list(itertools.chain.from_iterable(held))] = 1.0
+        self._new = (inside.T @ inside == 0.0) & ~self._same
+        # The part of the best set that is worth most, two layers short of the largest set.
+        size = max(0, space.max_layers - 2)
+        cores = [LayerSet(c) for c in itertools.combinations(best.indices, min(size, len(best)))]
+        self._core = cores[int(np.argmax(model.mean(cores)))]
+
+    def draw(self, count: int, taken: SeenSets, rng: np.random.Generator) -> list[LayerSet]:
+        """At most `count` distinct sets of the budget that are not in `taken`."""
+        found: dict[LayerSet, None] = {}
+        if self._space.max_layers < 2:
+            return []
+        for turn in range(count):
+            layers = self.covering(rng) if turn % 2 else None
+            if layers is None or layers.indices in taken or layers in found:
+                busy = {*taken, *(s.indices for s in found)}
+                layers = self.together(busy, rng)
+            if layers is not None:
+                found[layers] = None
+        return list(found)
+
+    def covering(self, rng: np.random.Generator) -> LayerSet | None:
+        """A largest set of many new pairs, which then are new no more; None where none is new."""
+        new = self._new
+        pairs = np.argwhere(np.triu(new))
+        if not len(pairs):
+            return None
+        chosen = pairs[int(rng.integers(len(pairs)))].tolist()
+        while len(chosen) < self._space.max_layers:
+            gain = new[chosen].sum(axis=0) + rng.random(len(new))
+            gain[self._same[chosen].any(axis=0)] = -1.0
+            chosen.append(int(gain.argmax()))
+        index = np.array(chosen)
+        new[index[:, None], index] = False
+        return LayerSet(tuple(chosen))
+
+    def together(self, taken: SeenSets, rng: np.random.Generator) -> LayerSet | None:
+        """The best part of the best set with the first pair under a draw from what the model knows
+        of pairs (Thompson 1933); None where all such sets are taken."""
+        core = list(self._core)
+        mean, deviation = self._model.synergies(self._core)
+        draws = mean + deviation * rng.standard_normal(mean.shape)
+        barred = self._same | self._same[core].any(axis=0) | np.tri(len(mean), dtype=bool)
+        barred[self._same[core].any(axis=0)] = True
+        draws[barred] = -np.inf
+        for flat in np.argsort(-draws, axis=None, kind="stable"):
+            i, j = divmod(int(flat), len(draws))
+            if barred[i, j]:
+                break
+            layers = LayerSet((*core, i, j))
+            if layers.indices not in taken and layers in self._space:
+                return layers
+        return None
