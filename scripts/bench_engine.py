@@ -2,9 +2,10 @@
 
     python scripts/bench_engine.py --shape llamba-8b --out benchmarks
 
-Shapes: demo, llamba-1b, llamba-8b. Everything is made on the device; nothing is downloaded. Times
-are of whole evaluations of 570 questions, side by side in one run. FLOPs count the weights of the
-matrix products of the layers, twice, for each real token.
+Shapes: llamba-1b and llamba-8b, made on the device, with 570 questions; demo, the trained pair of
+that study with its own 192 questions. Nothing is downloaded. Times are of whole evaluations, side
+by side in one run. FLOPs count the weights of the matrix products of the layers, twice, for each
+real token.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ sys.path.insert(0, str(ROOT))
 from engine_inputs import FirstIsRight, hybrid, questions, random_stack, tokenizer  # noqa: E402
 
 from optlayers.evaluation.engine import Engine  # noqa: E402
+from optlayers.evaluation.evaluator import ModelEvaluator  # noqa: E402
 from optlayers.evaluation.packing import NO_SHARING  # noqa: E402
 from optlayers.evaluation.prefix_tree import schedule  # noqa: E402
 from optlayers.evaluation.questions import Question  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
 from optlayers.models.flat import flat_size, flatten  # noqa: E402
 from optlayers.models.stack import LayerStack  # noqa: E402
+from optlayers.study import load_study  # noqa: E402
 
 # Parts of a profile, by what their kernels are called; the first that fits counts.
 KINDS = {
@@ -46,6 +49,13 @@ KINDS = {
     "matrix products": ("gemm", "nvjet", "cutlass", "cublas", "matmul"),
     "copies from host memory, beside the rest": ("memcpy htod",),
 }
+# The same of torch's operations on a CPU.
+CPU_KINDS = {
+    "attention": ("scaled_dot_product",),
+    "products of the SSD": ("aten::bmm",),
+    "matrix products": ("aten::mm", "aten::addmm"),
+    "copies": ("aten::copy_", "aten::cat"),
+}
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
@@ -57,6 +67,13 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def demo(device: torch.device, dtype: torch.dtype) -> tuple[LayerStack, list[Question]]:
+    """The trained pair, and the questions that a search of it asks."""
+    found = ModelEvaluator(load_study("demo"), device, dtype)
+    order = found.order
+    return found.stack, found.tasks.questions(order.subject.tolist(), order.document.tolist())
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -153,14 +170,20 @@ def profile(
 
     engine = Engine(stack, FirstIsRight(), device)
     engine.answers(sets[:1], asked[:150], coarse)
-    with record(activities=[ProfilerActivity.CUDA]) as found:
+    gpu = device.type == "cuda"
+    kinds = KINDS if gpu else CPU_KINDS
+    with record(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as found:
         took = seconds(lambda: engine.answers(sets, asked, coarse), device)
-    parts = dict.fromkeys([*KINDS, "other kernels"], 0.0)
+    parts = dict.fromkeys([*kinds, "the rest"], 0.0)
     for event in found.key_averages():
         name = event.key.lower()
-        fits = (kind for kind, names in KINDS.items() if any(n in name for n in names))
-        parts[next(fits, "other kernels")] += event.self_device_time_total / 1e6
-    beside = parts["copies from host memory, beside the rest"]
+        fits = (kind for kind, names in kinds.items() if any(n in name for n in names))
+        own = event.self_device_time_total if gpu else event.self_cpu_time_total
+        parts[next(fits, "the rest")] += own / 1e6
+    if not gpu:
+        # Operations of several threads, told as shares of all of them.
+        took = sum(parts.values())
+    beside = parts.get("copies from host memory, beside the rest", 0.0)
     parts["nothing"] = max(0.0, took - (sum(parts.values()) - beside))
     return {kind: 100 * part / took for kind, part in parts.items()}
 
@@ -208,8 +231,12 @@ def main() -> None:
         torch.cuda.set_per_process_memory_fraction(
             memory / torch.cuda.get_device_properties(device).total_memory, device
         )
-    stack = random_stack(args.shape, device, dtype, memory)
-    asked = questions(stack.sides[0].config.vocab_size, 0)
+    if args.shape == "demo":
+        stack, asked = demo(device, dtype)
+        args.skip.append("shots")  # its tasks have none
+    else:
+        stack = random_stack(args.shape, device, dtype, memory)
+        asked = questions(stack.sides[0].config.vocab_size, 0)
     tokens = sum(len(q.requests[0].tokens) for q in asked)
     note("questions", f"{len(asked)}, mean {tokens / len(asked):.0f} tokens")
     peak = matmul_peak(device, dtype)
@@ -297,7 +324,7 @@ def main() -> None:
             row(f"{mark}five shots, 40 random sets", sets, deep, asked=long, coarse=coarse)
             row(f"{mark}five shots, 20 questions a subject, 40 random sets", sets, 2 * deep,
                 asked=longer, coarse=coarse)  # fmt: skip
-        if device.type == "cuda":
+        if device.type == "cuda" or precision == "model":
             for part, percent in profile(stack, sets[:8], asked, device, coarse).items():
                 note(f"{mark}time of 8 random sets: {part}", f"{percent:.1f} %")
     if "switches" not in args.skip:
