@@ -1,62 +1,87 @@
 """Interrupts: what a signal raises waits for the end of the storage call that it comes into.
 
 Raised between two statements of a transaction, it would leave a connection behind that still locks
-the database: the process, which is to give its claims back, would then wait for itself.
+the database: the process, which is to give its claims back, would then wait for itself. And what
+was raised inside an extension module may be lost there; the next storage call raises it again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 
 class _MainThread:
-    """How deep in storage calls the main thread is, where signals arrive, and what waits there."""
+    """How deep in storage calls the main thread is, where signals arrive, and what they raised."""
 
     depth = 0
-    waiting: BaseException | None = None
+    due: BaseException | None = None
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def interrupt(error: BaseException) -> None:
     """Raise an exception in a signal handler: now, or at the end of the storage call under way."""
-    if _MainThread.depth:
-        _MainThread.waiting = error
-    else:
+    _MainThread.due = error
+    if not _MainThread.depth:
         raise error
+
+
+def raise_interrupt() -> None:
+    """Raise what a signal has raised, unless it is being handled already."""
+    due = _MainThread.due
+    if due is None or not _in_main_thread():
+        return
+    handled = sys.exc_info()[1]
+    while handled is not None:
+        if handled is due:
+            return
+        handled = handled.__context__
+    raise due
 
 
 @contextlib.contextmanager
 def in_one_piece() -> Iterator[None]:
     """What is done in here is not broken into by `interrupt`."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
+    if not _MainThread.depth:
+        raise_interrupt()
     _MainThread.depth += 1
     try:
         yield
     finally:
         _MainThread.depth -= 1
-        if not _MainThread.depth and _MainThread.waiting is not None:
-            error, _MainThread.waiting = _MainThread.waiting, None
-            raise error
+        if not _MainThread.depth:
+            raise_interrupt()
 
 
 @contextlib.contextmanager
-def gentle_ctrl_c() -> Iterator[None]:
-    """In here Ctrl-C is an `interrupt`, unless the program has a handler of its own."""
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+def interruptible() -> Iterator[None]:
+    """What is interrupted in here is over at its end; Ctrl-C is an `interrupt` too.
+
+    Where the program has a handler of its own for Ctrl-C, that stays.
+    """
+    if not _in_main_thread():
         yield
         return
 
     def stop(_number: int, _frame: Any) -> None:
         interrupt(KeyboardInterrupt())
 
-    signal.signal(signal.SIGINT, stop)
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if plain:
+        signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _MainThread.due = None
+        if plain:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

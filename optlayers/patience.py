@@ -33,7 +33,11 @@ SAY_AFTER_SECONDS = 2.0
 
 # SQLite has one kind of error for what passes and what does not.
 _SQLITE_PASSES = ("locked", "disk i/o error", "disk is full", "unable to open")
-_GRPC_PASSES = ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+# A proxy that is told to end cancels the calls under way.
+_GRPC_PASSES = (
+    *("UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED"),
+    *("RESOURCE_EXHAUSTED", "ABORTED"),
+)
 
 # The calls of a storage that reach its database; each may be repeated.
 _CALLS = (

@@ -26,7 +26,7 @@ from optlayers.claims import Claim, Claims, Told, check_alive, stand
 from optlayers.cost import counted, is_known, key_of
 from optlayers.errors import EvaluationError, StorageError, TimeUp
 from optlayers.evaluation.questions import QuestionOrder
-from optlayers.interrupts import gentle_ctrl_c
+from optlayers.interrupts import interruptible, raise_interrupt
 from optlayers.layerset import LayerSet
 from optlayers.liveness import is_gone
 from optlayers.masking import mask_password
@@ -198,7 +198,7 @@ class Worker:
 
         Raises `RunError` where the study cannot go on; on `Stopped`, claims go back first.
         """
-        with gentle_ctrl_c():
+        with interruptible():
             return self._run()
 
     def _run(self) -> bool:
@@ -410,6 +410,7 @@ class Worker:
         work = len(sets) * questions
         least = HANG_LEAST if self._pace else HANG_FIRST
         limit = self.hang_seconds or max(least, HANG_FACTOR * self._pace * work)
+        raise_interrupt()
         began = time.monotonic()
         self.claims.heart.expect(limit)
         try:

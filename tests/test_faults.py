@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna import load_study
@@ -21,7 +22,7 @@ from soundness import assert_sound
 
 from optlayers import liveness
 from optlayers.errors import StorageAwayError, StorageError
-from optlayers.patience import Patience, limit_patience
+from optlayers.patience import SERVICE, Patience, PatientProxy, limit_patience
 from optlayers.storage import open_storage, open_study
 
 SMALL = definition(small=True)
@@ -220,6 +221,29 @@ def test_workers_behind_a_proxy_that_restarts_finish_the_study(
     assert "s3cret" not in shown
     assert "postgresql+psycopg://tester:***@127.0.0.1" in shown
     assert "warning" not in shown
+
+
+def test_a_call_that_an_ending_proxy_cancels_is_made_again() -> None:
+    import grpc
+
+    tries = 0
+
+    def answer(_request: bytes, context: Any) -> bytes:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            context.abort(grpc.StatusCode.CANCELLED, "as where a call meets the end of a server")
+        return b'"answer"'
+
+    calls = {"swap": grpc.unary_unary_rpc_method_handler(answer)}
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, calls),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    proxy = PatientProxy("127.0.0.1", port, Patience("there", seconds=30))
+    assert proxy.ask("swap", {}) == "answer"
+    assert tries == 2
+    server.stop(0)
 
 
 def test_a_proxy_that_others_may_reach_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from replay import worker_in
 from sqlalchemy import event
 
 from optlayers.errors import Stopped
-from optlayers.interrupts import in_one_piece, interrupt
+from optlayers.interrupts import in_one_piece, interrupt, interruptible
 from optlayers.transactions import backend_of
 from optlayers.worker import Worker
 
@@ -63,11 +64,11 @@ def test_a_signal_in_a_transaction_returns_the_claims_at_once(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_interrupt_waits_for_the_outermost_end_and_for_the_main_thread_alone() -> None:
+def test_an_interrupt_waits_for_the_outermost_end() -> None:
     done = []
 
     def nested() -> None:
-        with in_one_piece():
+        with interruptible(), in_one_piece():
             with in_one_piece():
                 interrupt(Stopped())
                 done.append("inner")
@@ -76,8 +77,9 @@ def test_an_interrupt_waits_for_the_outermost_end_and_for_the_main_thread_alone(
     with pytest.raises(Stopped):
         nested()
     assert done == ["inner", "outer"]
-    with pytest.raises(Stopped):
-        interrupt(Stopped())
+
+
+def test_a_call_in_another_thread_holds_no_interrupt_up() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def elsewhere() -> None:
@@ -88,7 +90,31 @@ def test_an_interrupt_waits_for_the_outermost_end_and_for_the_main_thread_alone(
     thread = threading.Thread(target=elsewhere)
     thread.start()
     assert entered.wait(10)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped), interruptible():
         interrupt(Stopped())
     leave.set()
     thread.join()
+
+
+def test_an_interrupt_that_was_lost_is_raised_by_the_next_call_and_then_no_more() -> None:
+    def lose() -> None:
+        # As extension modules do that look whether something is an array, or a number.
+        with contextlib.suppress(BaseException):
+            interrupt(Stopped())
+
+    def work() -> None:
+        with interruptible():
+            lose()
+            try:
+                with in_one_piece():
+                    done.append("more work")
+            finally:
+                with in_one_piece():
+                    done.append("returned")
+
+    done: list[str] = []
+    with pytest.raises(Stopped):
+        work()
+    assert done == ["returned"]
+    with in_one_piece():
+        done.append("later")
