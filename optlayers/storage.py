@@ -94,9 +94,10 @@ def open_storage(
     except NoSuchModuleError as error:
         raise StorageError(f"storage {shown}: {error}; mend the part before ://") from None
     except (ArgumentError, ValueError):
+        signs = "; in a password write @ : / % # as %40 %3A %2F %25 %23" if shown != url else ""
         raise StorageError(
             f"storage {shown}: not a database URL; write for example {DEFAULT_URL} or "
-            "postgresql+psycopg://user@host/database"
+            f"postgresql+psycopg://user@host/database{signs}"
         ) from None
     except ImportError as error:
         raise _no_driver(shown, error) from None

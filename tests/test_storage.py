@@ -80,7 +80,7 @@ def test_an_error_of_the_driver_is_one_line_without_the_password() -> None:
         ("sqlite+aiosqlite:///x.db", ["driver", "write sqlite:///"]),
         (
             "postgresql+psycopg://me:s3cret@host:no/db",
-            ["me:***@host:no/db", "not a database URL"],
+            ["me:***@host:no/db", "not a database URL", "in a password write"],
         ),
     ],
 )
