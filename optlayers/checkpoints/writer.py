@@ -46,6 +46,7 @@ from optlayers.models import hybrid as hybrid_module
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
 
 SPARE_BYTES = 50_000_000
+MEND = "free some space or choose another disk"
 MODELING = ("ssd.py", "generation.py", "llamba.py", "parts.py", "families.py", "hybrid.py")
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -86,7 +87,7 @@ def export_hybrid(
     try:
         sweep(out)
         need = bytes_to_write([shards], target, shelf) + SPARE_BYTES
-        check_space(out, "", need, "free some space or choose another disk")
+        check_space(out, "", need, MEND)
         with partial_folder(out) as partial:
             written = _write_weights(partial, shards, target, progress, shelf)
             _write_config(partial, parents, layers, graft, dtype_of)
@@ -132,9 +133,12 @@ def check_room(
     pieces = (plan_pieces(parents, layers, graft) for layers in sets)
     plans = [plan_shards(found, target, by_layer=shelf is not None) for found in pieces]
     need = bytes_to_write(plans, target, shelf) + len(outs) * SPARE_BYTES
-    link = ", or equal layers once with --link" if shelf is None else ""
-    mend = f"free some space, choose another disk, or write fewer with --top{link}"
-    check_space(outs[0].parent, f" for {len(outs)} checkpoints", need, mend)
+    what, mend = "", MEND
+    if len(outs) > 1:
+        once = ", or equal layers once with --link" if shelf is None else ""
+        what = f" for {len(outs)} checkpoints"
+        mend = f"{MEND}, or write fewer with --top{once}"
+    check_space(outs[0].parent, what, need, mend)
 
 
 def _in_format(dtype: str | None) -> str | None:

@@ -38,6 +38,7 @@ def verify(
     from dataclasses import asdict
 
     from optlayers.cli.tables import print_json
+    from optlayers.errors import EvaluationError
     from optlayers.evaluation.evaluator import pick_device, pick_dtype
     from optlayers.evaluation.strangers import Stranger
     from optlayers.evaluation.tasks import hush
@@ -64,31 +65,37 @@ def verify(
     changed = changed_files(info, folder)
     faults = [f"{name} {why}" for name, why in (changed or {}).items()]
     found: dict[str, Any] = {"files": None if changed is None else len(info["files"])}
-    if changed is None or not runs_changed_code(changed):
+    runs_changed = bool(changed) and runs_changed_code(changed or {})
+    if not runs_changed:
         recorded = None if definition.real else Recorded.of(info, definition)
         faults += recorded.faults if recorded else []
         stranger = Stranger(folder.resolve(), str(where), kind)
-        say("loading and generating")
-        found["generated"] = stranger.generate(prompt, NEW_TOKENS)
-        verdict = None
-        if recorded is not None:
-            say(f"lm_eval on {', '.join(task.name for task in definition.tasks)}")
-            path = definition.resolve(definition.task_path) if definition.task_path else None
-            loud = sys.stderr.isatty()
-            mine = stranger.evaluate(definition.tasks, path, limit, batch_size, loud)
-            verdict = compare(mine, recorded, _same_arithmetic(info, stranger))
-            found |= asdict(verdict)
-            faults += verdict.faults
-        if not json:
-            print(f"loads and generates without optlayers: {prompt + found['generated']!r}")
-            _show_measured(verdict, info, definition)
+        try:
+            say("loading and generating")
+            found["generated"] = stranger.generate(prompt, NEW_TOKENS)
+            verdict = None
+            if recorded is not None:
+                say(f"lm_eval on {', '.join(task.name for task in definition.tasks)}")
+                path = definition.resolve(definition.task_path) if definition.task_path else None
+                loud = sys.stderr.isatty()
+                mine = stranger.evaluate(definition.tasks, path, limit, batch_size, loud)
+                verdict = compare(mine, recorded, _same_arithmetic(info, stranger))
+                found |= asdict(verdict)
+                faults += verdict.faults
+            if not json:
+                print(f"loads and generates without optlayers: {prompt + found['generated']!r}")
+                _show_measured(verdict, info, definition)
+        except EvaluationError as error:
+            if not changed:
+                raise
+            faults.append(str(error))  # and what was changed or is missing says why
     compared = bool(found.get("common"))
     word = "differs" if faults else "pass" if compared else "not compared"
     found |= {"passed": not faults, "verdict": word, "faults": faults}
     if json:
         print_json(found)
     else:
-        _show(folder, found, changed)
+        _show(folder, found, changed, runs_changed)
     if faults:
         raise typer.Exit(1)
 
@@ -124,13 +131,15 @@ def _show_measured(verdict: Any, info: Any, definition: Any) -> None:
         print("no score was recorded to compare with")
 
 
-def _show(folder: Path, found: dict[str, Any], changed: dict[str, str] | None) -> None:
+def _show(
+    folder: Path, found: dict[str, Any], changed: dict[str, str] | None, runs_changed: bool
+) -> None:
     if changed is None:
         print("no hashes were recorded: an early version wrote it; export it again for them")
     elif not changed:
         print(f"all {found['files']} files are those that were written")
     for fault in found["faults"]:
         print(f"differs: {fault}")
-    if "generated" not in found:
+    if runs_changed:
         print("it was not loaded, since that would run what was changed")
     print(f"{folder}: {found['verdict']}")

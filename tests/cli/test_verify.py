@@ -216,6 +216,24 @@ def test_a_broken_folder_is_one_line(exported: Path, verify: Verify, tmp_path: P
     assert "name a folder that `optlayers export` wrote" in err
 
 
+def test_weights_that_are_missing_or_cut_short_are_named(
+    exported: Path, verify: Verify, tmp_path: Path
+) -> None:
+    folder = copy(exported, tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, out, _ = verify(folder, "--limit", "1")
+    assert code == 1
+    assert "differs: model.safetensors was changed" in out
+    weights.unlink()
+    code, out, err = verify(folder, "--limit", "1")
+    assert code == 1
+    assert "differs: model.safetensors is missing" in out
+    assert "differs: generation: " in out
+    assert out.rstrip().endswith("copy: differs")
+    assert "Traceback" not in err + out
+
+
 def test_another_definition_is_refused(
     exported: Path, verify: Verify, tiny_study: Path, tmp_path: Path
 ) -> None:
