@@ -66,7 +66,8 @@ def _table(table: Table) -> str:
 
 def _row(cells: Sequence[Any]) -> str:
     texts = [c["text"] if isinstance(c, dict) else "" if c is None else str(c) for c in cells]
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+    # Names and messages come from the database; viewers of Markdown take HTML for what it says.
+    return "| " + " | ".join(t.replace("|", "\\|").replace("<", "&lt;") for t in texts) + " |"
 
 
 def as_data(report: Report) -> dict[str, Any]:

@@ -243,6 +243,9 @@ def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:
     text = page(report, figures(report))
     assert "<img" not in text
     assert text.count("</script>") == 4
+    report = dataclasses.replace(finished.report, workers=[WorkerState("a:1:2", hardware=bad)])
+    assert "&lt;img" in markdown(report, figures(report))
+    assert "<img" not in markdown(report, figures(report))
 
 
 def test_baselines_are_drawn_and_a_bad_file_is_told(tmp_path: Path, finished: Finished) -> None:
