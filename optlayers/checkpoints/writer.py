@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ from optlayers.models import hybrid as hybrid_module
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
 
 SPARE_BYTES = 50_000_000
+AT_ONCE = 4  # files; each has a buffer of its own
 MEND = "free some space or choose another disk"
 MODELING = ("ssd.py", "generation.py", "llamba.py", "parts.py", "families.py", "hybrid.py")
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -189,25 +192,41 @@ def _write_weights(
     total, done = sum(size_of(shard, dtype) for shard in shards), 0
     where: dict[str, str] = {}
     written: dict[tuple[Any, ...], tuple[str, str]] = {}
+    lock, stop = threading.Lock(), threading.Event()
 
     def advance(count: int) -> None:
         nonlocal done
-        done += count
-        progress(done, total)
+        if stop.is_set():
+            raise InterruptedError("another file could not be written")
+        with lock:
+            done += count
+            progress(done, total)
 
-    for number, shard in enumerate(shards, start=1):
-        file = SINGLE
-        if len(shards) > 1:
-            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        key = key_of(shard, dtype)
-        earlier, sha = shelf.files.get(key, (None, "")) if shelf is not None else (None, "")
-        if shelf is not None and earlier is not None and link(earlier, folder / file):
-            shelf.linked += size_of(shard, dtype)
-            advance(size_of(shard, dtype))
-        else:
-            sha = write_tensors(folder / file, shard, dtype, advance)
-        written[key] = (file, sha)
-        where.update({name: file for name, _ in shard})
+    # Several files at once: one is read while another is hashed, and a third goes onto the disk.
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        coming: list[tuple[tuple[Any, ...], str, Future[str]]] = []
+        try:
+            for number, shard in enumerate(shards, start=1):
+                file = SINGLE
+                if len(shards) > 1:
+                    file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+                where.update({name: file for name, _ in shard})
+                key = key_of(shard, dtype)
+                earlier, sha = shelf.files.get(key, (None, "")) if shelf is not None else (None, "")
+                if shelf is not None and earlier is not None and link(earlier, folder / file):
+                    shelf.linked += size_of(shard, dtype)
+                    advance(size_of(shard, dtype))
+                    written[key] = (file, sha)
+                else:
+                    job = pool.submit(write_tensors, folder / file, shard, dtype, advance)
+                    coming.append((key, file, job))
+            for failed in wait((job for *_, job in coming), return_when=FIRST_EXCEPTION).done:
+                failed.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        written.update({key: (file, job.result()) for key, file, job in coming})
     if len(shards) > 1:
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
     return written
