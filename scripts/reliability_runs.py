@@ -103,7 +103,8 @@ class Workers:
             "faults": dict(self.run.bad_sets),
         }
         (self.folder / f"replay-{number}.yaml").write_text(yaml.safe_dump(spec))
-        command = ["worker", "--study", "study.yaml", "--replay", f"replay-{number}.yaml"]
+        command = ["worker", "--wait", "--study", "study.yaml"]
+        command += ["--replay", f"replay-{number}.yaml"]
         command += ["--cohort", str(COHORT), "--index", str(number)]
         if self.run.bad_sets:
             command += ["--hang-minutes", "0.1"]
