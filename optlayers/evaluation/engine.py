@@ -23,15 +23,13 @@ from optlayers.evaluation.packing import MIN_SHARED, new_tokens, pack
 from optlayers.evaluation.picks import Picks, Row, collect, distinct_rows
 from optlayers.evaluation.prefix_tree import schedule, walk
 from optlayers.evaluation.questions import Question
-from optlayers.evaluation.tuning import tuned_budget
+from optlayers.evaluation.tuning import cpu_budget, tuned_budget
 from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.models.packed import PackedBatch
 from optlayers.models.stack import LayerStack
 
 logger = logging.getLogger(__name__)
 
-# On a CPU the activations of a batch should stay in the cache of one core.
-CPU_BUDGET = 512
 # On a CPU the packed form pays where it saves at least this share of the tokens.
 WORTH_PACKING = 0.2
 
@@ -147,8 +145,9 @@ class Engine:
         packed = self._packs(rows)
         rows.sort(key=lambda row: row.tokens if packed else (-len(row.tokens), row.tokens))
         if self.budget <= 0:
+            on_gpu = self.device.type == "cuda"
             self.budget = (
-                tuned_budget(self.stack, self.device) if self.device.type == "cuda" else CPU_BUDGET
+                tuned_budget(self.stack, self.device) if on_gpu else cpu_budget(self.stack)
             )
         cost = [len(row.tokens) for row in rows]
         if packed:

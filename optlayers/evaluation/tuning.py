@@ -1,4 +1,4 @@
-"""How many tokens a batch should hold on this device: measured, not guessed."""
+"""How many tokens a batch should hold on this device: measured on a GPU, by its width on a CPU."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ FALLBACK = 8_192
 SIZES = (4_096, 8_192, 16_384, 32_768)
 LENGTH = 128  # tokens a sequence while measuring
 WITHIN = 0.02  # a smaller batch is preferred to a gain below this
+
+# On a CPU the widest activation of a batch should stay in the cache of a core.
+CACHE_BYTES = 2_097_152
+CPU_SIZES = (512, 2_048)
+
+
+def cpu_budget(stack: LayerStack) -> int:
+    """Tokens a batch on a CPU, where cores are few and clocks too uneven to measure at the start.
+
+    Large enough that calls cost little, and no larger than the cache.
+    """
+    weights = [p for side in stack.sides for p in side.layers[0].parameters() if p.dim() == 2]
+    widest = max((max(p.shape) * p.element_size() for p in weights), default=1)
+    return min(CPU_SIZES[1], max(CPU_SIZES[0], CACHE_BYTES // widest))
 
 
 @torch.inference_mode()
