@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Models this small lose more to waiting threads than they win, the more so beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Who starts the tests in the background of a script hands them SIGINT ignored, and they test Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_TASKS = ROOT / "studies" / "demo" / "tasks"

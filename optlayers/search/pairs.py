@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from optlayers.layerset import LayerSet
 from optlayers.search.individual import Individual
 from optlayers.search.space import LayerSpace, SeenSets
+from optlayers.search.statistics import FloatArray
 from optlayers.search.surrogate import Surrogate
 
 # Generations without a better set after which pairs are looked for, and after which they get their
@@ -64,6 +66,10 @@ class PairSets:
         cores = [LayerSet(c) for c in itertools.combinations(best.indices, min(size, len(best)))]
         self._core = cores[int(np.argmax(model.mean(cores)))]
 
+    @cached_property
+    def _synergies(self) -> tuple[FloatArray, FloatArray]:
+        return self._model.synergies(self._core)
+
     def draw(self, count: int, taken: SeenSets, rng: np.random.Generator) -> list[LayerSet]:
         """At most `count` distinct sets of the budget that are not in `taken`."""
         found: dict[LayerSet, None] = {}
@@ -97,7 +103,7 @@ class PairSets:
         """The best part of the best set with the first pair under a draw from what the model knows
         of pairs (Thompson 1933); None where all such sets are taken."""
         core = list(self._core)
-        mean, deviation = self._model.synergies(self._core)
+        mean, deviation = self._synergies
         draws = mean + deviation * rng.standard_normal(mean.shape)
         barred = self._same | self._same[core].any(axis=0) | np.tri(len(mean), dtype=bool)
         barred[self._same[core].any(axis=0)] = True
