@@ -19,7 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Models this small lose more to waiting threads than they win, the more so beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Who starts the tests in the background of a script hands them SIGINT ignored, and they test Ctrl-C.
+# A suite that a script starts in the background is born with SIGINT ignored; tests send Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
