@@ -278,6 +278,7 @@ def main() -> None:
             with kind() as server:
                 rows.append(measure(name, server.database, options.trials, options.finished))
     if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
         write(options.out / "storage.md", rows, options.trials, options.finished)
 
 
