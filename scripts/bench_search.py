@@ -13,10 +13,10 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import statistics
 import sys
 import time
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,10 @@ def run(job: tuple[str, int, list[str]]) -> list[dict[str, Any]]:
     return rows
 
 
-def median(values: Sequence[float]) -> float:
-    """The median; infinite where half or more did not find it."""
-    ordered = sorted(values)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-
-
 def quartiles(values: list[float]) -> str:
     """Median with the quartiles; `not` where they did not find it."""
     low, high = np.quantile(np.array(values), [0.25, 0.75], method="nearest")
-    text = [f"{v:.0f}" if np.isfinite(v) else "not" for v in (median(values), low, high)]
+    text = [f"{v:.0f}" if np.isfinite(v) else "not" for v in (statistics.median(values), low, high)]
     return f"{text[0]} ({text[1]} to {text[2]})"
 
 

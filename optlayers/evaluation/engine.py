@@ -23,7 +23,7 @@ from optlayers.evaluation.packing import MIN_SHARED, new_tokens, pack
 from optlayers.evaluation.picks import Picks, Row, collect, distinct_rows
 from optlayers.evaluation.prefix_tree import schedule, walk
 from optlayers.evaluation.questions import Question
-from optlayers.evaluation.tuning import cpu_budget, tuned_budget
+from optlayers.evaluation.tuning import tuned_budget
 from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.models.packed import PackedBatch
 from optlayers.models.stack import LayerStack
@@ -145,10 +145,7 @@ class Engine:
         packed = self._packs(rows)
         rows.sort(key=lambda row: row.tokens if packed else (-len(row.tokens), row.tokens))
         if self.budget <= 0:
-            on_gpu = self.device.type == "cuda"
-            self.budget = (
-                tuned_budget(self.stack, self.device) if on_gpu else cpu_budget(self.stack)
-            )
+            self.budget = tuned_budget(self.stack, self.device)
         cost = [len(row.tokens) for row in rows]
         if packed:
             cost = new_tokens([row.tokens for row in rows], self.share)

@@ -21,7 +21,7 @@ CACHE_BYTES = 2_097_152
 CPU_SIZES = (512, 2_048)
 
 
-def cpu_budget(stack: LayerStack) -> int:
+def _cpu_budget(stack: LayerStack) -> int:
     """Tokens a batch on a CPU, where cores are few and clocks too uneven to measure at the start.
 
     Large enough that calls cost little, and no larger than the cache.
@@ -33,11 +33,13 @@ def cpu_budget(stack: LayerStack) -> int:
 
 @torch.inference_mode()
 def tuned_budget(stack: LayerStack, device: torch.device) -> int:
-    """Tokens a batch: the smallest size whose rate is within 2 % of the best.
+    """Tokens a batch: on a GPU the smallest size whose rate is within 2 % of the best.
 
-    Runs one layer of each side on random hidden states; takes a fraction of a second. A size
-    that leaves no room for one open state per layer is not tried.
+    There it runs one layer of each side on random hidden states, for a fraction of a second. A
+    size that leaves no room for one open state per layer is not tried.
     """
+    if device.type != "cuda":
+        return _cpu_budget(stack)
     if not stack.fused:
         return FALLBACK
     rates: dict[int, float] = {}

@@ -19,7 +19,7 @@ from optlayers.layerset import LayerSet
 from optlayers.search.individual import Individual
 from optlayers.search.space import LayerSpace, SeenSets
 from optlayers.search.statistics import FloatArray
-from optlayers.search.surrogate import Surrogate
+from optlayers.search.surrogate import Surrogate, indicators_of
 
 # Generations without a better set after which pairs are looked for, and after which they get their
 # largest share of the proposals.
@@ -57,9 +57,7 @@ class PairSets:
         origin = np.arange(space.n_choices) // space.n_donors
         # Choices of one layer are never held together.
         self._same = origin[:, None] == origin
-        inside = np.zeros((len(held), space.n_choices), dtype=np.float32)
-        rows = np.repeat(np.arange(len(held)), [len(indices) for indices in held])
-        inside[rows, list(itertools.chain.from_iterable(held))] = 1.0
+        inside = indicators_of(held, space.n_choices)
         self._new = (inside.T @ inside == 0.0) & ~self._same
         # The part of the best set that is worth most, two layers short of the largest set.
         size = max(0, space.max_layers - 2)
@@ -72,17 +70,18 @@ class PairSets:
 
     def draw(self, count: int, taken: SeenSets, rng: np.random.Generator) -> list[LayerSet]:
         """At most `count` distinct sets of the budget that are not in `taken`."""
-        found: dict[LayerSet, None] = {}
+        found: list[LayerSet] = []
         if self._space.max_layers < 2:
-            return []
+            return found
+        busy = set(taken)
         for turn in range(count):
             layers = self.covering(rng) if turn % 2 else None
-            if layers is None or layers.indices in taken or layers in found:
-                busy = {*taken, *(s.indices for s in found)}
+            if layers is None or layers.indices in busy:
                 layers = self.together(busy, rng)
             if layers is not None:
-                found[layers] = None
-        return list(found)
+                found.append(layers)
+                busy.add(layers.indices)
+        return found
 
     def covering(self, rng: np.random.Generator) -> LayerSet | None:
         """A largest set of many new pairs, which then are new no more; None where none is new."""
@@ -102,17 +101,16 @@ class PairSets:
     def together(self, taken: SeenSets, rng: np.random.Generator) -> LayerSet | None:
         """The best part of the best set with the first pair under a draw from what the model knows
         of pairs (Thompson 1933); None where all such sets are taken."""
-        core = list(self._core)
         mean, deviation = self._synergies
         draws = mean + deviation * rng.standard_normal(mean.shape)
-        barred = self._same | self._same[core].any(axis=0) | np.tri(len(mean), dtype=bool)
-        barred[self._same[core].any(axis=0)] = True
+        inside = self._same[list(self._core)].any(axis=0)
+        barred = self._same | inside | inside[:, None] | np.tri(len(mean), dtype=bool)
         draws[barred] = -np.inf
         for flat in np.argsort(-draws, axis=None, kind="stable"):
             i, j = divmod(int(flat), len(draws))
             if barred[i, j]:
                 break
-            layers = LayerSet((*core, i, j))
+            layers = LayerSet((*self._core, i, j))
             if layers.indices not in taken and layers in self._space:
                 return layers
         return None

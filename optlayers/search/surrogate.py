@@ -10,7 +10,7 @@ small grid. Pure numpy; shapes: n observed sets, m asked sets, L layers.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,10 +38,14 @@ class Observation(NamedTuple):
 
 def indicators(sets: Sequence[LayerSet], n_layers: int) -> FloatArray:
     """[n, L], 1 where a set holds a layer."""
+    return indicators_of([layers.indices for layers in sets], n_layers)
+
+
+def indicators_of(sets: Collection[tuple[int, ...]], n_layers: int) -> FloatArray:
+    """[n, L], the same of sets given by their indices."""
     found = np.zeros((len(sets), n_layers))
-    columns = list(itertools.chain.from_iterable(layers.indices for layers in sets))
-    rows = np.repeat(np.arange(len(sets)), [len(layers.indices) for layers in sets])
-    found[rows, columns] = 1.0
+    rows = np.repeat(np.arange(len(sets)), [len(indices) for indices in sets])
+    found[rows, list(itertools.chain.from_iterable(sets))] = 1.0
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+from fresh import run_fresh
 
 BEST = [0, 10, 11, 15]
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,22 +164,8 @@ def test_the_best_five_are_exported_load_as_strangers_and_generate(searched: Pat
     assert info["score"]["questions"] == 192
     assert len(info["donor"]["sha256"]["model.safetensors"]) == 64
     assert info["study"]["name"] == "demo"
-    loaded = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-c",
-            f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n{LOAD}",
-            *map(str, folders),
-        ],
-        cwd=searched,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert loaded.returncode == 0, loaded.stderr
-    answers = loaded.stdout.splitlines()
+    code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n{LOAD}"
+    answers = run_fresh(code, *folders, flags=("-I",), cwd=searched, timeout=300).splitlines()
     assert len(answers) == 5
     assert answers[0] == " B"
 

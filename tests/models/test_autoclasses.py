@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from fresh import run_fresh
 from recurrence import published_checkpoint
 from safetensors.torch import save_file
 
@@ -37,17 +36,7 @@ def folders(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(code: str, *arguments: str) -> str:
     """What some lines print in a fresh process."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_fresh(code, *arguments, env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
 
 ORDERS = {

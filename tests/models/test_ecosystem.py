@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import VOCAB, loud
+from fresh import run_fresh
 from recurrence import logits, published_checkpoint
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
@@ -168,17 +167,7 @@ def test_what_a_stranger_trains_and_saves_loads_for_everyone(folder: Path, tmp_p
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     target = tmp_path / "trained"
-    command = [sys.executable, "-c", STRANGER, folder, target, tmp_path / "logits.pt"]
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_fresh(STRANGER, folder, target, tmp_path / "logits.pt", cwd=tmp_path, env=environment)
     expected = torch.load(tmp_path / "logits.pt", weights_only=True)
     with torch.inference_mode():
         found = AutoModelForCausalLM.from_pretrained(target)(torch.tensor([[5, 6, 7, 8]])).logits
