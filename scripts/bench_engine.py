@@ -333,6 +333,13 @@ def main() -> None:
         row("4 random sets, no shared contexts", few, hflm, share=NO_SHARING)
         row("4 random sets, padded and eager", few, hflm, packed=False, budget=engine.budget)
         row("4 random sets, head and last layer untrimmed", few, hflm, trim=False)
+        mixed = [asked[i] for i in np.random.default_rng(2).permutation(len(asked))]
+        row("4 random sets, questions in random order", few, hflm, asked=mixed, sort=False)
+        row("4 random sets, padded and eager, questions in random order", few, hflm, asked=mixed,
+            sort=False, packed=False, budget=engine.budget)  # fmt: skip
+        row("4 random sets, batches of 512 tokens", few, hflm, budget=512)
+        row(f"4 random sets, batches of {4 * engine.budget} tokens, 4 times the tuned budget", few,
+            hflm, budget=4 * engine.budget)  # fmt: skip
         if "shots" not in args.skip:
             row("five shots, 2 random sets, no shared contexts", sets[:2], deep, asked=long,
                 share=NO_SHARING)  # fmt: skip

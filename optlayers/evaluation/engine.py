@@ -77,7 +77,8 @@ class Engine:
     budget: tokens a batch (0: tuned to the device). packed: None chooses. share: the shortest
     beginning of two sequences that runs once. tree: share prefixes of layers. trim: run the head,
     and what of the last layer does not look across tokens, on needed positions only, and the head
-    on needed vocabulary rows. The last three exist to be measured.
+    on needed vocabulary rows. sort: put what is of one length, or begins alike, side by side; else
+    the order of the questions stands. The last four exist to be measured.
     """
 
     stack: LayerStack
@@ -88,6 +89,7 @@ class Engine:
     share: int = MIN_SHARED
     tree: bool = True
     trim: bool = True
+    sort: bool = True
     donors: Donors = ONE
     work: Work = field(default_factory=Work)
 
@@ -143,7 +145,8 @@ class Engine:
         found = np.full((len(layer_sets), n_requests, 2), np.nan)
         rows = distinct_rows(questions)
         packed = self._packs(rows)
-        rows.sort(key=lambda row: row.tokens if packed else (-len(row.tokens), row.tokens))
+        if self.sort:
+            rows.sort(key=lambda row: row.tokens if packed else (-len(row.tokens), row.tokens))
         if self.budget <= 0:
             self.budget = tuned_budget(self.stack, self.device)
         cost = [len(row.tokens) for row in rows]
@@ -195,7 +198,9 @@ class Engine:
     def _take(self, rows: Sequence[Row], cost: Sequence[int], position: int, packed: bool) -> int:
         """The number of rows of the next batch: as many as the budget holds, one at least."""
         if not packed:
-            return max(1, self.budget // len(rows[position].tokens))
+            longest = np.maximum.accumulate([len(row.tokens) for row in rows[position:]])
+            padded = longest * np.arange(1, len(longest) + 1)
+            return max(1, int(np.searchsorted(padded, self.budget, side="right")))
         ends = np.cumsum([len(rows[position].tokens), *cost[position + 1 :]])
         # What is left is split into batches of one size, so that none is nearly empty.
         size = ends[-1] / -(-int(ends[-1]) // self.budget)

@@ -77,6 +77,19 @@ def test_the_batch_size_changes_rounding_alone(
     )
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_order_of_the_questions_changes_rounding_alone(
+    evaluator: ModelEvaluator, questions: list[Question], packed: bool
+) -> None:
+    sets = cohort(9, 2)
+    kept, sorted_ = (
+        Engine(evaluator.stack, evaluator.tasks, torch.device("cpu"), 300, packed, sort=sort)
+        for sort in (False, True)
+    )
+    found = kept.likelihoods(sets, questions)
+    np.testing.assert_allclose(found, sorted_.likelihoods(sets, questions), atol=1e-4)
+
+
 def test_nan_in_one_layer_fails_only_the_sets_that_use_it(questions: list[Question]) -> None:
     evaluator = ModelEvaluator(load_study("demo"), torch.device("cpu"), torch.float32)
     sets = [LayerSet.of(0), LayerSet.of(0, 5)]
