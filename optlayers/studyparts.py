@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from optlayers.layerset import AT, BASE
+from optlayers.metrics import REAL
 
 # What numpy and Optuna take as a seed.
 MAX_SEED = 2**32 - 1
@@ -92,14 +93,17 @@ class LayerBudget(Part):
 class TaskSpec(Part):
     """One part of the objective: an lm-eval task or group, or a text file, and what counts of it.
 
-    A task counts by a metric of its own with one 0/1 value a question (acc, acc_norm), or by
-    logprob: the log-probability of the right answer, a token. A text counts by perplexity, or by
-    kl: the divergence from the donor, both a token.
+    A task counts by a metric of its own with one 0/1 value a question (acc, acc_norm), after its
+    first filter or, as lm-eval names results, after another (acc,strict); or by logprob: the
+    log-probability of the right answer, a token. A text counts by perplexity, or by kl: the
+    divergence from the donor, both a token.
     """
 
     name: Text = Field(description="a task or group of lm-eval, or of `task_path`")
     weight: _Weight = Field(1.0, description="its part of the score, beside other tasks")
-    metric: Text = Field("acc", description="acc, acc_norm, logprob; of a text perplexity or kl")
+    metric: Text = Field(
+        "acc", description="acc, acc_norm, acc,FILTER, logprob; of a text perplexity or kl"
+    )
     num_fewshot: int | None = Field(
         None, ge=0, le=MOST, description="examples in the prompt (null: as the task says)"
     )
@@ -108,8 +112,22 @@ class TaskSpec(Part):
         512, ge=2, le=MOST, description="tokens of the text that count as one question"
     )
 
+    @property
+    def measure(self) -> str:
+        """The metric without its filter."""
+        return self.metric.partition(",")[0]
+
+    @property
+    def filter(self) -> str | None:
+        """The filter that the metric names; None: the task's first."""
+        return self.metric.partition(",")[2] or None
+
     @model_validator(mode="after")
     def _fits(self) -> TaskSpec:
+        if "," in self.metric and not (self.measure and self.filter):
+            raise ValueError(f"expected METRIC or METRIC,FILTER; found {self.metric!r}")
+        if self.filter and self.measure in REAL:
+            raise ValueError(f"{self.measure} is taken before any filter; write it alone")
         of_text = self.metric in ("perplexity", "kl")
         if of_text and self.text is None:
             raise ValueError(f"metric {self.metric} is of a text; name a file with text")

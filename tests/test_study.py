@@ -415,6 +415,26 @@ def test_a_text_and_its_metric_come_together(task: dict[str, str], words: str) -
     assert not parse(GOOD).real
 
 
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("acc,", "expected METRIC or METRIC,FILTER; found 'acc,'"),
+        (",strict", "expected METRIC or METRIC,FILTER; found ',strict'"),
+        ("logprob,none", "logprob is taken before any filter"),
+        ("kl,none", "kl is taken before any filter"),
+    ],
+)
+def test_a_filter_stands_behind_a_metric_of_the_task(metric: str, words: str) -> None:
+    assert words in faults(with_field("tasks", [{"name": "a", "metric": metric}]))[0]
+
+
+def test_a_metric_is_read_in_the_words_of_lm_eval() -> None:
+    tasks = [{"name": "a", "metric": "exact_match,strict,a"}, {"name": "b"}]
+    first, second = parse(with_field("tasks", tasks)).tasks
+    assert (first.measure, first.filter) == ("exact_match", "strict,a")
+    assert (second.measure, second.filter) == ("acc", None)
+
+
 def test_several_donors_have_names_and_one_donor_needs_none() -> None:
     study = parse(SEVERAL)
     assert study.donor_names == ("a", "b")

@@ -88,7 +88,6 @@ class Stranger:
         limit: the first so many documents of each task. loud: show what lm_eval says. Raises
         `EvaluationError` where lm_eval fails.
         """
-        metric_of = {spec.name: spec.metric for spec in specs}
         found: dict[str, dict[int, bool]] = {}
         for spec in specs:
             # One run a task: their numbers of examples may differ.
@@ -109,7 +108,7 @@ class Stranger:
                 for path in samples:
                     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
                     task = path.name.removeprefix("samples_").rpartition("_")[0]
-                    found[task] = _right(rows, metric_of[spec.name], task)
+                    found[task] = _right(rows, spec, task)
         return found
 
     def _run(self, what: str, code: str, arguments: Sequence[str], work: Path, loud: bool) -> str:
@@ -136,11 +135,16 @@ class Stranger:
         return done.stdout
 
 
-def _right(rows: Sequence[Mapping[str, Any]], metric: str, task: str) -> dict[int, bool]:
+def _right(rows: Sequence[Mapping[str, Any]], spec: TaskSpec, task: str) -> dict[int, bool]:
+    """Of each document; a row is one document after one filter, the task's first filter first."""
+    chosen = spec.filter or (rows[0]["filter"] if rows else None)
     found: dict[int, bool] = {}
     for row in rows:
-        if metric not in row:
-            raise EvaluationError(f"lm_eval on {task}: its samples have no {metric}")
-        # A task may have several filters; the first counts, as in a study.
-        found.setdefault(int(row["doc_id"]), bool(row[metric]))
+        if row["filter"] != chosen:
+            continue
+        if spec.measure not in row:
+            raise EvaluationError(f"lm_eval on {task}: its samples have no {spec.measure}")
+        found[int(row["doc_id"])] = bool(row[spec.measure])
+    if not found:
+        raise EvaluationError(f"lm_eval on {task}: its samples have no filter {chosen!r}")
     return found

@@ -23,12 +23,11 @@ from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
 from numpy.typing import NDArray
 
-from optlayers.errors import EvaluationError, TaskError
+from optlayers.errors import TaskError
 from optlayers.evaluation.questions import Question, Request, Subject
+from optlayers.evaluation.scoring import Scoring, why
 from optlayers.metrics import LOGPROB
 from optlayers.study import StudyDefinition, TaskSpec
-
-SCORED = ("multiple_choice", "loglikelihood")
 
 
 class _Tokens(HFLM):
@@ -101,7 +100,7 @@ def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
             own = TaskManager(include_path=task_path, include_defaults=False)
         except Exception as error:
             raise TaskError(
-                f"task_path {task_path}: {_why(error)}; name a folder with the YAML of tasks alone"
+                f"task_path {task_path}: {why(error)}; name a folder with the YAML of tasks alone"
             ) from None
         if set(names) <= set(own.all_tasks):
             return own
@@ -117,22 +116,11 @@ def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
     return manager
 
 
-def _why(error: Exception) -> str:
-    """An exception of lm-eval, or of what it uses, in a line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
-
-
-def judged_by(spec: TaskSpec) -> str:
-    """The metric that says which answer is right: of `logprob` it is accuracy."""
-    return "acc" if spec.metric == LOGPROB else spec.metric
-
-
 class TaskSet:
     """The leaf tasks of a study with their weights, and how to score a question.
 
     Raises `TaskError` for a task that lm-eval does not know or cannot load, that generates text,
-    or that lacks the metric.
+    or that lacks the metric or the filter.
     """
 
     def __init__(
@@ -140,8 +128,7 @@ class TaskSet:
     ) -> None:
         self.limit = limit
         self.subjects: list[Subject] = []
-        self._tasks: list[Any] = []
-        self._metrics: list[str] = []
+        self._scoring: list[Scoring] = []
         self.by_logprob: list[bool] = []
         self._spec_of: list[int] = []
         # Texts are questions of another kind (`texts.py`).
@@ -169,12 +156,12 @@ class TaskSet:
             loaded = manager.load([spec.name])
         except Exception as error:
             raise TaskError(
-                f"task {spec.name!r} could not be loaded ({_why(error)}); "
+                f"task {spec.name!r} could not be loaded ({why(error)}); "
                 "check its YAML, its data, and the network if the data lie on a hub"
             ) from None
-        leaves, sizes = loaded["tasks"], []
-        for name, task in leaves.items():
-            self._check(name, task, spec)
+        scorings, sizes = [], []
+        for name, task in loaded["tasks"].items():
+            scorings.append(Scoring.of(name, task, spec))
             if spec.num_fewshot is not None and task.get_config("num_fewshot") != 0:
                 task.set_config(key="num_fewshot", value=spec.num_fewshot)
             elif task.get_config("num_fewshot") is None:
@@ -182,15 +169,16 @@ class TaskSet:
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
             size = self._documents(name, task)
             sizes.append(min(size, self.limit) if self.limit is not None else size)
-        by_size = self._weighted_by_size(loaded.get("groups", {}).get(spec.name), judged_by(spec))
+        if not scorings:
+            raise TaskError(f"task {spec.name!r} is a group without a task; name another")
+        by_size = scorings[0].weighted_by_size(loaded.get("groups", {}).get(spec.name))
         total = sum(sizes)
-        for (name, task), size in zip(leaves.items(), sizes, strict=True):
+        for scoring, size in zip(scorings, sizes, strict=True):
             share = size / total if by_size else 1.0 / len(sizes)
-            if any(subject.name == name for subject in self.subjects):
-                raise TaskError(f"task {name!r} occurs twice in the study; name it once")
-            self.subjects.append(Subject(name, size, spec.weight * share))
-            self._tasks.append(task)
-            self._metrics.append(judged_by(spec))
+            if any(subject.name == scoring.name for subject in self.subjects):
+                raise TaskError(f"task {scoring.name!r} occurs twice in the study; name it once")
+            self.subjects.append(Subject(scoring.name, size, spec.weight * share))
+            self._scoring.append(scoring)
             self.by_logprob.append(spec.metric == LOGPROB)
             self._spec_of.append(number)
 
@@ -201,31 +189,11 @@ class TaskSet:
             count = len(task.eval_docs)
         except Exception as error:
             raise TaskError(
-                f"task {name!r}: its documents cannot be read ({_why(error)}); check its data"
+                f"task {name!r}: its documents cannot be read ({why(error)}); check its data"
             ) from None
         if count == 0:
             raise TaskError(f"task {name!r} has no document; check its data and its splits")
         return count
-
-    @staticmethod
-    def _check(name: str, task: Any, spec: TaskSpec) -> None:
-        if task.OUTPUT_TYPE not in SCORED:
-            raise TaskError(
-                f"task {name!r} is of type {task.OUTPUT_TYPE}; optlayers scores "
-                f"{' and '.join(SCORED)} tasks, so choose one of these"
-            )
-        metrics = sorted(getattr(task, "_metric_fn_list", {}))
-        metric = judged_by(spec)
-        if metrics and not callable(task.config.process_results) and metric not in metrics:
-            raise TaskError(f"task {name!r} has no metric {metric!r}; it has {', '.join(metrics)}")
-
-    @staticmethod
-    def _weighted_by_size(group: Any, metric: str) -> bool:
-        """How lm-eval aggregates a group's metric; a single task counts by size."""
-        for entry in (group.aggregate_metric_list or []) if group is not None else []:
-            if entry.metric == metric:
-                return bool(entry.weight_by_size)
-        return True
 
     def prepare(self, tokenizer: Any, config: Any) -> None:
         """Set the tokenizer; `config` is the model's, for its length."""
@@ -252,7 +220,7 @@ class TaskSet:
 
     def _build(self, subject: int, documents: list[int]) -> None:
         """Let lm-eval build the requests of some documents of one subject."""
-        task = self._tasks[subject]
+        task = self._scoring[subject].task
         if task.config.num_fewshot:
             # Examples may be drawn document by document: only the whole gives lm_eval's draws.
             documents = list(range(self.subjects[subject].size))
@@ -262,7 +230,7 @@ class TaskSet:
         except Exception as error:
             raise TaskError(
                 f"task {self.subjects[subject].name!r}: its prompts could not be made "
-                f"({_why(error)}); check its YAML, its data, and num_fewshot"
+                f"({why(error)}); check its YAML, its data, and num_fewshot"
             ) from None
         for instance in task.instances:
             # lm-eval numbers the chosen documents anew.
@@ -286,31 +254,10 @@ class TaskSet:
     def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
         """Whether the question is answered right, given (log-likelihood, is greedy) a request.
 
-        Raises `TaskError` where the metric is not 0 or 1 for one question.
+        Raises as `Scoring.is_right` does.
         """
-        task = self._tasks[question.subject]
-        metric = self._metrics[question.subject]
         instances = self._instances[question.subject, question.document]
-        for instance, result in zip(instances, results, strict=True):
-            instance.resps = [result]
-        for ensemble in task._filters:
-            ensemble.apply(instances)
-        key = task._filters[0].name
-        values = task.process_results(
-            instances[0].doc, [instance.filtered_resps[key] for instance in instances]
-        )
-        name = self.subjects[question.subject].name
-        if metric not in values:
-            raise TaskError(f"task {name!r} gives no {metric!r}; it gives {', '.join(values)}")
-        value = values[metric]
-        if not isinstance(value, int | float | np.number | np.bool_) or float(value) not in (0, 1):
-            raise TaskError(
-                f"task {name!r}: metric {metric!r} is not right or wrong for one question "
-                f"(found {value!r}); choose acc or acc_norm"
-            )
-        if any(r[0] != r[0] for r in results):
-            raise EvaluationError(f"task {name!r}: NaN in the log-likelihoods")
-        return bool(value)
+        return self._scoring[question.subject].is_right(instances, results)
 
     def winners(self, question: Question) -> NDArray[np.bool_] | None:
         """Which choice, being the likeliest, makes the question right: bool [choices].
@@ -324,15 +271,7 @@ class TaskSet:
         return self._winners[key]
 
     def _find_winners(self, question: Question) -> NDArray[np.bool_] | None:
-        task = self._tasks[question.subject]
-        metrics = getattr(task, "_metric_fn_list", {})
-        if (
-            task.OUTPUT_TYPE != "multiple_choice"
-            or self._metrics[question.subject] != "acc"
-            or callable(task.config.process_results)
-            or task.config.filter_list is not None
-            or "acc_mutual_info" in metrics
-        ):
+        if not self._scoring[question.subject].by_likeliest:
             return None
         count = len(question.requests)
         won = np.zeros(count, dtype=np.bool_)
@@ -349,7 +288,7 @@ class TaskSet:
         """
         lengths = np.array([len(request.targets) for request in question.requests])
         nats = likelihoods / lengths
-        if self._tasks[question.subject].OUTPUT_TYPE == "loglikelihood":
+        if self._scoring[question.subject].task.OUTPUT_TYPE == "loglikelihood":
             return float(nats[0])
         won = self.winners(question)
         if won is None or not won.any():

@@ -21,6 +21,7 @@ from optlayers.checkpoints.writer import export_hybrid
 from optlayers.errors import TaskError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import by_subject
+from optlayers.evaluation.strangers import Stranger
 from optlayers.evaluation.tasks import TaskSet
 from optlayers.layerset import LayerSet
 from optlayers.models.stack import LayerStack
@@ -69,12 +70,32 @@ group: both{number}
 task: [words, last_word]
 aggregate_metric_list: [{{metric: acc, weight_by_size: {by_size}}}]
 """
+FILTERS = """
+def least(resps, docs):
+    return [(-likelihood, greedy) for likelihood, greedy in resps]
+"""
+LEAST = """
+  - name: least
+    filter: [{function: take_first}, {function: custom, filter_fn: !function turned.least}]
+"""
+LIKELIEST = """
+  - name: likeliest
+    filter: [{function: take_first}]
+"""
+TURNED = """
+group: turned
+task: [turned_two, turned_one]
+aggregate_metric_list:
+  - {metric: acc, filter_list: [least], weight_by_size: false}
+  - {metric: acc, filter_list: likeliest, weight_by_size: true}
+"""
 
 
 class Both:
     """The exported hybrid in lm-eval, and the same pair in the engine."""
 
     def __init__(self, pair: Path, exported: Path) -> None:
+        self.exported = exported
         self.lm = HFLM(pretrained=str(exported), dtype="float32", device="cpu", batch_size=4)
         base, donor = (Checkpoint(name, pair / name) for name in ("base", "donor"))
         self.stack = LayerStack.load(base, donor, CPU, torch.float32)
@@ -97,6 +118,17 @@ class Both:
             self.lm.tokenizer, SimpleNamespace(max_position_embeddings=self.lm.max_length)
         )
         return tasks
+
+    def answers(self, spec: TaskSpec, folder: Path) -> dict[str, list[bool]]:
+        """Right or wrong of each question of each task, in lm-eval's order."""
+        tasks = self.tasks(spec, folder, None)
+        questions = tasks.in_order()
+        answers = Engine(self.stack, tasks, CPU).answers([LAYERS], questions)[0]
+        assert isinstance(answers, np.ndarray)
+        found: dict[str, list[bool]] = {}
+        for question, right in zip(questions, answers, strict=True):
+            found.setdefault(tasks.subjects[question.subject].name, []).append(bool(right))
+        return found
 
     def mine(
         self, spec: TaskSpec, folder: Path, limit: int | None
@@ -125,7 +157,8 @@ def both(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
 
 @pytest.fixture(scope="module")
 def own_tasks(both: Both, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tasks and two groups of them: choices of several words, and one continuation."""
+    """Choices of several words, one continuation, and two groups of both; the choices once more
+    under filters, of which one takes the least likely for the likeliest, and a group of these."""
     folder: Path = tmp_path_factory.mktemp("own_tasks")
     (folder / "data.py").write_text(DATA)
     rng = np.random.default_rng(0)
@@ -147,6 +180,13 @@ def own_tasks(both: Both, tmp_path_factory: pytest.TempPathFactory) -> Path:
     docs = list(continuations(both.lm))
     (folder / "last_word.json").write_text(json.dumps({"test": docs}))
     (folder / "last_word.yaml").write_text(LAST_WORD + METRIC.format("acc"))
+    (folder / "turned.py").write_text(FILTERS)
+    for name, filters in (("two", LEAST + LIKELIEST), ("one", LEAST + LIKELIEST), ("sole", LEAST)):
+        text = WORDS.replace("task: words", f"task: turned_{name}")
+        text = text.replace("test_split: test", "test_split: train") if name == "one" else text
+        text += METRIC.format("acc") + METRIC.format("acc_norm") + "filter_list:" + filters
+        (folder / f"turned_{name}.yaml").write_text(text)
+    (folder / "turned.yaml").write_text(TURNED)
     for number, by_size in enumerate(("false", "true")):
         text = GROUP.format(number=number, by_size=by_size)
         (folder / f"both{number}.yaml").write_text(text)
@@ -230,6 +270,79 @@ def test_a_group_weighs_its_tasks_as_lm_eval_does(both: Both, own_tasks: Path, n
     assert score == pytest.approx(result["groups"][name]["acc,none"], abs=1e-12)
     plain = float(np.mean(list(by_task.values())))
     assert (score == pytest.approx(plain)) is (number == 0)
+
+
+def after(samples: list[dict[str, Any]], chosen: str, metric: str) -> list[bool]:
+    """What lm-eval found of each document after a filter."""
+    rows = sorted((row["doc_id"], row[metric]) for row in samples if row["filter"] == chosen)
+    return [bool(right) for _, right in rows]
+
+
+@pytest.mark.parametrize("metric", ["acc", "acc_norm"])
+def test_every_filter_answers_as_in_lm_eval_and_the_first_unless_one_is_named(
+    both: Both, own_tasks: Path, metric: str
+) -> None:
+    samples = both.theirs("turned", own_tasks, None)["samples"]
+    answers = {}
+    for name in ("least", "likeliest"):
+        answers[name] = both.answers(TaskSpec(name="turned", metric=f"{metric},{name}"), own_tasks)
+        expected = {task: after(rows, name, metric) for task, rows in samples.items()}
+        assert answers[name] == expected
+        assert [len(right) for right in expected.values()] == [12, 5]
+    assert answers["least"] != answers["likeliest"]
+    assert both.answers(TaskSpec(name="turned", metric=metric), own_tasks) == answers["least"]
+
+
+def test_a_sole_filter_of_a_task_counts(both: Both, own_tasks: Path) -> None:
+    result = both.theirs("turned_sole", own_tasks, None)
+    for metric in ("acc", "acc,least"):
+        spec = TaskSpec(name="turned_sole", metric=metric)
+        score, _, likelihoods = both.mine(spec, own_tasks, None)
+        assert score == pytest.approx(result["results"]["turned_sole"]["acc,least"], abs=1e-12)
+        assert list(both.answers(spec, own_tasks).values()) == [
+            after(result["samples"]["turned_sole"], "least", "acc")
+        ]
+    np.testing.assert_allclose(likelihoods, per_request(result["samples"]), rtol=0, atol=1e-3)
+
+
+def test_a_group_weighs_its_tasks_for_each_filter_as_lm_eval_does(
+    both: Both, own_tasks: Path
+) -> None:
+    result = both.theirs("turned", own_tasks, None)
+    for name, by_size in (("least", False), ("likeliest", True)):
+        score, by_task, _ = both.mine(
+            TaskSpec(name="turned", metric=f"acc,{name}"), own_tasks, None
+        )
+        assert score == pytest.approx(result["groups"]["turned"][f"acc,{name}"], abs=1e-12)
+        plain = float(np.mean(list(by_task.values())))
+        assert (score == pytest.approx(plain)) is not by_size
+
+
+def test_a_stranger_with_lm_eval_counts_the_filter_of_the_study(
+    both: Both, own_tasks: Path
+) -> None:
+    specs = [
+        TaskSpec(name="turned", metric="acc_norm,likeliest"),
+        TaskSpec(name="turned_sole"),
+    ]
+    stranger = Stranger(both.exported, "cpu", "float32")
+    found = stranger.evaluate(specs, str(own_tasks), None, 4)
+    expected = {
+        task: right for spec in specs for task, right in both.answers(spec, own_tasks).items()
+    }
+    assert {task: [right[d] for d in sorted(right)] for task, right in found.items()} == expected
+
+
+def test_naming_the_filter_that_every_task_has_keeps_the_short_way(both: Both) -> None:
+    plain, named = (
+        both.tasks(TaskSpec(name="demo_capitals", metric=metric), DEMO_TASKS, 3)
+        for metric in ("acc", "acc,none")
+    )
+    for ours, theirs in zip(plain.in_order(), named.in_order(), strict=True):
+        won = named.winners(theirs)
+        assert won is not None
+        assert won.sum() == 1
+        np.testing.assert_array_equal(won, plain.winners(ours))
 
 
 def model_inputs(lm: Any, requests: list[Any], monkeypatch: pytest.MonkeyPatch) -> set[Any]:

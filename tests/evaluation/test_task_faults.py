@@ -67,6 +67,31 @@ def test_a_missing_metric_names_those_there_are(folder: str) -> None:
     assert "it has acc" in line
 
 
+def test_a_missing_filter_names_those_there_are(folder: str) -> None:
+    line = fault(folder, name="last_word", metric="acc,strict-match")
+    assert "'last_word' has no filter 'strict-match'; it has 'none'" in line
+    filters = "filter_list: [{name: a, filter: [{function: take_first}]}, {name: b, filter: []}]\n"
+    (Path(folder) / "two.yaml").write_text(LAST_WORD.replace("last_word", "two") + filters)
+    line = fault(folder, name="two", metric="acc,none")
+    assert "'two' has no filter 'none'; it has 'a', 'b'" in line
+    assert "'two' has no metric 'f1'" in fault(folder, name="two", metric="f1,a")
+    TaskSet([TaskSpec(name="two", metric="acc,b")], folder)
+    none = LAST_WORD.replace("last_word", "none") + "filter_list: []\n"
+    (Path(folder) / "none.yaml").write_text(none)
+    assert "'none': its filter_list is empty" in fault(folder, name="none")
+
+
+def test_a_filter_that_cannot_take_likelihoods_is_named(folder: str, tiny_pair: Path) -> None:
+    filters = "filter_list: [{name: voted, filter: [{function: take_first_k, k: 2}]}]\n"
+    (Path(folder) / "voted.yaml").write_text(LAST_WORD.replace("last_word", "voted") + filters)
+    tasks = TaskSet([TaskSpec(name="voted")], folder)
+    tasks.prepare(AutoTokenizer.from_pretrained(tiny_pair / "donor"), None)
+    [question] = tasks.questions([0], [1])
+    with pytest.raises(TaskError, match=r"'acc' after filter 'voted' .*at least 2") as caught:
+        tasks.is_right(question, [(-1.5, True)])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_that_is_not_there_is_named() -> None:
     assert "nowhere" in fault("nowhere", name="last_word")
 
