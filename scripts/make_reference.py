@@ -29,7 +29,10 @@ OUT = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 # What the code reads from the environment; a test looks for others.
 ENVIRONMENT = {
     "OPTLAYERS_STORAGE": "database URL of the study, where `--storage` is not given",
-    "OPTLAYERS_MODELS": "folder of models that `fetch --source modelscope` brings",
+    "OPTLAYERS_MODELS": (
+        "folder of models that `fetch --source modelscope` brings, and of converted weights "
+        "while they are used"
+    ),
     "OPTLAYERS_ARTIFACTS": "folder of what is kept with a study beside its database",
     "OPTLAYERS_DEBUG": "any value: show tracebacks, as `--debug` does",
     "OPTLAYERS_CALLED_AS": "how messages name the command; `scripts/optlayers` sets it",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,17 @@ def chrome() -> Iterator[Any]:
     from browser import launched
 
     yield from launched()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a few hundred kilobytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here; run the tests as root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

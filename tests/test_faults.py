@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -116,20 +115,6 @@ def test_patience_grows_and_ends_and_leaves_other_errors_alone() -> None:
     assert patience.call(lambda: 7) == 7
     with pytest.raises(ValueError, match="invalid literal"):
         patience.call(lambda: int("number"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a few hundred kilobytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here; run the tests as root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_is_waited_out_and_nothing_is_torn(small_disk: Path) -> None:

@@ -1,17 +1,18 @@
 """Checkpoint: a model folder or hub id, read one tensor at a time.
 
 Safetensors only: no pickle is ever opened. On the CPU the tensors are memory-mapped, so several
-processes on one machine share one copy of what is not converted.
+processes on one machine share one copy (`converted` makes the file for those of another dtype).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,13 @@ class Checkpoint:
                 "fetch it again"
             ) from None
 
+    def reading_from(self, file: Path, names: Iterable[str]) -> Checkpoint:
+        """The same model with some of its tensors in another file, under the same names."""
+        other = copy.copy(self)
+        other._files = self._files | dict.fromkeys(names, str(file.absolute()))
+        other._handles, other._headers = {}, {}
+        return other
+
     def has(self, tensor: str) -> bool:
         """Whether the checkpoint holds a tensor of that name."""
         return tensor in self._files
@@ -151,8 +159,9 @@ class Checkpoint:
             except ModelError as error:
                 raise ModelError(f"model {self.name}: {error}") from None
         if file is None or name not in self._headers[file]:
+            where = "the weights" if file is None else f"{file}, where {INDEX} has it"
             raise ModelError(
-                f"model {self.name}: tensor {name} is missing from the weights; fetch them again"
+                f"model {self.name}: tensor {name} is missing from {where}; fetch it again"
             )
         return self._headers[file][name]
 

@@ -23,6 +23,8 @@ import torch
 from optlayers.errors import ModelError
 
 BUFFER_BYTES = 16_000_000
+# Values begin at a multiple of this in the file, so that they are aligned where it is mapped.
+ALIGNED = 64
 # Less than this is hashed sooner than a thread is woken.
 SMALL_BYTES = 500_000
 # A header longer than this is no header; the library has the same limit.
@@ -67,7 +69,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         return _entries(path, header, 8 + length, total)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{path}: is not a whole safetensors file ({error}); fetch it again"
+            f"{path} is not a whole safetensors file ({error}); fetch it again"
         ) from None
 
 
@@ -109,7 +111,7 @@ def write_tensors(
         }
         end += size
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNED)
     with path.open("wb") as stream, ThreadPoolExecutor(max_workers=1) as beside:
         target = _Hashed(stream, beside)
         target.write(len(text).to_bytes(8, "little") + text)

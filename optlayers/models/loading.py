@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from optlayers.checkpoints.converted import Wanted, hold, other_dtype
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import ModelError
 from optlayers.graft import Graft
 from optlayers.models.families import Family, attention_of, embedding_rows, family_of
 from optlayers.models.flat import flat_size, flatten
 from optlayers.models.parts import strip
-from optlayers.models.residency import Layers, Placement, place
+from optlayers.models.residency import GB, Layers, Placement, place
 
 NO_NAMES: set[str] = set()
 
@@ -95,14 +98,67 @@ def placement_of(
     return place(tuple(sizes), n_layers, ends, free)
 
 
-def _tensors(checkpoint: Checkpoint, prefix: str, names: set[str]) -> dict[str, Tensor]:
-    """Those of one module, or of the parts of it that are named."""
+def _named(checkpoint: Checkpoint, prefix: str, parts: set[str]) -> list[str]:
+    """The names below the prefix of the tensors of one module, or of those parts of it."""
     found = checkpoint.tensors_named_below(prefix)
-    return {
-        name: checkpoint.tensor(f"{prefix}.{name}")
-        for name in found
-        if not names or name.split(".")[0] in names
-    }
+    return [name for name in found if not parts or name.split(".")[0] in parts]
+
+
+def _parts(family: Family, half: str) -> set[str]:
+    return NO_NAMES if half == "layer" else family.halves.names(half)
+
+
+def _tensors(checkpoint: Checkpoint, prefix: str, parts: set[str]) -> dict[str, Tensor]:
+    """Those of one module, or of the parts of it that are named."""
+    return {n: checkpoint.tensor(f"{prefix}.{n}") for n in _named(checkpoint, prefix, parts)}
+
+
+def needed_tensors(checkpoint: Checkpoint, places: Sequence[int], half: str) -> list[str]:
+    """The names of the tensors of some layers of a checkpoint, or of a half of each."""
+    family = family_of(checkpoint.config)
+    prefixes = [f"{family.layers}.{index}" for index in sorted(set(places))]
+    parts = _parts(family, half)
+    return [f"{prefix}.{n}" for prefix in prefixes for n in _named(checkpoint, prefix, parts)]
+
+
+def share(
+    parents: Sequence[Checkpoint],
+    needed: Sequence[Sequence[str]],
+    dtype: torch.dtype,
+    say: Callable[[str], None],
+    held: ExitStack,
+) -> list[Checkpoint]:
+    """The parents such that a CPU maps what it needs of them: one copy for a machine's processes.
+
+    needed: the names of the tensors of each. Tensors of another dtype are mapped from a converted
+    file until `held` is closed; where there can be none, each process has a copy of its own, and
+    `say` receives the reason. Raises `ModelError` for a source that is broken.
+    """
+    values = sum(
+        math.prod(checkpoint.entry(name).shape)
+        for checkpoint, names in zip(parents, needed, strict=True)
+        for name in names
+    )
+    kind = str(dtype).removeprefix("torch.")
+    size = f"{values * dtype.itemsize / GB:.2f} GB of weights in {kind}"
+    others = [other_dtype(p, names, dtype) for p, names in zip(parents, needed, strict=True)]
+    found, where = list(parents), "as they lie"
+    try:
+        places = [place for place, names in enumerate(others) if names]
+        wanted = [Wanted(parents[place], others[place], dtype) for place in places]
+        if wanted:
+            where = f"converted in {wanted[0].path.parent} while in use"
+            for place, converted in zip(places, hold(wanted, say, held), strict=True):
+                found[place] = converted
+    except OSError as error:
+        held.close()
+        say(
+            f"{size}, a copy in each worker ({error}); set OPTLAYERS_MODELS to a folder on a "
+            "larger disk, or run in the dtype of the files"
+        )
+        return list(parents)
+    say(f"{size}, {where}, mapped: one copy for all workers of this machine")
+    return found
 
 
 def _read(
@@ -111,12 +167,12 @@ def _read(
     prefix: str,
     device: torch.device,
     dtype: torch.dtype,
-    names: set[str] = NO_NAMES,
+    parts: set[str] = NO_NAMES,
 ) -> nn.Module:
     """A module of the checkpoint, onto the device."""
     converted = {
         name: tensor.to(device=device, dtype=dtype)
-        for name, tensor in _tensors(checkpoint, prefix, names).items()
+        for name, tensor in _tensors(checkpoint, prefix, parts).items()
     }
     return _fill(module, converted, f"{checkpoint.name} {prefix}")
 
@@ -131,20 +187,20 @@ def read_side(
 ) -> Side:
     """The layers of one parent, or a half of each, where `places` has their indices.
 
-    stays: which of them stay on a GPU (None: it is a CPU, where weights stay mapped).
+    stays: which of them stay on a GPU (None: it is a CPU, where mapped weights stay mapped).
     """
     config = checkpoint.config
     config._attn_implementation = attention_of(config, "sdpa")
     family, layers = family_of(config), Layers()
-    names = NO_NAMES if half == "layer" else family.halves.names(half)
+    parts = _parts(family, half)
     kinds = [family.kinds(config)[index] for index in places]
     for i, index in enumerate(places):
         layer = _buffers_to(_empty_layer(family, config, index, half), device, dtype)
         prefix = f"{family.layers}.{index}"
         if stays is None:
-            layers.append(_read(checkpoint, layer, prefix, device, dtype, names))
+            layers.append(_read(checkpoint, layer, prefix, device, dtype, parts))
             continue
-        _fill(layer, _tensors(checkpoint, prefix, names), f"{checkpoint.name} {prefix}")
+        _fill(layer, _tensors(checkpoint, prefix, parts), f"{checkpoint.name} {prefix}")
         if stays(i):
             flatten(layer, torch.empty(flat_size(layer), dtype=dtype, device=device))
             layers.append(layer)

@@ -7,7 +7,9 @@ Shapes: B batch, T tokens, E hidden size, K picked positions, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,7 +19,14 @@ from torch import nn
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import ModelError
 from optlayers.graft import WHOLE, Graft
-from optlayers.models.loading import Side, placement_of, read_ends, read_side
+from optlayers.models.loading import (
+    Side,
+    needed_tensors,
+    placement_of,
+    read_ends,
+    read_side,
+    share,
+)
 from optlayers.models.packed import PACKED, Ops, PackedBatch, PlainOps
 from optlayers.models.pair import check_parents
 from optlayers.models.parts import LayerInputs
@@ -94,23 +103,30 @@ class LayerStack:
 
         others: the donors after the first, of which `graft` has the maps.
         memory: bytes of the device to use, all that are free by default. Layers that do not fit
-        wait in host memory; `say` receives what was chosen. On the CPU the weights stay mapped
-        where the files hold `dtype`, so processes on one machine share them.
+        wait in host memory; `say` receives what was chosen. On the CPU the weights are mapped from
+        files of `dtype`, so processes on one machine share them.
         """
-        parents = (base, donor, *others)
+        parents = [base, donor, *others]
         n_layers = check_parents(parents, graft)
-        placement = None
-        if device.type == "cuda":
-            placement = placement_of(parents, n_layers, device, dtype, memory, graft)
-            say(str(placement))
-        sides = []
-        for number, checkpoint in enumerate(parents):
-            places, half = list(range(n_layers)), "layer"
-            if number != BASE:
-                places, half = [graft.source(i, number - 1) for i in places], graft.swap
-            stays = None if placement is None else functools.partial(placement.stays, number)
-            sides.append(read_side(checkpoint, places, half, device, dtype, stays))
-        return cls(sides, *read_ends(base, device, dtype), graft)
+        taken = [(list(range(n_layers)), "layer")]
+        for place in range(len(parents) - 1):
+            taken.append(([graft.source(i, place) for i in range(n_layers)], graft.swap))
+        with contextlib.ExitStack() as held:
+            placement = None
+            if device.type == "cuda":
+                placement = placement_of(parents, n_layers, device, dtype, memory, graft)
+                say(str(placement))
+            else:
+                needed = [needed_tensors(p, *what) for p, what in zip(parents, taken, strict=True)]
+                needed[BASE] = base.names()
+                parents = share(parents, needed, dtype, say, held)
+            sides = []
+            for number, (checkpoint, (places, half)) in enumerate(zip(parents, taken, strict=True)):
+                stays = None if placement is None else functools.partial(placement.stays, number)
+                sides.append(read_side(checkpoint, places, half, device, dtype, stays))
+            stack = cls(sides, *read_ends(parents[BASE], device, dtype), graft)
+            weakref.finalize(stack, held.pop_all().close)
+        return stack
 
     def place(self, side: int, layer: int) -> int:
         """The index that a layer has in the model of its side."""

@@ -1,0 +1,140 @@
+"""Weights in another dtype than their file's, as a file that the processes of a machine map.
+
+What is mapped is in memory once, however many processes read it. A converted file lives as long
+as somebody holds it: the last to let go removes it, and what the killed left goes the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from optlayers.checkpoints.fetch import store
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.tensorfile import ALIGNED, FLOATS, Entry, write_tensors
+
+FOLDER = ".converted"
+LOCK = "lock"
+WORDS = {dtype: word for word, dtype in FLOATS.items()}
+
+
+@dataclass
+class Wanted:
+    """Tensors of a checkpoint that are to be had in another dtype, and their file."""
+
+    checkpoint: Checkpoint
+    names: Sequence[str]
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        self.entries = [(name, self.checkpoint.entry(name)) for name in self.names]
+        # Those of whole cache lines first, so that all matrices are aligned.
+        self.entries.sort(key=lambda item: item[1].converted(WORDS[self.dtype])[1] % ALIGNED != 0)
+        self.path = store() / FOLDER / f"{_key(self.entries, self.dtype)}.safetensors"
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is converted."""
+        return sum(entry.converted(WORDS[self.dtype])[1] for _, entry in self.entries)
+
+
+def other_dtype(checkpoint: Checkpoint, names: Sequence[str], dtype: torch.dtype) -> list[str]:
+    """Those of the tensors that hold floating-point numbers of another dtype."""
+    kinds = {name: checkpoint.entry(name).dtype for name in names}
+    return [name for name in names if kinds[name] in FLOATS and FLOATS[kinds[name]] != dtype]
+
+
+def hold(
+    wanted: Sequence[Wanted], say: Callable[[str], None], held: contextlib.ExitStack
+) -> list[Checkpoint]:
+    """The checkpoints as they read from converted files, made now or by another process.
+
+    The files are in use until `held` is closed; what is mapped stays readable after it. Raises
+    `OSError` where the disk or the file system refuses, with a reason for the user, and
+    `ModelError` for a source that is broken.
+    """
+    folder = store() / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _sweep(folder, {one.path for one in wanted})
+        need = sum(one.size for one in wanted if not one.path.is_file())
+        free = shutil.disk_usage(folder).free
+        if free < need:
+            raise OSError(f"{folder} has {free / 1e9:.2f} GB free and {need / 1e9:.2f} are needed")
+        for one in wanted:
+            if not one.path.is_file():
+                _convert(one, say)
+            held.callback(_let_go, one.path, _shared_lock(one.path))
+    return [one.checkpoint.reading_from(one.path, one.names) for one in wanted]
+
+
+def _convert(one: Wanted, say: Callable[[str], None]) -> None:
+    say(f"converting {one.checkpoint.name} to {str(one.dtype).removeprefix('torch.')}")
+    partial = one.path.with_suffix(".partial")
+    try:
+        write_tensors(partial, one.entries, WORDS[one.dtype])
+        partial.rename(one.path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _shared_lock(path: Path) -> int:
+    """A handle whose lock says that the file is in use."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _let_go(path: Path, handle: int) -> None:
+    """Remove the file unless another process uses it, or files are being made."""
+    with contextlib.suppress(OSError), _locked(path.parent, wait=False):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.close(handle)
+
+
+def _key(entries: Sequence[tuple[str, Entry]], dtype: torch.dtype) -> str:
+    """A name for what is converted, new where a source has changed."""
+    files = {str(entry.file.resolve()) for _, entry in entries}
+    states = [(file, (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in sorted(files)]
+    said = json.dumps([states, [name for name, _ in entries], WORDS[dtype]])
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """One process at a time makes and removes files; `OSError` where it may not, or not now."""
+    handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path, wanted: set[Path]) -> None:
+    """Remove what nobody holds, save what is wanted; the folder is locked."""
+    for left in folder.iterdir():
+        if left.name == LOCK or left in wanted:
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(handle)
