@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "demo-baselines.json")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    known = recorded(ROOT / "studies" / "demo" / "landscape.npz", 48)
+    known = recorded(ROOT / "studies" / "demo" / "landscape.npz")
     found = {}
     for name in SHOWN:
         runs = []

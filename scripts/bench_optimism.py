@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    known = recorded(ROOT / "studies" / "demo" / "landscape.npz", 48)
+    known = recorded(ROOT / "studies" / "demo" / "landscape.npz")
     rng = np.random.default_rng(0)
     n_sets, n_full = known.answers.shape
     found: dict[tuple[str, int, int], list[float]] = {}

@@ -1,10 +1,16 @@
 """Which search finds the best layers with the least work: landscapes with known truth.
 
     python scripts/bench_search.py --seeds 20 --out benchmarks
+    python scripts/bench_search.py --landscapes mine.npz --searches optlayers "beam of 3"
 
 Cost is counted in question-layer passes, in units of one layer set on all questions, without and
 with shared prefixes of layers. A run ends when a set within half a point of the true best has been
 evaluated on all questions, or after 600 units. Median over seeds, with the quartiles.
+
+A landscape is `demo`, a family of `scripts/search_landscapes.py`, or a file: the answers of every
+layer set of one pair up to some size, each question right or wrong, with the subjects and the
+order of the questions (`Landscape` in `optlayers/evaluation/landscape.py`; docs/search.md lists its
+arrays). `python scripts/make_demo_landscape.py --study FILE.yaml --out FILE.npz` records one.
 """
 
 from __future__ import annotations
@@ -29,6 +35,8 @@ sys.path.insert(0, str(ROOT))
 from search_competitors import SEARCHES, EndedError, Oracle  # noqa: E402
 from search_landscapes import FAMILIES, Known, recorded, synthetic  # noqa: E402
 
+from optlayers.errors import InputError  # noqa: E402
+
 NEAR, BUDGET = 0.005, 600.0
 GRID = (10, 20, 40, 60, 80, 120, 160, 240, 400, 600)
 
@@ -36,12 +44,26 @@ GRID = (10, 20, 40, 60, 80, 120, 160, 240, 400, 600)
 def landscape(name: str, seed: int) -> Known:
     """The demo's, one from a file, or a synthetic one of that seed."""
     if name == "demo":
-        return recorded(ROOT / "studies" / "demo" / "landscape.npz", 48)
-    if name.endswith(".npz"):
-        found = recorded(Path(name), 1)
-        found.n_fast = max(1, found.n_full // 8)
-        return found
-    return synthetic(name, seed)
+        return recorded(ROOT / "studies" / "demo" / "landscape.npz")
+    return recorded(Path(name)) if name.endswith(".npz") else synthetic(name, seed)
+
+
+def title(name: str) -> str:
+    """What tables call a landscape: of a file its name alone."""
+    return Path(name).stem if name.endswith(".npz") else name
+
+
+def check(names: list[str]) -> None:
+    """Raise `InputError` for a landscape that is not there, or not whole."""
+    for name in names:
+        if name.endswith(".npz"):
+            recorded(Path(name))
+        elif name not in ("demo", *FAMILIES):
+            raise InputError(
+                f"landscape {name!r}: expected demo, {', '.join(FAMILIES)} or a file *.npz"
+            )
+    if len({title(name) for name in names}) < len(names):
+        raise InputError("two landscapes have one name; rename a file")
 
 
 def run(job: tuple[str, int, list[str]]) -> list[dict[str, Any]]:
@@ -57,7 +79,7 @@ def run(job: tuple[str, int, list[str]]) -> list[dict[str, Any]]:
             SEARCHES[search](oracle, np.random.default_rng([seed, zlib.crc32(search.encode())]))
         rows.append(
             {
-                "landscape": name,
+                "landscape": title(name),
                 "seed": seed,
                 "search": search,
                 "found": oracle.best >= oracle.target,
@@ -126,11 +148,15 @@ def main() -> None:
     """Run, print, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--landscapes", nargs="*", default=["demo", *FAMILIES])
-    parser.add_argument("--searches", nargs="*", default=list(SEARCHES))
+    parser.add_argument("--searches", nargs="*", default=list(SEARCHES), choices=list(SEARCHES))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    try:
+        check(args.landscapes)
+    except InputError as error:
+        parser.error(str(error))
     jobs = [(n, s, args.searches) for s in range(args.seeds) for n in args.landscapes]
     rows: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
@@ -138,6 +164,7 @@ def main() -> None:
             rows += part
             print(f"\r{done} of {len(jobs)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
+    args.landscapes = [title(name) for name in args.landscapes]
     file = None if args.out is None else args.out / "search.json"
     if file is not None and file.is_file():
         # What was not run again stays.

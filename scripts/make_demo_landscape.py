@@ -1,10 +1,12 @@
 """Record the truth of study `demo`: the answers of every layer set of up to four layers.
 
     python scripts/make_demo_landscape.py
+    python scripts/make_demo_landscape.py --study mine.yaml --out mine.npz
 
 Runs optlayers' own engine on the CPU in float32 over all 2,517 sets (about 15 minutes on two
 cores), writes `studies/demo/landscape.npz`, and prints the best sets, what greedy addition
-finds, and how many sets come near the best.
+finds, and how many sets come near the best. So it does for another study of one donor whose
+questions are right or wrong: every set of up to `layers.max`, for `scripts/bench_search.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from optlayers.errors import EvaluationError  # noqa: E402
+from optlayers.errors import EvaluationError, InputError  # noqa: E402
 from optlayers.evaluation.evaluator import ModelEvaluator  # noqa: E402
 from optlayers.evaluation.landscape import Landscape  # noqa: E402
 from optlayers.layerset import LayerSet, all_layer_sets  # noqa: E402
@@ -50,6 +52,8 @@ def _part(job: tuple[str, int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
 def record(study: str, workers: int) -> Landscape:
     """Evaluate every set of the study's budget, and the base, on the search questions."""
     definition = load_study(study)
+    if definition.real or len(definition.donor_names) > 1:
+        raise InputError(f"study {study}: expected one donor and tasks that are right or wrong")
     evaluator = ModelEvaluator(definition, torch.device("cpu"), torch.float32)
     n_full = evaluator.order.n_full
     step = -(-n_full // (4 * workers))
@@ -71,7 +75,8 @@ def describe(landscape: Landscape) -> None:
     scores = landscape.scores()
     ranked = sorted(scores, key=lambda s: (-scores[s], len(s), s))
     print(f"base: {scores[LayerSet(())]:.4f}")
-    for size in range(1, 5):
+    most = max(len(layers) for layers in scores)
+    for size in range(1, most + 1):
         best = next(s for s in ranked if len(s) == size)
         print(f"best of {size}: {scores[best]:.4f} [{best}]")
     for layers in ranked[:10]:
@@ -81,7 +86,7 @@ def describe(landscape: Landscape) -> None:
         near = sum(score >= top - gap - 1e-12 for score in scores.values())
         print(f"within {100 * gap:.1f} points of the best: {near} sets")
     chosen = LayerSet(())
-    for _ in range(4):
+    for _ in range(most):
         options = [LayerSet((*chosen, i)) for i in range(landscape.n_layers) if i not in chosen]
         chosen = max(options, key=lambda s: scores[s])
         print(f"greedy addition: {scores[chosen]:.4f} [{chosen}]")
@@ -89,15 +94,18 @@ def describe(landscape: Landscape) -> None:
 
 def main() -> None:
     """Record, save, describe."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", default="demo")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--describe", action="store_true", help="only describe what there is")
     args = parser.parse_args()
-    if not args.describe:
-        record(args.study, args.workers).save(args.out)
-    describe(Landscape.load(args.out))
+    try:
+        if not args.describe:
+            record(args.study, args.workers).save(args.out)
+        describe(Landscape.load(args.out))
+    except InputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

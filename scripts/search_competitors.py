@@ -233,7 +233,12 @@ def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
             "seed": int(rng.integers(2**31)),
         }
     )
-    follow(definition, known, lambda sets, stop, phase: oracle.ask(sets, stop))
+    follow(
+        definition,
+        known,
+        lambda sets, stop, phase: oracle.ask(sets, stop),
+        weights=known.weights,
+    )
 
 
 SEARCHES: dict[str, Callable[[Oracle, np.random.Generator], None]] = {

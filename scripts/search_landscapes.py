@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from optlayers.errors import InputError  # noqa: E402
 from optlayers.evaluation.landscape import Landscape  # noqa: E402
 from optlayers.layerset import LayerSet, all_layer_sets  # noqa: E402
 from optlayers.search import StratifiedScore  # noqa: E402
@@ -26,7 +27,10 @@ LAYERS, SUBJECTS, PER_SUBJECT, FAST = 32, 57, 20, 5
 
 @dataclass
 class Known:
-    """Answers [sets, questions] of all layer sets in the order of a study's questions."""
+    """Answers [sets, questions] of all layer sets in the order of a study's questions.
+
+    weights: of each subject [subjects], sum 1; None: all alike.
+    """
 
     name: str
     n_layers: int
@@ -35,13 +39,15 @@ class Known:
     strata: NDArray[np.int64]
     index: dict[LayerSet, int]
     answers: NDArray[np.bool_]
+    weights: FloatArray | None = None
 
     @cached_property
     def scores(self) -> FloatArray:
         """The score of each set on all questions [sets]."""
-        weights = np.zeros(self.answers.shape[1])
         count = np.bincount(self.strata)
         weights = 1.0 / (count[self.strata] * len(count))
+        if self.weights is not None:
+            weights = self.weights[self.strata] / count[self.strata]
         return np.asarray(self.answers @ weights)
 
     @cached_property
@@ -60,21 +66,34 @@ class Known:
 
     def scorer(self) -> StratifiedScore:
         """Scores of prefixes."""
-        return StratifiedScore(strata=self.strata)
+        return StratifiedScore(strata=self.strata, weights=self.weights)
 
 
-def recorded(path: Path, n_fast: int) -> Known:
-    """A landscape from a file that `Landscape.save` wrote."""
+def recorded(path: Path) -> Known:
+    """A landscape from a file that `Landscape.save` wrote.
+
+    Raises `InputError` where the file is none, or lacks a set of as many layers as its largest.
+    """
     found = Landscape.load(path)
     sets = dict(found.index)
+    most = max((len(layers) for layers in sets), default=0)
+    for layers in all_layer_sets(found.n_layers, 1, most):
+        if layers not in sets:
+            raise InputError(
+                f"landscape {path}: layer set {layers} is not in it; record every set of 1 to "
+                f"{most} layers"
+            )
+    if not most:
+        raise InputError(f"landscape {path}: it holds no layer set; record them")
     return Known(
         path.stem,
         found.n_layers,
-        max(len(layers) for layers in sets),
-        n_fast,
+        most,
+        found.order.n_fast,
         found.order.subject,
         {layers: row for row, layers in enumerate(sets)},
         found.answers[list(sets.values())],
+        found.order.weights,
     )
 
 
