@@ -98,6 +98,26 @@ def test_a_pairs_recording_is_what_its_models_answer(tiny_study: Path, tmp_path:
     assert "| exhaustive | 41 (41 to 41) |" in out
 
 
+def test_what_is_recorded_is_drawn_anew_without_a_run(tmp_path: Path) -> None:
+    write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, 2)))
+    searches = ["--searches", "optlayers", "greedy addition"]
+    code, _, err = bench(tmp_path, "--landscapes", "mine.npz", *searches, "--out", "made")
+    assert code == 0, err
+    files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    assert set(files) == {"search.json", "search.md", "search.svg"}
+    # One panel, two searches: a median and the quartiles' shade of each.
+    assert files["search.svg"].count(b'id="FillBetweenPolyCollection') == 2
+    for name in ("search.md", "search.svg"):
+        (tmp_path / "made" / name).unlink()
+    (tmp_path / "mine.npz").unlink()
+    code, _, err = bench(tmp_path, "--draw", "--out", "made")
+    assert code == 0, err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} == files
+    code, _, err = bench(tmp_path, "--draw", "--out", "elsewhere")
+    assert code == 2
+    assert "--draw needs --out with a folder that holds search.json" in err.splitlines()[-1]
+
+
 def test_the_best_set_is_that_of_the_weights_in_the_file(tmp_path: Path) -> None:
     sys.path.insert(0, str(SCRIPT.parent))
     from search_landscapes import recorded
