@@ -271,6 +271,21 @@ def test_the_results_of_the_readme_are_those_of_the_benchmark() -> None:
                 assert numbers in (ROOT / name).read_text("utf-8"), row
 
 
+def test_what_the_readme_says_below_its_picture_is_the_truth_of_the_demo() -> None:
+    from optlayers.evaluation.landscape import Landscape
+
+    scores = Landscape.load(ROOT / "studies" / "demo" / "landscape.npz").scores()
+    table = (ROOT / "benchmarks" / "demo.md").read_text("utf-8")
+    donor = float(re.findall(r"^\| all \(the donor\) \| ([\d.]+) ", table, re.MULTILINE)[0]) / 100
+    base = next(score for layers, score in scores.items() if not layers)
+    best = [max(s for layers, s in scores.items() if len(layers) == size) for size in (1, 4)]
+    one, four = (f"{100 * (score - base) / (donor - base):.0f} %" for score in best)
+    says = f"one layer brings back {one} of the lost skill, four {four}."
+    assert says in (ROOT / "README.md").read_text("utf-8")
+    chinese = f"一层找回丢失能力的 {one}，四层找回 {four}。"
+    assert chinese in (ROOT / "README.zh-CN.md").read_text("utf-8")
+
+
 def test_the_reference_is_current() -> None:
     from make_reference import OUT, reference
 
