@@ -3,8 +3,9 @@
     python scripts/bench_gpu_search.py --shape llamba-8b --dir /scratch --out benchmarks
 
 Makes a pair in the published format (8B: 32 GB, free again afterwards) and an lm-eval group of
-MMLU's shape, 57 subjects of 10 questions, and runs the command. Busy is what nvidia-smi says of
-the GPU between the start of the first trial and the end of the last.
+MMLU's shape, 57 subjects of 10 questions, and runs the command. With `--per-subject 40 --fast 20`
+the rungs of a race are as large as those of `studies/full.yaml`, 285 questions and more.
+Busy is what nvidia-smi says of the GPU from the start of the first trial to the end of the last.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from random_pair import SHAPES, make_pair  # noqa: E402
 
 from optlayers.worklog import read_workers  # noqa: E402
 
-PER_SUBJECT = 10
 DATA = '''"""Reads a subject's questions from beside this file."""
 
 import json
@@ -61,7 +61,7 @@ metadata: {{version: 1.0}}
 """
 
 
-def make_tasks(folder: Path, vocabulary: int) -> None:
+def make_tasks(folder: Path, vocabulary: int, per_subject: int) -> None:
     """Write the group `shaped`: the questions of the engine's benchmark, as text."""
     folder.mkdir()
     (folder / "data.py").write_text(DATA)
@@ -70,7 +70,7 @@ def make_tasks(folder: Path, vocabulary: int) -> None:
     group = {"group": "shaped", "task": names, "aggregate_metric_list": weighting}
     (folder / "shaped.yaml").write_text(yaml.safe_dump(group))
     lines: dict[str, list[str]] = {name: [] for name in names}
-    for question in questions(vocabulary, 0, PER_SUBJECT):
+    for question in questions(vocabulary, 0, per_subject):
         words = " ".join(f"t{token}" for token in question.requests[0].tokens)
         document = {"question": words, "answer": question.document % 4}
         lines[names[question.subject]].append(json.dumps(document))
@@ -79,7 +79,7 @@ def make_tasks(folder: Path, vocabulary: int) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(lines[name]) + "\n")
 
 
-def study_file(folder: Path, layers: int, precision: str) -> Path:
+def study_file(folder: Path, layers: int, precision: str, fast: int) -> Path:
     """A small study of every phase; the single scores are made up, since nothing is learnt."""
     scores = np.random.default_rng(0).uniform(0.24, 0.5, layers).round(3).tolist()
     study: dict[str, Any] = {
@@ -89,7 +89,7 @@ def study_file(folder: Path, layers: int, precision: str) -> Path:
         "layers": {"min": 1, "max": 4},
         "tasks": [{"name": "shaped"}],
         "task_path": "tasks",
-        "questions": {"fast": 5, "full": None, "fast_precision": precision},
+        "questions": {"fast": fast, "full": None, "fast_precision": precision},
         "explore": {"population": 16, "generations": 4, "patience": 4},
         "validate": {"top": 6},
         "refine": {"top": 1, "verify": 4, "rounds": 1},
@@ -165,6 +165,8 @@ def main() -> None:
     parser.add_argument("--shape", default="demo", choices=sorted(SHAPES))
     parser.add_argument("--dir", type=Path, help="where the models go (default: /tmp or the like)")
     parser.add_argument("--precisions", nargs="*", default=["model", "fp8"])
+    parser.add_argument("--per-subject", type=int, default=10, help="questions of each subject")
+    parser.add_argument("--fast", type=int, default=5, help="of them at the fast fidelity")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -178,23 +180,27 @@ def main() -> None:
         make_pair(work, args.shape, device, kind)
         if device == "cuda":
             torch.cuda.empty_cache()
-        make_tasks(work / "tasks", SHAPES[args.shape][5])
+        make_tasks(work / "tasks", SHAPES[args.shape][5], args.per_subject)
         for precision in args.precisions:
-            columns[precision] = search(work, study_file(work, SHAPES[args.shape][1], precision))
+            file = study_file(work, SHAPES[args.shape][1], precision, args.fast)
+            columns[precision] = search(work, file)
             print(precision, columns[precision], flush=True)
     rows = list(dict.fromkeys(row for column in columns.values() for row in column))
     lines = [
         f"# `optlayers search` on {name}",
         "",
-        f"Made by `scripts/bench_gpu_search.py --shape {args.shape}`: random weights, 57 subjects "
-        "of 10 questions, one worker. fp8: `questions.fast_precision: fp8`.",
+        f"Made by `scripts/bench_gpu_search.py --shape {args.shape} --per-subject "
+        f"{args.per_subject} --fast {args.fast}`: random weights, 57 subjects of "
+        f"{args.per_subject} questions, one worker. fp8: `questions.fast_precision: fp8`.",
         "",
         f"| | {' | '.join(columns)} |",
         "|---" * (len(columns) + 1) + "|",
         *(f"| {row} | {' | '.join(c.get(row, '') for c in columns.values())} |" for row in rows),
     ]
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "gpu_search.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (args.out / f"gpu_search-{args.per_subject}.md").write_text(
+        "\n".join(lines) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

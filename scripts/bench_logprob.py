@@ -1,6 +1,7 @@
 """Does the log-probability of the right choice rank layer sets earlier than right or wrong does?
 
     python scripts/bench_logprob.py --study demo --sets 250 --out benchmarks
+    python scripts/bench_logprob.py --study examples/smollm2/study.yaml --size 4 --out benchmarks
 
 Random layer sets answer the questions of a study and those it sets aside. From a few questions each
 set gets a score: the share of right answers, the mean log-probability of the right choice among the
@@ -45,7 +46,9 @@ def answers(evaluator: ModelEvaluator, sets: list[LayerSet]) -> tuple[FloatArray
             mine = found[:, place : place + len(question.requests)]
             place += len(question.requests)
             won = evaluator.tasks.winners(question)
-            assert won is not None  # the demo's tasks look at the likeliest choice alone
+            if won is None:
+                name = evaluator.subjects[question.subject].name
+                sys.exit(f"task {name} looks at more than the likeliest choice; ask another")
             chosen = won[mine.argmax(axis=1)]
             right[start : start + len(part), q] = chosen
             logs = np.logaddexp.reduce(mine[:, won], axis=1) - np.logaddexp.reduce(mine, axis=1)
@@ -75,7 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", default="demo")
     parser.add_argument("--sets", type=int, default=250)
+    parser.add_argument("--size", type=int, help="layers of every set; by default of all sizes")
     parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--save", type=Path, help="an .npz for what was answered")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -90,15 +95,21 @@ def main() -> None:
     )
     sets: dict[LayerSet, None] = {}
     while len(sets) < min(args.sets, space.size):
-        sets[space.random(rng, space.random_size(rng))] = None
+        sets[space.random(rng, args.size or space.random_size(rng))] = None
     right, sure = answers(evaluator, list(sets))
+    if args.save is not None:
+        texts = [layers.text() for layers in sets]
+        np.savez_compressed(args.save, sets=texts, right=right.astype(bool), sure=sure)
     total = right.shape[1]
+    of = f" of {args.size} layers" if args.size else ""
+    stem = definition.name + (f"-{args.size}" if args.size else "")
     best = np.argsort(-right.mean(axis=1))[: len(sets) // 4]
     text = (
         "# Log-probability against right or wrong\n\nMade by `scripts/bench_logprob.py`: "
-        f"{len(sets)} random layer sets of study `{args.study}`. From a few questions, drawn at "
-        f"random {args.draws} times out of {total}: rank correlation with the share of right "
-        "answers on all other questions, mean (standard deviation over draws).\n"
+        f"{len(sets)} random layer sets{of} of study `{definition.name}`. From a few "
+        f"questions, drawn at random {args.draws} times out of {total}: rank "
+        "correlation with the share of right answers on all other questions, mean "
+        "(standard deviation over draws).\n"
     )
     for title, rows in (("All sets", np.arange(len(sets))), ("The best quarter of them", best)):
         text += f"\n{title}:\n\n| questions | right or wrong | log-probability | both |\n"
@@ -119,7 +130,7 @@ def main() -> None:
     print(text)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "logprob.md").write_text(text, encoding="utf-8")
+        (args.out / f"logprob-{stem}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
