@@ -286,6 +286,21 @@ def test_what_the_readme_says_below_its_picture_is_the_truth_of_the_demo() -> No
     assert chinese in (ROOT / "README.zh-CN.md").read_text("utf-8")
 
 
+def test_the_tests_and_twins_that_the_architecture_names_are_there() -> None:
+    import inspect
+
+    from optlayers.evaluation.engine import Engine
+
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file}::{test}"
+    options = re.findall(r"`E\((\w+)=", text)
+    assert {"trim", "sort", "budget", "tree", "share", "packed"} <= set(options)
+    assert set(options) <= set(inspect.signature(Engine).parameters)
+
+
 def test_the_reference_is_current() -> None:
     from make_reference import OUT, reference
 

@@ -22,7 +22,7 @@ def why(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Judge:
     """A leaf task, and the metric and the filter (lm-eval's `FilterEnsemble`) that count of it."""
 
     name: str
@@ -31,7 +31,7 @@ class Scoring:
     filter: Any
 
     @classmethod
-    def of(cls, name: str, task: Any, spec: TaskSpec) -> Scoring:
+    def of(cls, name: str, task: Any, spec: TaskSpec) -> Judge:
         """As a study names it: of `logprob`, accuracy says which answer is right.
 
         Without a filter in the study it is the task's first. Raises `TaskError` where the task

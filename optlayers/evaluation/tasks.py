@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from optlayers.errors import TaskError
 from optlayers.evaluation.questions import Question, Request, Subject
-from optlayers.evaluation.scoring import Scoring, why
+from optlayers.evaluation.scoring import Judge, why
 from optlayers.metrics import LOGPROB
 from optlayers.study import StudyDefinition, TaskSpec
 
@@ -128,7 +128,7 @@ class TaskSet:
     ) -> None:
         self.limit = limit
         self.subjects: list[Subject] = []
-        self._scoring: list[Scoring] = []
+        self._judges: list[Judge] = []
         self.by_logprob: list[bool] = []
         self._spec_of: list[int] = []
         # Texts are questions of another kind (`texts.py`).
@@ -159,9 +159,9 @@ class TaskSet:
                 f"task {spec.name!r} could not be loaded ({why(error)}); "
                 "check its YAML, its data, and the network if the data lie on a hub"
             ) from None
-        scorings, sizes = [], []
+        judges, sizes = [], []
         for name, task in loaded["tasks"].items():
-            scorings.append(Scoring.of(name, task, spec))
+            judges.append(Judge.of(name, task, spec))
             if spec.num_fewshot is not None and task.get_config("num_fewshot") != 0:
                 task.set_config(key="num_fewshot", value=spec.num_fewshot)
             elif task.get_config("num_fewshot") is None:
@@ -169,16 +169,16 @@ class TaskSet:
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
             size = self._documents(name, task)
             sizes.append(min(size, self.limit) if self.limit is not None else size)
-        if not scorings:
+        if not judges:
             raise TaskError(f"task {spec.name!r} is a group without a task; name another")
-        by_size = scorings[0].weighted_by_size(loaded.get("groups", {}).get(spec.name))
+        by_size = judges[0].weighted_by_size(loaded.get("groups", {}).get(spec.name))
         total = sum(sizes)
-        for scoring, size in zip(scorings, sizes, strict=True):
+        for judge, size in zip(judges, sizes, strict=True):
             share = size / total if by_size else 1.0 / len(sizes)
-            if any(subject.name == scoring.name for subject in self.subjects):
-                raise TaskError(f"task {scoring.name!r} occurs twice in the study; name it once")
-            self.subjects.append(Subject(scoring.name, size, spec.weight * share))
-            self._scoring.append(scoring)
+            if any(subject.name == judge.name for subject in self.subjects):
+                raise TaskError(f"task {judge.name!r} occurs twice in the study; name it once")
+            self.subjects.append(Subject(judge.name, size, spec.weight * share))
+            self._judges.append(judge)
             self.by_logprob.append(spec.metric == LOGPROB)
             self._spec_of.append(number)
 
@@ -220,7 +220,7 @@ class TaskSet:
 
     def _build(self, subject: int, documents: list[int]) -> None:
         """Let lm-eval build the requests of some documents of one subject."""
-        task = self._scoring[subject].task
+        task = self._judges[subject].task
         if task.config.num_fewshot:
             # Examples may be drawn document by document: only the whole gives lm_eval's draws.
             documents = list(range(self.subjects[subject].size))
@@ -254,10 +254,10 @@ class TaskSet:
     def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
         """Whether the question is answered right, given (log-likelihood, is greedy) a request.
 
-        Raises as `Scoring.is_right` does.
+        Raises as `Judge.is_right` does.
         """
         instances = self._instances[question.subject, question.document]
-        return self._scoring[question.subject].is_right(instances, results)
+        return self._judges[question.subject].is_right(instances, results)
 
     def winners(self, question: Question) -> NDArray[np.bool_] | None:
         """Which choice, being the likeliest, makes the question right: bool [choices].
@@ -271,7 +271,7 @@ class TaskSet:
         return self._winners[key]
 
     def _find_winners(self, question: Question) -> NDArray[np.bool_] | None:
-        if not self._scoring[question.subject].by_likeliest:
+        if not self._judges[question.subject].by_likeliest:
             return None
         count = len(question.requests)
         won = np.zeros(count, dtype=np.bool_)
@@ -288,7 +288,7 @@ class TaskSet:
         """
         lengths = np.array([len(request.targets) for request in question.requests])
         nats = likelihoods / lengths
-        if self._scoring[question.subject].task.OUTPUT_TYPE == "loglikelihood":
+        if self._judges[question.subject].task.OUTPUT_TYPE == "loglikelihood":
             return float(nats[0])
         won = self.winners(question)
         if won is None or not won.any():

@@ -78,14 +78,38 @@ def test_a_long_shared_context_is_packed_by_itself_on_a_cpu(stack: LayerStack) -
     assert engine.work.saved_context_tokens > 0
 
 
-def test_trimming_and_the_tree_change_nothing_but_work(stack: LayerStack) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_tree_changes_nothing_but_work(stack: LayerStack, packed: bool) -> None:
     questions = few_shot_questions()
-    whole = Engine(stack, Nothing(), CPU, trim=False, tree=False)
-    usual = Engine(stack, Nothing(), CPU)
-    np.testing.assert_allclose(
-        usual.likelihoods(SETS, questions), whole.likelihoods(SETS, questions), atol=1e-4
-    )
-    assert whole.work.saved_layer_tokens == 0 < usual.work.saved_layer_tokens
+    alone = Engine(stack, Nothing(), CPU, packed=packed, tree=False)
+    usual = Engine(stack, Nothing(), CPU, packed=packed)
+    found = usual.likelihoods(SETS, questions)
+    np.testing.assert_array_equal(found, alone.likelihoods(SETS, questions))
+    assert alone.work.saved_layer_tokens == 0 < usual.work.saved_layer_tokens
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_trimming_changes_rounding_alone(
+    stack: LayerStack, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = few_shot_questions()
+    rows: list[int] = []
+    real = stack.logits
+
+    def logits(h: torch.Tensor, wanted: torch.Tensor | None = None) -> torch.Tensor:
+        rows.append(len(h))
+        return real(h, wanted)
+
+    monkeypatch.setattr(stack, "logits", logits)
+    found, run = [], []
+    for trim in (False, True):
+        rows.clear()
+        engine = Engine(stack, Nothing(), CPU, packed=packed, trim=trim)
+        found.append(engine.likelihoods(SETS, questions))
+        run.append(sum(rows))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+    np.testing.assert_array_equal(found[0][..., 1], found[1][..., 1])
+    assert 0 < 3 * run[1] < run[0]  # positions that reach the head
 
 
 def test_needed_vocabulary_rows_give_the_same_comparison(stack: LayerStack) -> None:
