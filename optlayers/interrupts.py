@@ -26,6 +26,17 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+def ending_signals() -> list[signal.Signals]:
+    """What tells a process to end: SIGTERM, Ctrl-C, and the hang-up of its terminal.
+
+    Where `nohup` has made the process ignore the hang-up, it is none of them.
+    """
+    ending = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ending.append(signal.SIGHUP)
+    return ending
+
+
 def interrupt(error: BaseException) -> None:
     """Raise an exception in a signal handler: now, or at the end of the storage call under way."""
     _MainThread.due = error

@@ -334,8 +334,8 @@ def main() -> None:
             row(f"{mark}five shots, 40 random sets", sets, deep, asked=long, coarse=coarse)
             row(f"{mark}five shots, 20 questions a subject, 40 random sets", sets, 2 * deep,
                 asked=longer, coarse=coarse)  # fmt: skip
-        for part, percent in profile(stack, sets[:8], asked, device, coarse).items():
-            note(f"{mark}time of 8 random sets: {part}", f"{percent:.1f} %")
+        for what, percent in profile(stack, sets[:8], asked, device, coarse).items():
+            note(f"{mark}time of 8 random sets: {what}", f"{percent:.1f} %")
     if "switches" not in args.skip:
         few = sets[:4]
         row("4 random sets", few, hflm)

@@ -20,12 +20,14 @@ def write_replay(folder: Path, **spec: Any) -> Path:
     return path
 
 
-def start(folder: Path, *arguments: str, url: str | None = None) -> subprocess.Popen[str]:
-    """`optlayers` in that folder, its errors in the file `err`."""
+def start(
+    folder: Path, *arguments: str, url: str | None = None, by: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    """`optlayers` in that folder, its errors in the file `err`; `by` runs it."""
     env = {**os.environ, "OPTLAYERS_STORAGE": url or f"sqlite:///{folder / 'optuna.db'}"}
     with (folder / "err").open("a") as err:
         return subprocess.Popen(
-            [sys.executable, "-m", "optlayers", *arguments],
+            [*by, sys.executable, "-m", "optlayers", *arguments],
             cwd=folder,
             env=env,
             stdout=subprocess.PIPE,

@@ -180,6 +180,14 @@ def serve(folder: Path, port: int, url: str, *more: str) -> subprocess.Popen[str
     return proxy
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_proxy_that_is_told_to_end_does(tmp_path: Path, number: signal.Signals) -> None:
+    proxy = serve(tmp_path, free_port(), f"sqlite:///{tmp_path / 'optuna.db'}")
+    proxy.send_signal(number)
+    assert proxy.wait(timeout=20) == 0
+    assert "the proxy has ended" in (tmp_path / "err").read_text()
+
+
 def test_workers_behind_a_proxy_that_restarts_finish_the_study(
     tmp_path: Path, postgresql_url: str
 ) -> None:

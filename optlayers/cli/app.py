@@ -6,6 +6,7 @@ standard error; a traceback comes only with `--debug`.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -126,8 +127,12 @@ AGAIN = "optlayers: interrupted; run the same command again to go on"
 
 
 def say(text: str) -> None:
-    """One line on standard error, without passwords."""
-    print(mask_password(text), file=sys.stderr, flush=True)
+    """One line on standard error, without passwords; nothing where its terminal is gone."""
+    try:
+        print(mask_password(text), file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def main() -> None:

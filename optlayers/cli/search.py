@@ -31,7 +31,7 @@ from optlayers.cli.dashboard import write_notes
 from optlayers.cli.leaving import end_within
 from optlayers.cli.pool import STOP_SECONDS, Pool, Slot
 from optlayers.errors import InputError
-from optlayers.interrupts import interrupt
+from optlayers.interrupts import ending_signals, interrupt
 from optlayers.storage import DEFAULT_URL
 
 # Those of `evaluator.pick_dtype`, which is not loaded here.
@@ -142,7 +142,7 @@ def _run(pool: Pool, definition: Any, opened: Any) -> None:
         interrupt(KeyboardInterrupt())
 
     # Ctrl-C too: a shell starts what it runs in the background with that signal ignored.
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in ending_signals():
         signal.signal(name, stop)
     end_within(STOP_SECONDS + 2 * LEAVE_SECONDS)
     try:

@@ -39,6 +39,7 @@ def serve(
 
     from optlayers.claims import same_claim, same_work
     from optlayers.errors import RunError
+    from optlayers.interrupts import ending_signals
     from optlayers.masking import mask_password
     from optlayers.proxy import handlers
     from optlayers.storage import open_storage
@@ -61,7 +62,8 @@ def serve(
         raise KeyboardInterrupt
 
     try:
-        signal.signal(signal.SIGTERM, stop)
+        for name in ending_signals():
+            signal.signal(name, stop)
         server.start()
         say(f"serving {mask_password(storage)} at grpc://{host}:{port}; Ctrl-C ends it")
         server.wait_for_termination()

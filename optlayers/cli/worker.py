@@ -34,7 +34,7 @@ from optlayers.cli.app import say as say_line
 from optlayers.cli.dashboard import write_notes
 from optlayers.cli.leaving import EXIT_CODE, end_within
 from optlayers.errors import Stopped, TimeUp
-from optlayers.interrupts import interrupt
+from optlayers.interrupts import ending_signals, interrupt
 from optlayers.storage import DEFAULT_URL
 
 # From a signal to the end, whatever hangs: sooner than batch systems kill.
@@ -101,13 +101,15 @@ def worker(
 
 
 def _stop_on_signals(max_minutes: float | None) -> None:
+    heeded = [*ending_signals(), signal.SIGALRM]
+
     def stop(number: int, _frame: Any) -> None:
         # A second signal must not break into the return of the claims.
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        for name in heeded:
             signal.signal(name, signal.SIG_IGN)
         interrupt(TimeUp() if number == signal.SIGALRM else Stopped(number))
 
-    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+    for name in heeded:
         signal.signal(name, stop)
     end_within(END_SECONDS)
     if max_minutes is not None:

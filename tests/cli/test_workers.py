@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import signal
+import subprocess
+import sys
+import termios
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +74,73 @@ def test_a_killed_worker_is_started_again_and_ctrl_c_returns_all_claims(tmp_path
             assert host
             assert int(pid) in {*first, *workers}
             assert trial.user_attrs[keys.DEVICE] == "replay"
+
+
+@pytest.mark.parametrize("command", ["search", "worker"])
+def test_a_hang_up_returns_all_claims(tmp_path: Path, command: str) -> None:
+    write_replay(tmp_path, seconds=0.1)  # a cohort lasts a minute
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    more = ("--workers", "1", "--devices", "cpu") if command == "search" else ()
+    process = start(tmp_path, command, "--replay", str(tmp_path / "replay.yaml"), *more)
+    wait_for(lambda: any(t.state == TrialState.RUNNING for t in trials(url)))
+    began = time.monotonic()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=20) == 130, (tmp_path / "err").read_text()
+    assert time.monotonic() - began < 10
+    states = {t.state for t in trials(url)}
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+
+
+@pytest.mark.parametrize("command", ["search", "worker"])
+def test_what_runs_in_a_terminal_that_is_closed_returns_its_claims(
+    tmp_path: Path, command: str
+) -> None:
+    write_replay(tmp_path, seconds=0.1)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    terminal, end = os.openpty()
+    more = ("--workers", "1", "--devices", "cpu") if command == "search" else ()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "optlayers", command, "--replay", "replay.yaml", *more],
+        cwd=tmp_path,
+        env={**os.environ, "OPTLAYERS_STORAGE": url},
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(end)
+    shown = threading.Thread(target=drain, args=(terminal, stop := threading.Event()))
+    shown.start()
+    wait_for(lambda: any(t.state == TrialState.RUNNING for t in trials(url)))
+    stop.set()
+    shown.join()
+    os.close(terminal)
+    # The live view of a search cannot be drawn a last time.
+    assert process.wait(timeout=20) == (1 if command == "search" else 130)
+    states = {t.state for t in trials(url)}
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+
+
+def drain(terminal: int, stop: threading.Event) -> None:
+    """Read what a terminal is sent, so that writing to it never waits."""
+    while not stop.is_set():
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 4096)
+
+
+def test_under_nohup_a_hang_up_stays_ignored(tmp_path: Path) -> None:
+    write_replay(tmp_path, seconds=1e-3)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    replay = str(tmp_path / "replay.yaml")
+    worker = start(tmp_path, "worker", "--replay", replay, by=("nohup",))
+    wait_for_trials(url, 4)
+    worker.send_signal(signal.SIGHUP)
+    assert worker.wait(timeout=60) == 0
+    assert "the study is done" in (tmp_path / "err").read_text()
+    assert len(trials(url)) > 100
 
 
 def test_workers_leave_when_the_search_that_started_them_is_killed(tmp_path: Path) -> None:
