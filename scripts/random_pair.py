@@ -174,10 +174,12 @@ def make_pair(
     base, donor = configs(shape)
     total = _write(folder / "base", base, 0, device, dtype, say)
     total += _write(folder / "donor", donor, 1, device, dtype, say)
-    words = {f"t{i}": i for i in range(base["vocab_size"])}
+    # Names of their own for the special tokens: they are cut out of any word that holds them.
+    special = {1: "<eos>", 3: "<pad>"}
+    words = {special.get(i, f"t{i}"): i for i in range(base["vocab_size"])}
     core = Tokenizer(models.WordLevel(words, unk_token="t0"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="t3", eos_token="t1")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>")
     tokenizer.save_pretrained(folder / "donor")
     (folder / "donor" / "generation_config.json").write_text(
         json.dumps({"bos_token_id": 0, "eos_token_id": [1, 2], "pad_token_id": 3})
