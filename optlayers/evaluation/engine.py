@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError
+from optlayers.evaluation.lanes import in_lanes
 from optlayers.evaluation.packing import MIN_SHARED, new_tokens, pack
 from optlayers.evaluation.picks import Picks, Row, collect, distinct_rows
 from optlayers.evaluation.prefix_tree import schedule, walk
@@ -63,6 +64,7 @@ class _Launched:
     arrived: list[int]
     picks: Picks
     values: torch.Tensor
+    work: Work
 
     def collect(self, found: NDArray[np.float64]) -> None:
         """Wait for the results and put them where they belong."""
@@ -74,11 +76,12 @@ class _Launched:
 class Engine:
     """Evaluates layer sets of one stack.
 
-    budget: tokens a batch (0: tuned to the device). packed: None chooses. share: the shortest
-    beginning of two sequences that runs once. tree: share prefixes of layers. trim: run the head,
-    and what of the last layer does not look across tokens, on needed positions only, and the head
-    on needed vocabulary rows. sort: put what is of one length, or begins alike, side by side; else
-    the order of the questions stands. The last four exist to be measured.
+    budget: tokens a batch (0: tuned to the device). packed: None chooses, False takes the padded
+    form of the modules themselves. share: the shortest beginning of two sequences that runs once.
+    tree: share prefixes of layers. trim: run the head, and what of the last layer does not look
+    across tokens, on needed positions only, and the head on needed vocabulary rows. sort: put what
+    is of one length, or begins alike, side by side; else the order of the questions stands. The
+    last four exist to be measured.
     """
 
     stack: LayerStack
@@ -153,18 +156,32 @@ class Engine:
         if packed:
             cost = new_tokens([row.tokens for row in rows], self.share)
         step = len(layer_sets) if self.tree else 1
+
+        def launch(batch: Sequence[Row]) -> list[_Launched]:
+            return [
+                self._run(
+                    layer_sets[i : i + step], batch, i, packed, relative and self.trim, coarse
+                )
+                for i in range(0, len(layer_sets), step)
+            ]
+
+        lanes = torch.get_num_threads() if self.stack.narrow else 1
         position = 0
+        if lanes > 1:
+            batches = []
+            while position < len(rows):
+                count = self._take(rows, cost, position, packed)
+                batches.append(rows[position : position + count])
+                position += count
+            for launched in in_lanes(launch, batches, lanes):
+                self._collect(launched, found)
+            return found
         waiting: list[_Launched] = []
         while position < len(rows):
             count = self._take(rows, cost, position, packed)
             batch = rows[position : position + count]
             try:
-                launched = [
-                    self._run(
-                        layer_sets[i : i + step], batch, i, packed, relative and self.trim, coarse
-                    )
-                    for i in range(0, len(layer_sets), step)
-                ]
+                launched = launch(batch)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 length = max(len(row.tokens) for row in batch)
@@ -177,13 +194,19 @@ class Engine:
                 logger.warning("out of memory: batches of %d tokens from now on", self.budget)
                 continue
             # The results of a batch are fetched while the next one runs.
-            for one in waiting:
-                one.collect(found)
+            self._collect(waiting, found)
             waiting = launched
             position += count
-        for one in waiting:
-            one.collect(found)
+        self._collect(waiting, found)
         return found
+
+    def _collect(self, launched: Sequence[_Launched], found: NDArray[np.float64]) -> None:
+        """Put the results of a batch where they belong, and count its work."""
+        for one in launched:
+            one.collect(found)
+            self.work.layer_tokens += one.work.layer_tokens
+            self.work.saved_layer_tokens += one.work.saved_layer_tokens
+            self.work.saved_context_tokens += one.work.saved_context_tokens
 
     def _packs(self, rows: Sequence[Row]) -> bool:
         """Whether to run packed: on a GPU with fused layers, or where it saves enough."""
@@ -219,13 +242,18 @@ class Engine:
         """Send one batch through the whole tree; `first` is the number of the first layer set."""
         picks = Picks.of(batch, relative)
         stack, device = self.stack, self.device
-        real = sum(len(row.tokens) for row in batch)
-        if packed:
-            laid = pack([row.tokens for row in batch], self.share)
-            tokens = laid.n_tokens
-            parts = [(s.tokens, s.start, s.parent) for s in laid.segments]
+        real = tokens = sum(len(row.tokens) for row in batch)
+        longest = max(len(row.tokens) for row in batch)
+        where = torch.tensor([b * longest + t for b, t in picks.where], device=device)
+        if packed or (stack.even and self.packed is None):
+            if packed:
+                laid = pack([row.tokens for row in batch], self.share)
+                tokens = laid.n_tokens
+                parts = [(s.tokens, s.start, s.parent) for s in laid.segments]
+                where = torch.tensor([laid.index(b, t) for b, t in picks.where], device=device)
+            else:
+                parts = [(row.tokens + (0,) * (longest - len(row.tokens)), 0, -1) for row in batch]
             many = PackedBatch.of(parts, device)
-            where = torch.tensor([laid.index(b, t) for b, t in picks.where], device=device)
             if self.trim:
                 many.keep, where = where, torch.arange(len(where), device=device)
             h = stack.begin_packed(many)
@@ -233,11 +261,9 @@ class Engine:
             def run(layer: int, origin: int, state: torch.Tensor) -> torch.Tensor:
                 return stack.run_packed(layer, origin, state, many, coarse)
         else:
-            longest, tokens = max(len(row.tokens) for row in batch), real
             padded = torch.zeros(len(batch), longest, dtype=torch.long)
             for b, row in enumerate(batch):
                 padded[b, : len(row.tokens)] = torch.tensor(row.tokens)
-            where = torch.tensor([b * longest + t for b, t in picks.where], device=device)
             h, inputs = stack.begin(padded.to(device))
 
             def run(layer: int, origin: int, state: torch.Tensor) -> torch.Tensor:
@@ -260,10 +286,12 @@ class Engine:
         stack.expect(passes)
         walk(layer_sets, stack.n_layers, h, run, arrive, stack.n_donors)
         everything = len(layer_sets) * stack.n_layers
-        self.work.layer_tokens += len(passes) * tokens
-        self.work.saved_layer_tokens += (everything - len(passes)) * tokens
-        self.work.saved_context_tokens += everything * (real - tokens)
-        return _Launched(arrived, picks, torch.stack(kept))
+        work = Work(
+            len(passes) * tokens,
+            (everything - len(passes)) * tokens,
+            everything * (real - tokens),
+        )
+        return _Launched(arrived, picks, torch.stack(kept), work)
 
 
 def _all(stack: LayerStack, flat: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -24,10 +24,12 @@ CPU_SIZES = (512, 2_048)
 def _cpu_budget(stack: LayerStack) -> int:
     """Tokens a batch on a CPU, where cores are few and clocks too uneven to measure at the start.
 
-    Large enough that calls cost little, and no larger than the cache.
+    Large enough that calls cost little, and no larger than the cache, of which `EvenOps`
+    keeps two such activations at a time.
     """
     weights = [p for side in stack.sides for p in side.layers[0].parameters() if p.dim() == 2]
     widest = max((max(p.shape) * p.element_size() for p in weights), default=1)
+    widest *= 2 if stack.even else 1
     return min(CPU_SIZES[1], max(CPU_SIZES[0], CACHE_BYTES // widest))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +50,11 @@ class PackedBatch:
     look: torch.Tensor
     rotary: list[Rotary | None] = field(default_factory=list)
     keep: torch.Tensor | None = None
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all segments are of one length, and none goes on where another ends."""
+        return len(set(self.lengths)) == 1 and max(self.parents) < 0
 
     @classmethod
     def of(
@@ -276,7 +282,7 @@ def _feed_forward(
     if keep is not None:
         h, y = h[keep], y[keep]
     h, x = ops.add_norm(layer.post_attention_layernorm, h, ops.project(out_proj, y))
-    return h + ops.project(layer.mlp.down_proj, ops.swiglu(layer.mlp, x))
+    return h.add_(ops.project(layer.mlp.down_proj, ops.swiglu(layer.mlp, x)))
 
 
 PackedCall = Callable[

@@ -21,6 +21,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+LOG2_E = math.log2(math.e)
+# Decays stop at this power of two: products are slow where numbers lose their full precision.
+MIN_EXPONENT = -100.0
+
 
 def log_decay(A_log: torch.Tensor) -> torch.Tensor:
     """log a_t = -softplus(A_log_t), in float32 or wider. Any shape."""
@@ -82,7 +86,8 @@ def ssd(
     groups, state_size = B.shape[2:]
     n_chunks = -(-length // chunk_length(width, state_size))
     size = -(-length // n_chunks)
-    decay = log_decay(A_log)
+    # In powers of two: torch's exp is many times slower where it gives zero.
+    decay = log_decay(A_log) * LOG2_E
 
     def cut(part: torch.Tensor) -> torch.Tensor:
         """[B, T, H or G, *] as [B, chunks, H or G, Q, *], filled up with zeros."""
@@ -95,7 +100,8 @@ def ssd(
     x, B, C = cut(x), cut(B), cut(C)
     total = cut(decay[..., None])[..., 0].cumsum(-1)  # [B, c, H, Q]
     future = total.new_full((size, size), -torch.inf).triu(1)
-    mask = (total[..., :, None] - total[..., None, :]).add_(future).exp_().to(x.dtype)
+    mask = (total[..., :, None] - total[..., None, :]).clamp(min=MIN_EXPONENT).add_(future)
+    mask = mask.exp2_().to(x.dtype)
     # [B, c, H, Q, Q]
     mask = mask.reshape(*mask.shape[:2], groups, -1, size, size)
     weights = ((C @ B.mT)[:, :, :, None] * mask).flatten(2, 3)
@@ -103,16 +109,16 @@ def ssd(
     state = initial_state
     if n_chunks > 1 or initial_state is not None or return_state:
         per_group = heads // groups
-        left = (total[..., -1:] - total).exp()[..., None]  # [B, c, H, Q, 1]
+        left = (total[..., -1:] - total).exp2()[..., None]  # [B, c, H, Q, 1]
         columns = B.repeat_interleave(per_group, dim=2).to(left.dtype) * left
         new = x.mT.to(left.dtype) @ columns  # [B, c, H, P, N]
-        whole = total[..., -1, None, None].exp()  # [B, c, H, 1, 1]
+        whole = total[..., -1, None, None].exp2()  # [B, c, H, 1, 1]
         state = torch.zeros_like(new[:, 0]) if state is None else state.to(new.dtype)
         begins = []
         for chunk in range(n_chunks):
             begins.append(state)
             state = torch.addcmul(new[:, chunk], state, whole[:, chunk])
-        rows = C.repeat_interleave(per_group, dim=2) * total.exp().to(x.dtype)[..., None]
+        rows = C.repeat_interleave(per_group, dim=2) * total.exp2().to(x.dtype)[..., None]
         weights = torch.cat([weights, rows], dim=-1)
         x = torch.cat([x, torch.stack(begins, dim=1).to(x.dtype).mT], dim=-2)
     y = (weights @ x).transpose(2, 3).flatten(1, 2)[:, :length]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,7 @@ from torch import nn
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import ModelError
 from optlayers.graft import WHOLE, Graft
+from optlayers.models.even import WIDEST, EvenOps, can_run_even
 from optlayers.models.loading import (
     Side,
     needed_tensors,
@@ -52,8 +54,10 @@ def fused_ops(sides: Sequence[Side], device: torch.device) -> Ops | None:
 class LayerStack:
     """Embedding, the parents' layers, final norm and head on one device.
 
-    The ends (embedding, norm, head) are the base's. Every layer is called with the code that
-    the exported checkpoint runs, so results agree to the last bit on equal batches.
+    The ends (embedding, norm, head) are the base's. `run` calls a layer with the code that the
+    exported checkpoint runs, so results agree to the last bit on equal batches. narrow: layers on
+    a CPU that are too small for several threads. fused, even: `run_packed` has `FusedOps`, or
+    `EvenOps` for rows of one length.
     """
 
     def __init__(
@@ -71,10 +75,15 @@ class LayerStack:
         device = next(embedding.parameters()).device
         fused = fused_ops(self.sides, device) if self.packable else None
         self.fused = fused is not None
-        self._ops: Ops = fused or PlainOps()
+        widest = max(int(side.config.hidden_size) for side in self.sides)
+        self.narrow = device.type == "cpu" and widest <= WIDEST
+        known = self.packable and all(can_run_even(side.layers[0]) for side in self.sides)
+        self.even = self.narrow and known
+        self._ops: Ops = fused or (EvenOps() if self.even else PlainOps())
         self.coarse_ops: Ops | None = None
         self._expected: list[tuple[int, int]] = []
         self._at = 0
+        self._turning = threading.Lock()  # some rotary embeddings change with the length
 
     @property
     def n_donors(self) -> int:
@@ -168,13 +177,14 @@ class LayerStack:
         """Embed tokens [B, T]: hidden states [B, T, E], and what the layers of each side need."""
         h: torch.Tensor = self.embedding(tokens)
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        return h, tuple(
-            {
-                kind: side.family.inputs(side.config, side.rotary, kind, h, positions)
-                for kind in sorted(set(side.kinds))
-            }
-            for side in self.sides
-        )
+        with self._turning:
+            return h, tuple(
+                {
+                    kind: side.family.inputs(side.config, side.rotary, kind, h, positions)
+                    for kind in sorted(set(side.kinds))
+                }
+                for side in self.sides
+            )
 
     def run(
         self,
@@ -199,10 +209,11 @@ class LayerStack:
         """Embed packed tokens [T]: hidden states [T, E]; notes the rotations in the batch."""
         h: torch.Tensor = self.embedding(batch.tokens)
         positions = batch.positions[None]
-        batch.rotary = [
-            side.rotary(h[None], position_ids=positions) if side.rotary is not None else None
-            for side in self.sides
-        ]
+        with self._turning:
+            batch.rotary = [
+                side.rotary(h[None], position_ids=positions) if side.rotary is not None else None
+                for side in self.sides
+            ]
         return h
 
     def run_packed(

@@ -11,11 +11,13 @@ import torch
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.evaluation.engine import Engine
+from optlayers.evaluation.lanes import in_lanes
 from optlayers.evaluation.packing import NO_SHARING
 from optlayers.evaluation.questions import Question, Request
 from optlayers.layerset import LayerSet
+from optlayers.models.even import ONE_CHUNK, EvenOps
 from optlayers.models.flat import flat_size, flatten
-from optlayers.models.packed import PackedBatch
+from optlayers.models.packed import PACKED, PackedBatch, PlainOps
 from optlayers.models.stack import LayerStack
 
 CPU = torch.device("cpu")
@@ -130,6 +132,71 @@ def test_the_convolution_looks_back_into_the_parent() -> None:
     ]
     assert batch.slots == [0, -1, -1]
     assert [level.tolist() for level in batch.levels] == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize("length", [1, 3, 40, ONE_CHUNK + 30])
+@pytest.mark.parametrize("side", [0, 1])
+def test_rows_of_one_length_run_at_once_as_one_by_one(
+    stack: LayerStack, side: int, length: int
+) -> None:
+    assert stack.even
+    rows = torch.randint(1, 1000, (5, length), generator=torch.Generator().manual_seed(side))
+    batch = PackedBatch.of([(row, 0, -1) for row in rows.tolist()], CPU)
+    assert batch.even
+    h = stack.begin_packed(batch)
+    layer, rotary = stack.sides[side].layers[1], batch.rotary[side]
+    run = PACKED[stack.sides[side].config.model_type]
+    expected = run(PlainOps(), layer, h, batch, rotary, None)
+    for _ in range(2):  # the second time in the memory of the first
+        found = run(EvenOps(), layer, h, batch, rotary, None)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    kept = run(EvenOps(), layer, h, batch, rotary, torch.tensor([0, 4 * length]))
+    torch.testing.assert_close(kept, expected[[0, 4 * length]], rtol=1e-4, atol=1e-5)
+
+
+def test_other_batches_go_the_way_of_the_twin(stack: LayerStack) -> None:
+    shared = [([1, 2, 3, 4], 0, -1), ([5, 6], 4, 0), ([7, 8], 4, 0)]
+    for parts in (shared, [([1, 2], 0, -1), ([3], 0, -1)]):
+        batch = PackedBatch.of(parts, CPU)
+        assert not batch.even
+        h = stack.begin_packed(batch)
+        for side in range(2):
+            run = PACKED[stack.sides[side].config.model_type]
+            ways = [
+                run(ops, stack.sides[side].layers[1], h, batch, batch.rotary[side], None)
+                for ops in (PlainOps(), EvenOps())
+            ]
+            torch.testing.assert_close(*ways, rtol=1e-4, atol=1e-5)
+
+
+def test_lanes_change_nothing(stack: LayerStack) -> None:
+    questions = few_shot_questions()
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for lanes in (1, 3):
+            torch.set_num_threads(lanes)
+            engine = Engine(stack, Nothing(), CPU, budget=200, share=NO_SHARING)
+            found.append(engine.likelihoods(SETS, questions))
+            assert torch.get_num_threads() == lanes
+            assert engine.work.layer_tokens > 0
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_an_error_in_a_lane_arrives_and_leaves_out_the_rest() -> None:
+    begun: list[int] = []
+
+    def work(batch: int) -> int:
+        begun.append(batch)
+        if batch == 1:
+            raise ValueError("batch 1")
+        return batch
+
+    with pytest.raises(ValueError, match="batch 1"):
+        list(in_lanes(work, range(1000), 2))
+    assert len(begun) < 1000
 
 
 @pytest.mark.parametrize("side", [0, 1])
