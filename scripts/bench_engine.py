@@ -172,8 +172,12 @@ def profile(
     engine.answers(sets[:1], asked[:150], coarse)
     gpu = device.type == "cuda"
     kinds = KINDS if gpu else CPU_KINDS
+    threads = torch.get_num_threads()
+    if not gpu:
+        torch.set_num_threads(1)  # only this thread is recorded
     with record(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as found:
         took = seconds(lambda: engine.answers(sets, asked, coarse), device)
+    torch.set_num_threads(threads)
     parts = dict.fromkeys([*kinds, "the rest"], 0.0)
     for event in found.key_averages():
         name = event.key.lower()
@@ -181,7 +185,7 @@ def profile(
         own = event.self_device_time_total if gpu else event.self_cpu_time_total
         parts[next(fits, "the rest")] += own / 1e6
     if not gpu:
-        # Operations of several threads, told as shares of all of them.
+        # Told as shares of all operations.
         took = sum(parts.values())
     beside = parts.get("copies from host memory, beside the rest", 0.0)
     parts["nothing"] = max(0.0, took - (sum(parts.values()) - beside))
