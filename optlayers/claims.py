@@ -37,7 +37,10 @@ _KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, keys.S
 
 @dataclass
 class Claim:
-    """One layer set that this worker has taken, and the answers it has so far."""
+    """One layer set that this worker has taken, and the answers it has so far.
+
+    halves: what the halves of them say at each rung, as `keys.HALVES` keeps it.
+    """
 
     study: optuna.Study
     trial_id: int
@@ -47,6 +50,7 @@ class Claim:
     start: int = 0  # questions that the set had answered when it was proposed to go on
     answers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     inherited: int = 0
+    halves: list[list[float]] = field(default_factory=list)
 
     @functools.cached_property
     def trial(self) -> Trial:
@@ -208,6 +212,8 @@ class Claims:
                 keys.QUESTIONS: len(claim.answers),
                 keys.EVALUATED: claim.evaluated,
             }
+            if claim.halves:
+                attrs[keys.HALVES] = claim.halves
             state, value = TrialState.RUNNING, None
             if item.over:
                 state = TrialState.COMPLETE if item.full else TrialState.PRUNED

@@ -8,13 +8,14 @@ of workers may run, and any may die at any time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import optuna
@@ -25,7 +26,7 @@ from optlayers import holdout
 from optlayers.claims import Claim, Claims, Told, check_alive, stand
 from optlayers.cost import counted, is_known, key_of
 from optlayers.errors import EvaluationError, StorageError, TimeUp
-from optlayers.evaluation.questions import QuestionOrder
+from optlayers.evaluation.questions import Judged, QuestionOrder
 from optlayers.interrupts import interruptible, raise_interrupt
 from optlayers.layerset import LayerSet
 from optlayers.liveness import is_gone
@@ -45,6 +46,7 @@ from optlayers.search import (
     rungs,
     sampler_for,
 )
+from optlayers.search.covariate import note_rung
 from optlayers.study import StudyDefinition
 from optlayers.turns import in_turn
 from optlayers.worklog import WorkLog, cpu_name
@@ -52,6 +54,7 @@ from optlayers.worklog import WorkLog, cpu_name
 _CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 Answers = NDArray[np.bool_] | EvaluationError
+T = TypeVar("T")
 
 # Small enough that each cohort learns from the last (`scripts/bench_search.py`), large enough to
 # share prefixes of layers; where all sets are known beforehand there is nothing to learn.
@@ -363,6 +366,7 @@ class Worker:
             earlier = best.get(claim.layers)
             if earlier is not None and earlier.answers is not None:
                 claim.answers = earlier.answers
+                claim.halves = earlier.halves_as_stored
                 claim.inherited = len(claim.answers)
         return claims
 
@@ -383,29 +387,36 @@ class Worker:
                     begin = 0
                     for claim in group:
                         claim.inherited -= start  # paid for once more
-                results = self._answers([c.layers for c in group], begin, stop)
+                results = self._judge([c.layers for c in group], begin, stop)
                 whole = []
-                for claim, answers in zip(group, results, strict=True):
-                    if isinstance(answers, EvaluationError):
-                        self.claims.fail(claim, str(answers))
+                for claim, found in zip(group, results, strict=True):
+                    if isinstance(found, EvaluationError):
+                        self.claims.fail(claim, str(found))
                     else:
-                        claim.answers = np.concatenate([claim.answers[:begin], answers])
+                        claim.answers = np.concatenate([claim.answers[:begin], found.answers])
+                        claim.halves = note_rung(claim.halves, claim.answers, begin, found.logs)
                         whole.append(claim)
                 active += self._arrive(whole)
 
-    def _answers(self, sets: list[LayerSet], start: int, stop: int) -> Sequence[Answers]:
-        """The evaluator's answers, which count as this worker's."""
+    def _judge(
+        self, sets: list[LayerSet], start: int, stop: int
+    ) -> Sequence[Judged | EvaluationError]:
+        """What the evaluator says of them, which counts as this worker's."""
         began = time.monotonic()
+        # What only replays answers has no log-probabilities.
+        judge = getattr(self.evaluator, "judge", None)
+
+        def answers() -> Sequence[Judged | EvaluationError]:
+            found = self.evaluator.evaluate(sets, start, stop)
+            return [one if isinstance(one, EvaluationError) else Judged(one) for one in found]
+
+        ask = answers if judge is None else functools.partial(judge, sets, start, stop)
         try:
-            return self._watch(
-                sets, stop - start, lambda: self.evaluator.evaluate(sets, start, stop)
-            )
+            return self._watch(sets, stop - start, ask)
         finally:
             self.log.did(sets, stop - start, time.monotonic() - began)
 
-    def _watch(
-        self, sets: Sequence[LayerSet], questions: int, evaluate: Callable[[], Sequence[Answers]]
-    ) -> Sequence[Answers]:
+    def _watch(self, sets: Sequence[LayerSet], questions: int, evaluate: Callable[[], T]) -> T:
         """What that evaluation gives; the heart watches how long it takes."""
         work = len(sets) * questions
         least = HANG_LEAST if self._pace else HANG_FIRST

@@ -1,12 +1,13 @@
-"""Does the log-probability of the right choice rank layer sets earlier than right or wrong does?
+"""What log-probabilities of the right choice add to right and wrong, as the search uses them.
 
-    python scripts/bench_logprob.py --study demo --sets 250 --out benchmarks
+    python scripts/bench_logprob.py --study demo --sets 240 --out benchmarks
     python scripts/bench_logprob.py --study examples/smollm2/study.yaml --size 4 --out benchmarks
 
 Random layer sets answer the questions of a study and those it sets aside. From a few questions each
-set gets a score: the share of right answers, the mean log-probability of the right choice among the
-choices, or both in one least-squares fit (made on other sets). How well each ranks the sets is told
-by the rank correlation with the share of right answers on all the other questions.
+set gets the share of right answers, the mean log-probability of the right choice among the choices,
+and both as `optlayers.search.covariate` joins them. Told by all the other questions: how well each
+ranks the sets, how well the search's model of the scores ranks sets that it has not seen, and how
+good the ten sets are that come first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from optuna.trial import TrialState
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -24,10 +26,14 @@ sys.path.insert(0, str(ROOT))
 from optlayers.evaluation.evaluator import ModelEvaluator, pick_device, pick_dtype  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
 from optlayers.search import LayerSpace  # noqa: E402
+from optlayers.search.covariate import note_rung  # noqa: E402
+from optlayers.search.individual import Individual, individuals_from  # noqa: E402
+from optlayers.search.record import Halves, Record  # noqa: E402
 from optlayers.search.statistics import FloatArray, spearman  # noqa: E402
+from optlayers.search.surrogate import Observation, Surrogate  # noqa: E402
 from optlayers.study import load_study  # noqa: E402
 
-COHORT = 50
+COHORT, TOP = 50, 10
 
 
 def answers(evaluator: ModelEvaluator, sets: list[LayerSet]) -> tuple[FloatArray, FloatArray]:
@@ -58,78 +64,119 @@ def answers(evaluator: ModelEvaluator, sets: list[LayerSet]) -> tuple[FloatArray
     return right, sure
 
 
-def fitted(
-    right: FloatArray, sure: FloatArray, truth: FloatArray, rng: np.random.Generator
-) -> float:
-    """Rank correlation of a least-squares fit on both, made on one half, told on the other."""
-    x = np.column_stack([np.ones_like(right), right, sure])
-    found = []
-    for _ in range(10):
-        order = rng.permutation(len(truth))
-        half = len(order) // 2
-        for fit, told in ((order[:half], order[half:]), (order[half:], order[:half])):
-            weights = np.linalg.lstsq(x[fit], truth[fit], rcond=None)[0]
-            found.append(spearman(x[told] @ weights, truth[told]))
-    return float(np.mean(found))
+def individuals(
+    sets: list[LayerSet], right: FloatArray, sure: FloatArray | None, space: LayerSpace
+) -> list[Individual]:
+    """The sets as the search sees them, with log-probabilities or without; [sets, questions]."""
+    records = []
+    for number, layers in enumerate(sets):
+        logs = None if sure is None else sure[number]
+        rows = note_rung([], right[number] > 0, 0, logs)
+        score = float(right[number].mean())
+        records.append(
+            Record(
+                number=number,
+                state=TrialState.PRUNED,
+                layers=layers,
+                questions=right.shape[1],
+                score=score,
+                fidelity="fast",
+                intermediate={right.shape[1]: score},
+                halves={int(n): Halves((a, b), (c, d)) for n, a, b, c, d in rows},
+            )
+        )
+    return individuals_from(records, space=space, population_size=16)
+
+
+def told(found: list[Individual], truth: FloatArray, n_layers: int) -> tuple[float, float, float]:
+    """Rank correlation of the scores, and of the model on every other set; share of the best."""
+    scores = np.array([individual.score for individual in found], dtype=float)
+    seen, unseen = found[::2], found[1::2]
+    model = Surrogate([Observation(i.layers, i.fitness, i.variance) for i in seen], n_layers)
+    guessed = model.mean([individual.layers for individual in unseen])
+    first = np.argsort(-scores, kind="stable")[:TOP]
+    return spearman(scores, truth), spearman(guessed, truth[1::2]), float(truth[first].mean())
+
+
+def table(
+    sets: list[LayerSet], right: FloatArray, sure: FloatArray, space: LayerSpace, draws: int
+) -> str:
+    """Markdown: what is told from a few questions, mean over draws."""
+    rng = np.random.default_rng(1)
+    lines = [
+        "| questions | ranks: right or wrong | log-probability | both | model, unseen sets: right "
+        f"or wrong | both | the best {TOP}, %: right or wrong | both |",
+        "|---" * 8 + "|",
+    ]
+    for n in (6, 12, 24, 48, 96):
+        values = []
+        for _ in range(draws):
+            order = rng.permutation(right.shape[1])
+            mine, truth = order[:n], right[:, order[n:]].mean(axis=1)
+            plain = told(individuals(sets, right[:, mine], None, space), truth, space.n_layers)
+            both = told(
+                individuals(sets, right[:, mine], sure[:, mine], space), truth, space.n_layers
+            )
+            log = spearman(sure[:, mine].mean(axis=1), truth)
+            values.append(
+                (plain[0], log, both[0], plain[1], both[1], 100 * plain[2], 100 * both[2])
+            )
+        mean = np.mean(values, axis=0)
+        cells = [f"{m:.3f}" for m in mean[:5]] + [f"{m:.1f}" for m in mean[5:]]
+        lines.append(f"| {n} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Run, print, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", default="demo")
-    parser.add_argument("--sets", type=int, default=250)
+    parser.add_argument("--sets", type=int, default=300)
     parser.add_argument("--size", type=int, help="layers of every set; by default of all sizes")
-    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--draws", type=int, default=40)
     parser.add_argument("--save", type=Path, help="an .npz for what was answered")
+    parser.add_argument("--load", type=Path, help="such a file, in place of the models")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     definition = load_study(args.study)
-    device = pick_device(None)
-    evaluator = ModelEvaluator(definition, device, pick_dtype(None, device))
-    rng = np.random.default_rng(0)
-    space = LayerSpace(
-        n_layers=evaluator.n_layers,
-        min_layers=definition.layers.min,
-        max_layers=definition.layers.max,
-    )
-    sets: dict[LayerSet, None] = {}
-    while len(sets) < min(args.sets, space.size):
-        sets[space.random(rng, args.size or space.random_size(rng))] = None
-    right, sure = answers(evaluator, list(sets))
+    if args.load is None:
+        device = pick_device(None)
+        evaluator = ModelEvaluator(definition, device, pick_dtype(None, device))
+        n_layers = evaluator.n_layers
+    else:
+        loaded = np.load(args.load)
+        n_layers = int(loaded["n_layers"])
+    budget = definition.layers
+    space = LayerSpace(n_layers=n_layers, min_layers=budget.min, max_layers=budget.max)
+    if args.load is None:
+        rng = np.random.default_rng(0)
+        drawn: dict[LayerSet, None] = {}
+        while len(drawn) < min(args.sets, space.size):
+            drawn[space.random(rng, args.size or space.random_size(rng))] = None
+        sets = list(drawn)
+        right, sure = answers(evaluator, sets)
+    else:
+        sets = [LayerSet.parse(text) for text in loaded["sets"]]
+        right, sure = loaded["right"].astype(float), loaded["sure"].astype(float)
     if args.save is not None:
         texts = [layers.text() for layers in sets]
-        np.savez_compressed(args.save, sets=texts, right=right.astype(bool), sure=sure)
-    total = right.shape[1]
+        np.savez_compressed(
+            args.save, n_layers=n_layers, sets=texts, right=right.astype(bool), sure=sure
+        )
+    shares = 100 * right.mean(axis=1)
     of = f" of {args.size} layers" if args.size else ""
-    stem = definition.name + (f"-{args.size}" if args.size else "")
-    best = np.argsort(-right.mean(axis=1))[: len(sets) // 4]
     text = (
-        "# Log-probability against right or wrong\n\nMade by `scripts/bench_logprob.py`: "
-        f"{len(sets)} random layer sets{of} of study `{definition.name}`. From a few "
-        f"questions, drawn at random {args.draws} times out of {total}: rank "
-        "correlation with the share of right answers on all other questions, mean "
-        "(standard deviation over draws).\n"
+        "# Log-probabilities beside right and wrong\n\nMade by `scripts/bench_logprob.py`: "
+        f"{len(sets)} random layer sets{of} of study `{definition.name}`, {right.shape[1]} "
+        f"questions; {shares.min():.1f} to {shares.max():.1f} % right. From a few questions, drawn "
+        f"at random {args.draws} times, told by all the others: rank correlation, and share of "
+        f"right answers.\n\n{table(sets, right, sure, space, args.draws)}\n"
     )
-    for title, rows in (("All sets", np.arange(len(sets))), ("The best quarter of them", best)):
-        text += f"\n{title}:\n\n| questions | right or wrong | log-probability | both |\n"
-        text += "|---|---|---|---|\n"
-        for n in (6, 12, 24, 48, 96):
-            values = []
-            for _ in range(args.draws):
-                order = rng.permutation(total)
-                mine, rest = order[:n], order[n:]
-                truth = right[np.ix_(rows, rest)].mean(axis=1)
-                share = right[np.ix_(rows, mine)].mean(axis=1)
-                logs = sure[np.ix_(rows, mine)].mean(axis=1)
-                both = fitted(share, logs, truth, rng)
-                values.append((spearman(share, truth), spearman(logs, truth), both))
-            table = np.array(values)
-            cells = [f"{m:.3f} ({s:.3f})" for m, s in zip(table.mean(0), table.std(0), strict=True)]
-            text += f"| {n} | " + " | ".join(cells) + " |\n"
     print(text)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
+        stem = definition.name + (f"-{args.size}" if args.size else "")
         (args.out / f"logprob-{stem}.md").write_text(text, encoding="utf-8")
 
 

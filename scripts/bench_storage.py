@@ -35,7 +35,12 @@ from numpy.typing import NDArray  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 from servers import MariaDB, Postgres  # noqa: E402
 
-from optlayers.evaluation.questions import QuestionOrder, Subject, order_questions  # noqa: E402
+from optlayers.evaluation.questions import (  # noqa: E402
+    Judged,
+    QuestionOrder,
+    Subject,
+    order_questions,
+)
 from optlayers.layerset import LayerSet  # noqa: E402
 from optlayers.patience import Patience  # noqa: E402
 from optlayers.search import (  # noqa: E402
@@ -46,6 +51,7 @@ from optlayers.search import (  # noqa: E402
     rungs,
     search_space,
 )
+from optlayers.search.covariate import note_rung  # noqa: E402
 from optlayers.storage import open_study  # noqa: E402
 from optlayers.study import StudyDefinition, parse_study  # noqa: E402
 from optlayers.transactions import Change, NewTrial, insert_running, swap_states  # noqa: E402
@@ -89,6 +95,17 @@ class Instant:
     ) -> list[NDArray[np.bool_]]:
         """Right or wrong [stop - start] of each set."""
         return [self.row(layers)[start:stop] for layers in layer_sets]
+
+    def judge(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Judged]:
+        """The same, with log-probabilities of the fast questions."""
+        if stop > self.order.n_fast:
+            return [Judged(answers) for answers in self.evaluate(layer_sets, start, stop)]
+        return [Judged(self.row(s)[start:stop], self.logs(s)[start:stop]) for s in layer_sets]
+
+    def logs(self, layers: LayerSet) -> NDArray[np.float64]:
+        """Log-probabilities of the right choices of the fast questions."""
+        found: NDArray[np.float64] = np.where(self.row(layers)[: self.order.n_fast], -0.5, -2.0)
+        return found
 
     def held_out(self, layer_sets: Sequence[LayerSet]) -> list[NDArray[np.bool_]]:
         """Nothing is set aside."""
@@ -193,6 +210,13 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
                 keys.CI_HIGH: interval.ci_high,
                 keys.FIDELITY: "full" if full else "fast",
             }
+            halves: list[list[float]] = []
+            for rung in rungs(evaluator.order.n_fast, QUESTIONS):
+                if rung <= evaluator.order.n_fast:
+                    begin = int(halves[-1][0]) if halves else 0
+                    logs = evaluator.logs(layers)[begin:rung]
+                    halves = note_rung(halves, answers[:rung], begin, logs)
+            attrs[keys.HALVES] = halves
             state = TrialState.COMPLETE if full else TrialState.PRUNED
             steps = {
                 rung: worker.scorer.interval(answers[:rung]).score

@@ -23,7 +23,7 @@ from optlayers.evaluation.lanes import in_lanes
 from optlayers.evaluation.packing import MIN_SHARED, new_tokens, pack
 from optlayers.evaluation.picks import Picks, Row, collect, distinct_rows
 from optlayers.evaluation.prefix_tree import schedule, walk
-from optlayers.evaluation.questions import Question
+from optlayers.evaluation.questions import Judged, Question
 from optlayers.evaluation.tuning import tuned_budget
 from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.models.packed import PackedBatch
@@ -99,7 +99,16 @@ class Engine:
     def answers(
         self, layer_sets: Sequence[LayerSet], questions: Sequence[Question], coarse: bool = False
     ) -> list[NDArray[np.bool_] | EvaluationError]:
-        """Right or wrong [questions] of each layer set.
+        """Right or wrong [questions] of each layer set; see `judge`."""
+        return [
+            found if isinstance(found, EvaluationError) else found.answers
+            for found in self.judge(layer_sets, questions, coarse)
+        ]
+
+    def judge(
+        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question], coarse: bool = False
+    ) -> list[Judged | EvaluationError]:
+        """Right or wrong of each layer set, and how likely the right choices were.
 
         coarse: multiply in eight bits, where the stack has them (`LayerStack.add_eight_bit`).
         A layer set whose logits hold NaN gets an `EvaluationError` in its place. Raises
@@ -107,14 +116,19 @@ class Engine:
         """
         winners = [self.tasks.winners(question) for question in questions]
         simple = all(won is not None for won in winners)
+        told = all(won is not None and won.any() for won in winners)
         results = self._likelihoods(layer_sets, questions, relative=simple, coarse=coarse)
         right = np.zeros((len(layer_sets), len(questions)), dtype=np.bool_)
+        logs = np.zeros((len(layer_sets), len(questions)))
         bad = np.asarray(np.isnan(results[:, :, 0]).any(axis=1))
         start = 0
         for q, (question, won) in enumerate(zip(questions, winners, strict=True)):
             stop = start + len(question.requests)
             if won is not None:
-                right[:, q] = won[results[:, start:stop, 0].argmax(axis=1)]
+                mine = results[:, start:stop, 0]
+                right[:, q] = won[mine.argmax(axis=1)]
+                likely = np.logaddexp.reduce(mine[:, won], axis=1)
+                logs[:, q] = likely - np.logaddexp.reduce(mine, axis=1)
             else:
                 for i in np.flatnonzero(~bad):
                     part = [(float(ll), bool(greedy)) for ll, greedy in results[i, start:stop]]
@@ -126,7 +140,7 @@ class Engine:
                 "together"
             )
             if bad[i]
-            else right[i]
+            else Judged(right[i], logs[i] if told else None)
             for i, layers in enumerate(layer_sets)
         ]
 

@@ -27,7 +27,7 @@ from optlayers.cost import Table
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.questions import Question, order_questions
+from optlayers.evaluation.questions import Judged, Question, order_questions
 from optlayers.evaluation.tasks import TaskSet, hush
 from optlayers.evaluation.texts import Texts, load_reference
 from optlayers.layerset import LayerSet
@@ -254,6 +254,22 @@ class ModelEvaluator:
         coarse = self._fast_in_eight_bit and stop <= self.order.n_fast
         return self.answers(layer_sets, self.order.subject[part], self.order.document[part], coarse)
 
+    def judge(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[Judged | EvaluationError]:
+        """As `evaluate`, with the log-probabilities of the right choices of fast questions."""
+        if stop > self.order.n_fast or not self._plain:
+            found = self.evaluate(layer_sets, start, stop)
+            return [one if isinstance(one, EvaluationError) else Judged(one) for one in found]
+        subject, document = self.order.subject[start:stop], self.order.document[start:stop]
+        questions = self.tasks.questions(subject.tolist(), document.tolist())
+        return self.engine.judge(layer_sets, questions, self._fast_in_eight_bit)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether all that is asked is right or wrong."""
+        return len(self.tasks.subjects) == len(self.subjects) and not any(self.tasks.by_logprob)
+
     def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers]:
         """What each set gives [held-out questions], or the error that it met; see `answers`."""
         return self.answers(layer_sets, self.order.held_subject, self.order.held_document)
@@ -277,7 +293,7 @@ class ModelEvaluator:
         """
         n_tasks = len(self.tasks.subjects)
         by_logprob = np.array([*self.tasks.by_logprob, *[False] * len(self.texts.specs)])
-        if n_tasks == len(self.subjects) and not by_logprob.any():
+        if self._plain:
             questions = self.tasks.questions(subject.tolist(), document.tolist())
             return list(self.engine.answers(layer_sets, questions, coarse))
         found = np.full((len(layer_sets), len(subject)), np.nan)

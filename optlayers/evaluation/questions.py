@@ -9,12 +9,23 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optlayers.study import Questions
+
+
+class Judged(NamedTuple):
+    """What a layer set gives on questions [n].
+
+    answers: right or wrong, bool, or values in [0, 1]. logs: the log-probability of the right
+    choice among the choices, in nats; None where a task looks at more than the likeliest choice.
+    """
+
+    answers: NDArray[Any]
+    logs: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optlayers.layerset import LayerSet
+from optlayers.search.covariate import sharpened
 from optlayers.search.offsets import prefix_offsets
 from optlayers.search.proposal import Phase
 from optlayers.search.record import Record
@@ -30,8 +31,8 @@ EXPLORED = frozenset(("", Phase.explore.value))
 class Individual(NamedTuple):
     """An evaluated layer set: `fitness` is larger for better, and comparable across fidelities.
 
-    `generation` is the one that it was proposed for (`NO_GENERATION`: none). `score` is the
-    score as it was measured, larger for better, and `variance` that of its noise, where known.
+    `generation` is the one that it was proposed for (`NO_GENERATION`: none). `score` is what is
+    known of its level, larger for better, and `variance` that of its noise, where known.
     """
 
     layers: LayerSet
@@ -55,8 +56,9 @@ def individuals_from(
 ) -> list[Individual]:
     """The distinct evaluated sets of the budget, by the number of their first trial.
 
-    Scores of different fidelity are not compared as they are: each is relieved of what its
-    questions are easier than all (`offsets`), and drawn toward the mean of the population by a
+    Scores of different fidelity are not compared as they are: each takes in what log-probabilities
+    add (`covariate`), is relieved of what its questions are easier than all (`offsets`), and drawn
+    toward the mean of the population by a
     number of questions that the population's own spread gives
     (`statistics.prior_strength`). Shrinkage rather than the common prefix, because it uses
     every answer paid for, and works where answers are not stored. Trials that say nothing of
@@ -80,7 +82,7 @@ def history_from(
     Half of the choice are the fittest, the others are spread evenly over time; all sets of one
     layer stay, since they are few and weigh the layers.
     """
-    best, generations, offsets, fitness = _survey(records, space, population_size, maximise)
+    best, generations, known, fitness = _survey(records, space, population_size, maximise)
     chosen: Sequence[int] = range(len(best))
     if most is not None and len(best) > most:
         top = np.argpartition(-fitness, most // 2)[: most // 2]
@@ -93,19 +95,16 @@ def history_from(
     # Sets found by other phases (probe, refine) have no generation.
     sign = 1.0 if maximise else -1.0
     individuals = []
-    pairs, worth = list(best.items()), fitness.tolist()
+    pairs, worth, levels = list(best.items()), fitness.tolist(), known.tolist()
     for row in chosen:
         key, record = pairs[row]
-        level = None
-        if record.score is not None:
-            level = record.score - offsets.get(record.questions or 0, 0.0)
         individuals.append(
             Individual(
                 record.layers,
                 worth[row],
                 generations.get(key, NO_GENERATION),
-                None if level is None else sign * level,
-                _variance(level, record.questions),
+                sign * levels[row],
+                _variance(levels[row], record.questions),
             )
         )
     explored = sum(g >= 0 for g in generations.values())
@@ -121,11 +120,12 @@ def fitness_from(
 
 
 class _Survey(NamedTuple):
-    """What the records say of each set: its most telling one, its generation, its fitness [n]."""
+    """What the records say of each set: its most telling one, its generation, its level and
+    fitness [n]."""
 
     best: dict[tuple[int, ...], Record]
     generations: dict[tuple[int, ...], int]
-    offsets: dict[int, float]
+    levels: FloatArray
     fitness: FloatArray
 
 
@@ -180,7 +180,13 @@ def _survey_anew(
             stated = record.generation
             generations[key] = len(generations) // population_size if stated is None else stated
     offsets = prefix_offsets(_evenly(courses.values(), _COURSES))
-    return _Survey(best, generations, offsets, _fitness(best.values(), offsets, maximise=maximise))
+    sharper = sharpened(best.values()) if maximise else {}
+    levels = np.array([sharper.get(key, record.score) for key, record in best.items()], dtype=float)
+    questions = [record.questions for record in best.values()]
+    if any(offsets.values()):
+        levels = levels - np.array([offsets.get(n or 0, 0.0) for n in questions])
+    fitness = estimates(levels, questions) * (1 if maximise else -1)
+    return _Survey(best, generations, levels, fitness)
 
 
 def _evenly(courses: Collection[Mapping[int, float]], most: int) -> list[Mapping[int, float]]:
@@ -188,9 +194,9 @@ def _evenly(courses: Collection[Mapping[int, float]], most: int) -> list[Mapping
     return list(courses)[:: -(-len(courses) // most) or 1]
 
 
-def _variance(score: float | None, questions: int | None) -> float | None:
+def _variance(score: float, questions: int | None) -> float | None:
     """Variance of a share of right answers; None for any other score."""
-    if score is None or not questions or not 0.0 <= score <= 1.0:
+    if not questions or not 0.0 <= score <= 1.0:
         return None
     # One right and one wrong answer more keep it from being zero.
     share = (score * questions + 1.0) / (questions + 2.0)
@@ -200,17 +206,6 @@ def _variance(score: float | None, questions: int | None) -> float | None:
 def is_explored(record: Record) -> bool:
     """Whether a record counts toward a generation: an explore trial, or one without a phase."""
     return record.phase in EXPLORED
-
-
-def _fitness(
-    records: Collection[Record], offsets: Mapping[int, float], *, maximise: bool
-) -> FloatArray:
-    """Fitness [n] of records, at the level of all questions."""
-    questions = [record.questions for record in records]
-    scores = np.array([record.score for record in records], dtype=np.float64)
-    if any(offsets.values()):
-        scores = scores - np.array([offsets.get(n or 0, 0.0) for n in questions])
-    return estimates(scores, questions) * (1 if maximise else -1)
 
 
 def estimates(scores: FloatArray, questions: list[int | None]) -> FloatArray:

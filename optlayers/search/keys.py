@@ -17,6 +17,9 @@ DEVICE: Final = "device"
 # Set when a trial is told.
 ANSWERS: Final = "answers"  # base64 of np.packbits, the first `questions` questions
 QUESTIONS: Final = "questions"  # int
+# Of each rung among the fast questions: their number, the shares of right answers among the even
+# and the odd ones, and the mean log-probabilities of the right choices among them.
+HALVES: Final = "halves"  # list of lists
 SCORE: Final = "score"
 CI_LOW: Final = "ci_low"
 CI_HIGH: Final = "ci_high"

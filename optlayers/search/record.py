@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,14 @@ from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
 from optlayers.search import keys
+
+
+class Halves(NamedTuple):
+    """Means over the even and the odd of some first questions: right answers, log-probabilities."""
+
+    right: tuple[float, float]
+    logs: tuple[float, float]
+
 
 # Right or wrong, bool; or values in [0, 1], float, where a study has other metrics.
 Answers = npt.NDArray[Any]
@@ -26,7 +34,8 @@ class Record:
 
     `questions` is the number that `score` rests on (None where a plain study says nothing);
     `score` is None until something was reported; `phase`, `goal` and `fidelity` are empty for
-    trials that plain Optuna code made. `intermediate` maps questions to the score there.
+    trials that plain Optuna code made. `intermediate` maps questions to the score there, `halves`
+    to what the two halves of them say.
     """
 
     number: int
@@ -46,6 +55,7 @@ class Record:
     reason: str = ""
     packed_answers: str = field(default="", repr=False)
     intermediate: Mapping[int, float] = field(default_factory=dict, repr=False, hash=False)
+    halves: Mapping[int, Halves] = field(default_factory=dict, repr=False, hash=False)
 
     # Asked thousands of times a proposal, and a record never changes: computed once.
     @cached_property
@@ -68,6 +78,11 @@ class Record:
         if not self.is_evaluated:
             return False
         return self.fidelity == "full" or (not self.fidelity and self.state == TrialState.COMPLETE)
+
+    @property
+    def halves_as_stored(self) -> list[list[float]]:
+        """The rows of `keys.HALVES`."""
+        return [[n, *halves.right, *halves.logs] for n, halves in sorted(self.halves.items())]
 
     @cached_property
     def first_score(self) -> float | None:

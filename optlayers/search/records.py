@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optlayers.errors import InputError
 from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet
 from optlayers.search import keys
-from optlayers.search.record import Record
+from optlayers.search.record import Halves, Record
 
 # Where a sampler notes the set that it gave to a trial whose parameters are still coming.
 CLAIM_KEY = "PatternGASampler:layers"
@@ -96,6 +96,10 @@ def read_record(trial: FrozenTrial) -> Record | None:
         reason=attrs.get(keys.REASON, ""),
         packed_answers=attrs.get(keys.ANSWERS, ""),
         intermediate=intermediate,
+        halves={
+            int(n): Halves((first, second), (third, fourth))
+            for n, first, second, third, fourth in attrs.get(keys.HALVES, ())
+        },
     )
 
 

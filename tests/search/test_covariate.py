@@ -1,0 +1,119 @@
+"""Log-probabilities beside right and wrong: what they add, and where they add nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from optlayers.layerset import LayerSet
+from optlayers.search.covariate import LEAST, note_rung, sharpened
+from optlayers.search.individual import individuals_from
+from optlayers.search.record import Halves, Record
+from optlayers.search.space import LayerSpace
+from optlayers.search.statistics import FloatArray, spearman
+
+SETS = [LayerSet.of(i, j) for i in range(12) for j in range(i)]
+QUESTIONS = 40
+
+
+def rows_of(right: FloatArray, logs: FloatArray) -> list[list[float]]:
+    return note_rung([], right.astype(bool), 0, logs)
+
+
+def made(
+    spread: float, logs_know: bool, seed: int, questions: int = QUESTIONS
+) -> tuple[FloatArray, list[Record]]:
+    """True levels around .4, and records of answers with log-probabilities."""
+    rng = np.random.default_rng(seed)
+    truth = 0.4 + spread * rng.standard_normal(len(SETS))
+    records = []
+    for number, (layers, level) in enumerate(zip(SETS, truth, strict=True)):
+        right = (rng.random(questions) < level).astype(float)
+        said = (level - 0.4) / spread if logs_know else 0.0
+        logs = -2.0 + 0.5 * said + 1.0 * rng.standard_normal(questions)
+        ((n, *means),) = rows_of(right, logs)
+        records.append(
+            Record(
+                number=number,
+                state=TrialState.PRUNED,
+                layers=layers,
+                questions=questions,
+                score=float(right.mean()),
+                fidelity="fast",
+                intermediate={questions: float(right.mean())},
+                halves={int(n): Halves((means[0], means[1]), (means[2], means[3]))},
+            )
+        )
+    return truth, records
+
+
+def gain(spread: float, logs_know: bool) -> float:
+    """How much better the sharpened scores rank sets than the measured ones, mean of 20."""
+    found = []
+    for seed in range(20):
+        truth, records = made(spread, logs_know, seed)
+        sharper = sharpened(records)
+        scores = np.array([r.score for r in records], dtype=float)
+        new = np.array([sharper[r.layers.indices] for r in records])
+        # As far as none is cut off at 0 or 1.
+        assert new.mean() == pytest.approx(scores.mean(), abs=0.01)
+        assert new.std() == pytest.approx(scores.std(), rel=0.05)
+        found.append(spearman(new, truth) - spearman(scores, truth))
+    return float(np.mean(found))
+
+
+def test_near_guessing_log_probabilities_rank_sets_much_earlier() -> None:
+    assert gain(0.02, logs_know=True) > 0.25
+
+
+def test_where_scores_are_reliable_log_probabilities_that_say_nothing_cost_little() -> None:
+    assert -0.05 < gain(0.25, logs_know=False) <= 0.01
+
+
+def test_few_sets_and_sets_without_log_probabilities_stay_as_they_are() -> None:
+    _, records = made(0.02, True, 0)
+    assert sharpened(records[: LEAST - 1]) == {}
+    assert sharpened([Record(**{**vars(r), "halves": {}}) for r in records]) == {}
+
+
+def test_a_score_on_more_questions_than_the_log_probabilities_is_left_alone() -> None:
+    _, records = made(0.02, True, 0)
+    further = records[0]
+    records[0] = Record(**{**vars(further), "questions": 2 * QUESTIONS, "score": 0.5})
+    found = sharpened(records)
+    assert further.layers.indices not in found
+    assert len(found) == len(SETS) - 1
+
+
+def test_the_search_sees_the_sharpened_score() -> None:
+    _, records = made(0.02, True, 0)
+    space = LayerSpace(n_layers=12, min_layers=1, max_layers=4)
+    sharper = sharpened(records)
+    for individual in individuals_from(records, space=space, population_size=16):
+        assert individual.score == pytest.approx(sharper[individual.layers.indices])
+        assert individual.fitness == pytest.approx(sharper[individual.layers.indices])
+
+
+@pytest.mark.parametrize("cuts", [(60,), (15, 60), (15, 16, 31, 60)])
+def test_rows_noted_rung_by_rung_are_those_of_all_questions_at_once(cuts: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    right, logs = rng.random(60) < 0.4, -rng.random(60)
+    rows: list[list[float]] = []
+    begin = 0
+    for stop in cuts:
+        rows = note_rung(rows, right[:stop], begin, logs[begin:stop])
+        begin = stop
+    assert [row[0] for row in rows] == list(cuts)
+    for n, *means in rows:
+        first = slice(0, int(n))
+        asked = [part[first][half::2].mean() for part in (right, logs) for half in (0, 1)]
+        assert means == pytest.approx(asked, abs=1e-5)
+
+
+def test_rungs_without_log_probabilities_end_the_rows() -> None:
+    right, logs = np.ones(30, dtype=bool), -np.ones(30)
+    rows = note_rung([], right[:10], 0, logs[:10])
+    assert note_rung(rows, right[:20], 10, None) == rows
+    assert note_rung(rows, right, 20, logs[20:]) == rows
+    assert note_rung(rows, right[:10], 0, logs[:10]) == rows
