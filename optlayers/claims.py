@@ -310,19 +310,15 @@ def _work(trial: FrozenTrial) -> tuple[str, str]:
 def _work_of(state: TrialState, goal: str | None, start: int = 0) -> str:
     """What a trial does for its set: two of the same work are one too many.
 
-    Under way, all but `full` begin alike; finished, a trial spares only one of its own goal that
-    was to start from as many questions.
+    Under way, all are: whatever their goals, the next questions would be paid for twice. Finished,
+    a trial spares only one of its own goal that was to start from as many questions.
     """
-    if state not in ACTIVE:
-        return f"finished {goal} from {start}"
-    return "full" if goal == Goal.full.value else "part"
+    return "under way" if state in ACTIVE else f"finished {goal} from {start}"
 
 
 def same_work(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two trials under way, by their attributes, are one too many."""
-    running = TrialState.RUNNING
-    works = [_work_of(running, attrs.get(keys.GOAL)) for attrs in (mine, other)]
-    return works[0] == works[1] and mine.get(keys.LAYERS) == other.get(keys.LAYERS)
+    return bool(mine.get(keys.LAYERS) == other.get(keys.LAYERS))
 
 
 def same_claim(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -8,26 +8,25 @@ of workers may run, and any may die at any time.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers import holdout
+from optlayers.asking import Asked, Evaluator
 from optlayers.claims import Claim, Claims, Told, check_alive, stand
 from optlayers.cost import counted, is_known, key_of
 from optlayers.errors import EvaluationError, StorageError, TimeUp
-from optlayers.evaluation.questions import Judged, QuestionOrder
-from optlayers.interrupts import interruptible, raise_interrupt
+from optlayers.evaluation.questions import Judged
+from optlayers.interrupts import interruptible
 from optlayers.layerset import LayerSet
 from optlayers.liveness import is_gone
 from optlayers.masking import mask_password
@@ -53,9 +52,6 @@ from optlayers.worklog import WorkLog, cpu_name
 
 _CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
-Answers = NDArray[np.bool_] | EvaluationError
-T = TypeVar("T")
-
 # Small enough that each cohort learns from the last (`scripts/bench_search.py`), large enough to
 # share prefixes of layers; where all sets are known beforehand there is nothing to learn.
 COHORT = 8
@@ -67,24 +63,6 @@ EVERYTHING = 1_000_000
 RECENT = 60
 # How long a worker that was told to leave tries to reach the database.
 LEAVE_SECONDS = 3.0
-# An evaluation hangs when it lasts so many times longer than the slowest so far, and at least so
-# long; the first one, of which nothing is known, when it lasts hours.
-HANG_FACTOR, HANG_LEAST, HANG_FIRST = 20.0, 600.0, 4 * 3600.0
-
-
-class Evaluator(Protocol):
-    """Answers of layer sets on the questions of a study."""
-
-    n_layers: int
-    order: QuestionOrder
-
-    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> Sequence[Answers]:
-        """Right or wrong [stop - start] of each set, or the error that it met."""
-        ...
-
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
-        """Right or wrong [held-out questions] of each set, or the error that it met."""
-        ...
 
 
 def _end(reason: str) -> None:
@@ -95,24 +73,6 @@ def _end(reason: str) -> None:
 def _pauses(claim: Claim) -> bool:
     """Whether a claim that goes one rung at a time has gone it."""
     return claim.goal == Goal.step and claim.evaluated > 0
-
-
-class _Watched:
-    """A worker's evaluator, for what is asked when the search is done: it may hang there too."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.n_layers, self.order = worker.evaluator.n_layers, worker.evaluator.order
-
-    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> Sequence[Answers]:
-        worker = self.worker
-        return worker._watch(
-            layer_sets, stop - start, lambda: worker.evaluator.evaluate(layer_sets, start, stop)
-        )
-
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
-        worker, questions = self.worker, len(self.order.held_subject)
-        return worker._watch(layer_sets, questions, lambda: worker.evaluator.held_out(layer_sets))
 
 
 @dataclass
@@ -140,7 +100,6 @@ class Worker:
     _phase: Phase = Phase.probe
     _idle: tuple[tuple[int, ...], float] = ((), 0.0)  # trials without work, and when they were
     _slowest: float = 0.0  # seconds of a cohort
-    _pace: float = 0.0  # seconds of one question of one set, at the slowest
 
     def __post_init__(self) -> None:
         order = self.evaluator.order
@@ -148,6 +107,7 @@ class Worker:
         donors = self.definition.donor_names
         self.claims = Claims(self.study, self.evaluator.n_layers, self.device, donors)
         self.claims.heart.hung = self._hung
+        self.asked = Asked(self.evaluator, self.claims.heart, self.hang_seconds)
         self.log = WorkLog(
             self.study,
             self.claims.worker,
@@ -226,7 +186,7 @@ class Worker:
                         self.study,
                         self.definition,
                         self._records(),
-                        _Watched(self),
+                        self.asked,
                         self.claims.worker,
                         end=end,
                         say=self.say,
@@ -403,33 +363,10 @@ class Worker:
     ) -> Sequence[Judged | EvaluationError]:
         """What the evaluator says of them, which counts as this worker's."""
         began = time.monotonic()
-        # What only replays answers has no log-probabilities.
-        judge = getattr(self.evaluator, "judge", None)
-
-        def answers() -> Sequence[Judged | EvaluationError]:
-            found = self.evaluator.evaluate(sets, start, stop)
-            return [one if isinstance(one, EvaluationError) else Judged(one) for one in found]
-
-        ask = answers if judge is None else functools.partial(judge, sets, start, stop)
         try:
-            return self._watch(sets, stop - start, ask)
+            return self.asked.judge(sets, start, stop)
         finally:
             self.log.did(sets, stop - start, time.monotonic() - began)
-
-    def _watch(self, sets: Sequence[LayerSet], questions: int, evaluate: Callable[[], T]) -> T:
-        """What that evaluation gives; the heart watches how long it takes."""
-        work = len(sets) * questions
-        least = HANG_LEAST if self._pace else HANG_FIRST
-        limit = self.hang_seconds or max(least, HANG_FACTOR * self._pace * work)
-        raise_interrupt()
-        began = time.monotonic()
-        self.claims.heart.expect(limit)
-        try:
-            return evaluate()
-        finally:
-            self.claims.heart.expect(None)
-            seconds = time.monotonic() - began
-            self._pace = max(self._pace, seconds / max(1, work))
 
     def _begins_anew(self, start: int, stop: int) -> bool:
         """Whether a set that goes on so far leaves fast answers of another precision behind."""

@@ -142,7 +142,7 @@ LEVELS = [
     {"study"},
     {"models", "checkpoints", "search"},
     {"cost", "evaluation", "rows", "storage"},
-    {"claims", "holdout", "leaderboard", "proxy", "turns", "worklog"},
+    {"asking", "claims", "holdout", "leaderboard", "proxy", "turns", "worklog"},
     {"evidence"},
     {"report", "worker"},
     {"api"},
