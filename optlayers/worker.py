@@ -334,6 +334,7 @@ class Worker:
 
     def _evaluate(self, held: list[Claim]) -> None:
         """Bring every claim to its goal, rung by rung, together where they stand alike."""
+        weights = self.evaluator.order.fast_weights
         active = self._arrive([c for c in held if len(c.answers) in self._rungs])
         active += [c for c in held if len(c.answers) not in self._rungs]
         while active:
@@ -354,7 +355,9 @@ class Worker:
                         self.claims.fail(claim, str(found))
                     else:
                         claim.answers = np.concatenate([claim.answers[:begin], found.answers])
-                        claim.halves = note_rung(claim.halves, claim.answers, begin, found.logs)
+                        claim.halves = note_rung(
+                            claim.halves, claim.answers, begin, found.logs, weights
+                        )
                         whole.append(claim)
                 active += self._arrive(whole)
 

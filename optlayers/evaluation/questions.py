@@ -86,6 +86,13 @@ class QuestionOrder:
         weights = np.array([s.weight for s in self.subjects], dtype=np.float64)
         return np.asarray(weights / weights.sum())
 
+    @property
+    def fast_weights(self) -> NDArray[np.float64]:
+        """What each of the fast questions counts in the score on them [n_fast], sum 1 at most."""
+        subject = self.subject[: self.n_fast]
+        count = np.bincount(subject, minlength=len(self.subjects))
+        return np.asarray(self.weights[subject] / count[subject])
+
 
 def _stratified(blocks: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> list[int]:
     """Interleave the blocks evenly: every prefix holds about the same share of each block."""

@@ -19,6 +19,12 @@ from optlayers.search.statistics import FloatArray
 
 Row = list[float]
 LEAST = 24  # sets without which nothing is told of their variance
+# Rows are rounded to a millionth; what differs by less than this does not differ.
+_ALIKE = 1e-5
+# What contradict each other so far say nothing together: the rest would be rounding, made large.
+_CONTRADICTION = 0.1
+# A broken set is at most so many robust standard deviations away, or the others would look alike.
+_FAR = 6.0
 
 
 def sharpened(records: Iterable[Record]) -> dict[tuple[int, ...], float]:
@@ -44,34 +50,60 @@ def sharpened(records: Iterable[Record]) -> dict[tuple[int, ...], float]:
 
 
 def note_rung(
-    rows: Sequence[Row], answers: Answers, begin: int, logs: FloatArray | None
+    rows: Sequence[Row],
+    answers: Answers,
+    begin: int,
+    logs: FloatArray | None,
+    weights: FloatArray | None = None,
 ) -> list[Row]:
     """The rows of `keys.HALVES` once the questions from `begin` on are answered.
 
     answers [n]: of all questions so far; logs [n - begin]: log-probabilities of the right choices
-    from `begin` on. Without them, or where those before are unknown, the rows stay as they are.
+    from `begin` on; weights [n or more]: what each question counts (without: all alike). Without
+    logs, with one that is not finite, with a half that counts nothing, or where those before are
+    unknown, no row is added. Asked anew from the first on without logs (in another precision), the
+    rows stay as they are.
     """
+    if logs is None and begin == 0:
+        return list(rows)
     rows = [row for row in rows if row[0] <= begin]
-    if logs is None or (begin and (not rows or rows[-1][0] != begin)):
+    known = begin == 0 or (bool(rows) and rows[-1][0] == begin)
+    if logs is None or not known or not np.isfinite(logs).all():
         return rows
-    row: Row = [len(answers)]
-    row += [round(float(np.mean(answers[half::2])), 6) for half in (0, 1)]
+    n = len(answers)
+    counts = np.ones(n) if weights is None else np.asarray(weights[:n], dtype=np.float64)
+    row: Row = [n]
+    means: Row = []
     for half in (0, 1):
-        before = (begin + 1 - half) // 2
-        total = rows[-1][3 + half] * before if begin else 0.0
-        new = logs[(begin + half) % 2 :: 2]
-        row.append(round((total + float(new.sum())) / (before + len(new)), 6))
-    return [*rows, row]
+        all_of_it = float(counts[half::2].sum())
+        if all_of_it <= 0.0:
+            return rows
+        row.append(round(float((counts * answers)[half::2].sum()) / all_of_it, 6))
+        before = rows[-1][3 + half] * float(counts[:begin][half::2].sum()) if begin else 0.0
+        new = float((counts[begin:] * logs)[(begin + half) % 2 :: 2].sum())
+        means.append(round((before + new) / all_of_it, 6))
+    return [*rows, [*row, *means]]
 
 
 def _added(right: FloatArray, logs: FloatArray) -> FloatArray:
     """What to add to shares of right answers [n]; right, logs [n, 2]: means of two halves."""
-    share, log = right.mean(axis=1), logs.mean(axis=1)
+    share, log = right.mean(axis=1), _tamed(logs.mean(axis=1))
     spread, log_spread = float(share.std()), float(log.std())
-    if spread == 0.0 or log_spread == 0.0:
+    if min(spread, log_spread) < _ALIKE:
         return np.zeros(len(share))
     confirmed = float(np.cov(right.T, ddof=0)[0, 1])
     doubt = 1.0 - float(np.clip(confirmed / spread**2, 0.0, 1.0))
     own = (share - share.mean()) / spread
     both = own + doubt * (log - log.mean()) / log_spread
-    return np.asarray(spread * (both / float(both.std()) - own))
+    width = float(both.std())
+    if width < _CONTRADICTION:
+        return np.zeros(len(share))
+    return np.asarray(spread * (both / width - own))
+
+
+def _tamed(logs: FloatArray) -> FloatArray:
+    """Means of log-probabilities [n], none further from the median than `_FAR` says."""
+    low, middle, high = np.quantile(logs, [0.25, 0.5, 0.75])
+    # Of a normal distribution, 1.35 standard deviations lie between the quartiles.
+    reach = _FAR * (high - low) / 1.35
+    return np.clip(logs, middle - reach, middle + reach) if reach > 0.0 else logs

@@ -36,6 +36,9 @@ _MOST = 1500
 
 _INDIVIDUAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
+# Draws of a set that workers beside this one have not taken in the same moment.
+_TRIES = 8
+
 
 class PatternGASampler(BaseGASampler):
     """A genetic sampler of layer sets with pattern-guided mutation, for one objective.
@@ -212,23 +215,33 @@ class PatternGASampler(BaseGASampler):
         }
         if not any(name in mine and name not in params for name in search_space):
             return params
-        maximise = study.direction != StudyDirection.MINIMIZE
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        records = self._reader.read(others)
-        proposals = self.propose_from(records, 1, maximise=maximise, number=trial.number)
-        if proposals:
-            layers, generation = proposals[0].layers, proposals[0].generation or 0
-        else:
-            layers, generation = self._best_known(records, trial, maximise=maximise), None
-        # The parameters reach the storage one by one, so other workers are told of the whole
-        # set first.
-        storage = study._storage
-        storage.set_trial_system_attr(trial._trial_id, CLAIM_KEY, list(layers.indices))
-        if generation is not None:
-            storage.set_trial_system_attr(trial._trial_id, GENERATION_KEY, generation)
+        layers = self._claim(study, trial)
         chosen = layers.to_params(self._space.n_layers, self._donors)
         params.update({n: v for n, v in chosen.items() if n in search_space and n not in params})
         return params
+
+    def _claim(self, study: Study, trial: FrozenTrial) -> LayerSet:
+        """A set for this trial, noted there; where another trial has taken it too, a new one."""
+        maximise, storage = study.direction != StudyDirection.MINIMIZE, study._storage
+        layers: LayerSet | None = None
+        for _ in range(_TRIES):
+            others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+            records = self._reader.read(others)
+            taken = {r.layers for r in records if r.is_claimed or r.is_evaluated}
+            if layers is not None and layers not in taken:
+                break
+            found = self.propose_from(records, 1, maximise=maximise, number=trial.number)
+            known = found[0].layers if found else None
+            layers = known or self._best_known(records, trial, maximise=maximise)
+            # The parameters reach the storage one by one, so other workers are told of the whole
+            # set first; who told of the same one meanwhile is seen at the next look.
+            storage.set_trial_system_attr(trial._trial_id, CLAIM_KEY, list(layers.indices))
+            if not found:
+                break
+            generation = found[0].generation or 0
+            storage.set_trial_system_attr(trial._trial_id, GENERATION_KEY, generation)
+        assert layers is not None
+        return layers
 
     def sample_independent(
         self,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from optlayers.evaluation.questions import Subject, order_questions
+from optlayers.search import StratifiedScore
 from optlayers.study import Questions
 
 SUBJECTS = [Subject("a", 100, 0.5), Subject("b", 40, 0.2), Subject("c", 7, 0.3)]
@@ -51,3 +52,12 @@ def test_another_subject_beside_it_does_not_change_which_questions_are_chosen() 
     alone = order_questions(SUBJECTS[:1], questions)
     beside = order_questions(SUBJECTS, questions)
     assert set(alone.document.tolist()) == set(beside.document[beside.subject == 0].tolist())
+
+
+def test_fast_questions_count_what_they_count_in_the_score_on_them() -> None:
+    order = order_questions(SUBJECTS, Questions(fast=10))
+    right = np.random.default_rng(0).random(order.n_fast) < 0.5
+    score = StratifiedScore(strata=order.subject, weights=order.weights).score(right)
+    assert order.fast_weights @ right == pytest.approx(score)
+    few = order_questions([*SUBJECTS, Subject("d", 1, 1.0)], Questions(fast=1))
+    assert few.fast_weights.sum() == pytest.approx(1.0)

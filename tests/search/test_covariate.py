@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from optuna.trial import TrialState
@@ -117,3 +119,79 @@ def test_rungs_without_log_probabilities_end_the_rows() -> None:
     assert note_rung(rows, right[:20], 10, None) == rows
     assert note_rung(rows, right, 20, logs[20:]) == rows
     assert note_rung(rows, right[:10], 0, logs[:10]) == rows
+
+
+def test_what_each_question_counts_is_what_it_counts_in_the_rows() -> None:
+    rng = np.random.default_rng(4)
+    right, logs, weights = rng.random(60) < 0.4, -rng.random(60), rng.random(60)
+    rows: list[list[float]] = []
+    for begin, stop in ((0, 15), (15, 60)):
+        rows = note_rung(rows, right[:stop], begin, logs[begin:stop], weights)
+    asked = [
+        np.average(part[half::2], weights=weights[half::2])
+        for part in (right, logs)
+        for half in (0, 1)
+    ]
+    assert rows[-1][1:] == pytest.approx(asked, abs=1e-5)
+    # A question that counts nothing is as one that was not asked.
+    weights[:58] = 0.0
+    assert note_rung([], right, 0, logs, weights)[0][3:] == pytest.approx(logs[58:], abs=1e-5)
+    assert note_rung([], right, 0, logs, np.zeros(60)) == []
+
+
+@pytest.mark.parametrize("value", [-np.inf, np.nan])
+def test_a_log_probability_that_is_no_number_is_not_noted(value: float) -> None:
+    right, logs = np.ones(20, dtype=bool), -np.ones(20)
+    logs[13] = value
+    rows = note_rung([], right[:10], 0, logs[:10])
+    assert len(rows) == 1
+    assert note_rung(rows, right, 10, logs[10:]) == rows
+    assert note_rung([], right, 0, logs) == []
+
+
+def test_one_question_has_no_two_halves() -> None:
+    assert note_rung([], np.ones(1, dtype=bool), 0, -np.ones(1)) == []
+
+
+def test_asked_anew_in_another_precision_a_set_keeps_what_it_said_before() -> None:
+    right = np.ones(20, dtype=bool)
+    rows = note_rung([], right[:10], 0, -np.ones(10))
+    assert note_rung(rows, right, 0, None) == rows
+
+
+def _with_logs(records: list[Record], logs: FloatArray) -> list[Record]:
+    """The records with these means of log-probabilities [n, 2]."""
+    found = []
+    for record, pair in zip(records, logs.tolist(), strict=True):
+        ((n, halves),) = record.halves.items()
+        found.append(replace(record, halves={n: Halves(halves.right, (pair[0], pair[1]))}))
+    return found
+
+
+def test_log_probabilities_that_are_all_alike_change_nothing() -> None:
+    _, records = made(0.02, True, 0)
+    found = sharpened(_with_logs(records, np.full((len(records), 2), -0.7)))
+    assert list(found.values()) == pytest.approx([r.score for r in records], abs=1e-9)
+
+
+def test_log_probabilities_that_contradict_the_scores_in_all_change_nothing() -> None:
+    grid = [(a / 10, b / 10) for a in range(3, 9) for b in range(3, 9)]
+    _, records = made(0.02, True, 0)
+    records = [
+        replace(r, score=sum(pair) / 2, halves={QUESTIONS: Halves(pair, (-pair[0], -pair[1]))})
+        for r, pair in zip(records, grid, strict=False)
+    ]
+    found = sharpened(records)
+    assert list(found.values()) == pytest.approx([r.score for r in records], abs=1e-9)
+
+
+def test_one_broken_set_does_not_hide_what_the_others_say() -> None:
+    truth, records = made(0.02, True, 0)
+    logs = np.array([r.halves[QUESTIONS].logs for r in records])
+    logs[0] -= 500.0
+    before, after = (sharpened(some) for some in (records, _with_logs(records, logs)))
+    ranks = [
+        spearman(np.array([found[r.layers.indices] for r in records[1:]]), truth[1:])
+        for found in (before, after)
+    ]
+    assert ranks[1] > ranks[0] - 0.1

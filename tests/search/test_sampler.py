@@ -4,6 +4,7 @@ import pickle
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,7 +13,7 @@ from optuna.trial import Trial, TrialState
 
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.search import PatternGASampler, Phase, keys, read_records
+from optlayers.search import PatternGASampler, Phase, Proposal, Record, keys, read_records
 
 
 def value(layers: LayerSet) -> float:
@@ -248,7 +249,7 @@ def test_a_set_that_failed_three_times_is_not_proposed_again() -> None:
     assert LayerSet.of(1, 4) not in asked[3:]
 
 
-def test_workers_on_one_database_repeat_next_to_nothing(tmp_path: Path) -> None:
+def test_workers_on_one_database_repeat_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     optuna.create_study(study_name="shared", storage=url, direction="maximize")
 
@@ -265,8 +266,36 @@ def test_workers_on_one_database_repeat_next_to_nothing(tmp_path: Path) -> None:
     study = optuna.load_study(study_name="shared", storage=url)
     records = read_records(study.trials)
     assert len(records) == 21
-    # Without a lock two may still draw the same set in the same instant.
-    assert len({r.layers for r in records}) >= 19
+    assert len({r.layers for r in records}) == 21
+
+
+class Beaten(PatternGASampler):
+    """Another worker takes every first choice of this one while it makes it."""
+
+    def propose_from(self, records: Sequence[Record], k: int, **settings: Any) -> list[Proposal]:
+        found = super().propose_from(records, k, **settings)
+        if self.study is not None:
+            params = found[0].layers.to_params(8)
+            study, self.study = self.study, None
+            study.enqueue_trial(params)
+            self.other = study.ask(self.search_space())
+        return found
+
+    study: Study | None = None
+    other: Trial | None = None
+
+
+def test_a_set_that_another_worker_took_in_the_same_moment_is_drawn_anew() -> None:
+    sampler = Beaten(n_layers=8, min_layers=1, max_layers=3, population_size=6, seed=0)
+    study = new_study(sampler)
+    for _ in range(12):
+        sampler.study = study
+        trial = study.ask(sampler.search_space())
+        assert sampler.other is not None
+        assert trial.params != sampler.other.params
+        study.tell(trial, value(LayerSet.from_params(trial.params)))
+    sets = [LayerSet.from_params(trial.params) for trial in study.get_trials(deepcopy=False)]
+    assert len(set(sets)) == len(sets) == 24
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
