@@ -173,10 +173,12 @@ def predecessor(oracle: Oracle, rng: np.random.Generator) -> None:
     space = LayerSpace(n_layers=known.n_layers, min_layers=1, max_layers=known.max_layers)
     singles = [LayerSet.of(i) for i in range(known.n_layers)]
     weights = np.array(oracle.ask(singles, known.n_fast)) ** 2
+    if np.count_nonzero(weights) < known.max_layers:
+        weights += 1e-9  # of layers that all answer nothing right, any may be drawn
     weights = weights / weights.sum()
 
     def smart() -> LayerSet:
-        size = int(rng.choice([2, 3, 4], p=[0.2, 0.4, 0.4]))
+        size = min(int(rng.choice([2, 3, 4], p=[0.2, 0.4, 0.4])), known.max_layers)
         return LayerSet(tuple(int(i) for i in rng.choice(known.n_layers, size, False, weights)))
 
     population = [

@@ -98,6 +98,15 @@ def test_a_pairs_recording_is_what_its_models_answer(tiny_study: Path, tmp_path:
     assert "| exhaustive | 41 (41 to 41) |" in out
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_all_searches_run_on_a_landscape_of_small_sets(tmp_path: Path, most: int) -> None:
+    write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, most)))
+    code, out, err = bench(tmp_path, "--landscapes", "mine.npz")
+    assert code == 0, err
+    for search in ("optlayers", "predecessor's GA", "TPE", "NSGA-II", "beam of 3"):
+        assert f"| {search} |" in out
+
+
 def test_what_is_recorded_is_drawn_anew_without_a_run(tmp_path: Path) -> None:
     write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, 2)))
     searches = ["--searches", "optlayers", "greedy addition"]
