@@ -1,7 +1,7 @@
 """Weights in another dtype than their file's, as a file that the processes of a machine map.
 
 What is mapped is in memory once, however many processes read it. A converted file lives as long
-as somebody holds it: the last to let go removes it, and what the killed left goes the next time.
+as somebody holds it: the last to let go removes it, and with it what the killed have left.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from optlayers.checkpoints.tensorfile import ALIGNED, FLOATS, Entry, write_tenso
 
 FOLDER = ".converted"
 LOCK = "lock"
+PATIENCE = 2.0  # seconds; to convert a large model takes longer, and who did it tidies up after
 WORDS = {dtype: word for word, dtype in FLOATS.items()}
 
 
@@ -64,6 +67,7 @@ def hold(
     """
     folder = store() / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    held.callback(_tidy, folder)  # once all files are closed
     with _locked(folder):
         _sweep(folder, {one.path for one in wanted})
         need = sum(one.size for one in wanted if not one.path.is_file())
@@ -73,7 +77,7 @@ def hold(
         for one in wanted:
             if not one.path.is_file():
                 _convert(one, say)
-            held.callback(_let_go, one.path, _shared_lock(one.path))
+            held.callback(os.close, _shared_lock(one.path))
     return [one.checkpoint.reading_from(one.path, one.names) for one in wanted]
 
 
@@ -98,13 +102,10 @@ def _shared_lock(path: Path) -> int:
     return handle
 
 
-def _let_go(path: Path, handle: int) -> None:
-    """Remove the file unless another process uses it, or files are being made."""
-    with contextlib.suppress(OSError), _locked(path.parent, wait=False):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        os.close(handle)
+def _tidy(folder: Path) -> None:
+    """Remove what nobody holds any more. Others do so too, or make files: wait for the former."""
+    with contextlib.suppress(OSError), _locked(folder, PATIENCE):
+        _sweep(folder, set())
 
 
 def _key(entries: Sequence[tuple[str, Entry]], dtype: torch.dtype) -> str:
@@ -116,11 +117,19 @@ def _key(entries: Sequence[tuple[str, Entry]], dtype: torch.dtype) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """One process at a time makes and removes files; `OSError` where it may not, or not now."""
+def _locked(folder: Path, seconds: float = math.inf) -> Iterator[None]:
+    """One process at a time makes and removes files; `OSError` where it may not, or not so soon."""
     handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
+    end = time.monotonic() + seconds
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if end < math.inf else 0))
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.005)
         yield
     finally:
         os.close(handle)

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from optlayers.checkpoints.converted import FOLDER, LOCK
+from optlayers.checkpoints import converted
+from optlayers.checkpoints.converted import FOLDER, LOCK, Wanted, hold
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.models.stack import LayerStack
 from optlayers.study import load_study
@@ -139,6 +141,44 @@ def test_what_a_killed_worker_left_is_used_and_then_removed(store: Path) -> None
         assert not any(text.startswith("converting") for text in said)
         assert kept(store) == left
         process.communicate("\n", timeout=60)
+    assert kept(store) == set()
+
+
+def test_workers_that_end_at_one_moment_leave_nothing(store: Path) -> None:
+    base = Checkpoint("base", pair() / "base")
+    count = 4
+    at_once = threading.Barrier(count)
+
+    def work() -> None:
+        held = contextlib.ExitStack()
+        hold([Wanted(base, base.names()[:1], torch.float32)], lambda text: None, held)
+        at_once.wait()
+        held.close()
+
+    for _ in range(25):
+        workers = [threading.Thread(target=work) for _ in range(count)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert kept(store) == set()
+
+
+def test_who_made_files_meanwhile_removes_what_others_had_to_leave(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converted, "PATIENCE", 0.02)
+    base = Checkpoint("base", pair() / "base")
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    names = base.names()
+
+    def meanwhile(text: str) -> None:
+        first.close()
+
+    hold([Wanted(base, names[:1], torch.float32)], lambda text: None, first)
+    hold([Wanted(base, names[1:2], torch.float32)], meanwhile, second)
+    assert len(kept(store)) == 2
+    second.close()
     assert kept(store) == set()
 
 
