@@ -13,12 +13,29 @@ from optlayers.metrics import LOGPROB
 from optlayers.study import TaskSpec
 
 SCORED = ("multiple_choice", "loglikelihood")
+MEANS = ("lm_eval.api.metrics.mean", "lm_eval.api.metrics.nanmean")
 
 
 def why(error: Exception) -> str:
     """An exception of lm-eval, or of what it uses, in a line."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+
+
+def _check_aggregation(name: str, task: Any, metric: str) -> None:
+    """Raise `TaskError` where the metric's mean over questions is not what is to be maximised."""
+    how = task.aggregation().get(metric)
+    called = f"{getattr(how, '__module__', '')}.{getattr(how, '__name__', type(how).__name__)}"
+    if how is not None and called not in MEANS:
+        raise TaskError(
+            f"task {name!r} takes {metric} together by {called.rpartition('.')[2]!r}, and a study "
+            "by the mean; choose another metric or task"
+        )
+    if task.higher_is_better().get(metric) is False:
+        raise TaskError(
+            f"task {name!r}: of {metric} lower is better, and a study maximises; choose another "
+            "metric"
+        )
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,7 @@ class Judge:
         """As a study names it: of `logprob`, accuracy says which answer is right.
 
         Without a filter in the study it is the task's first. Raises `TaskError` where the task
-        generates text, or lacks the metric or the filter.
+        generates text, lacks the metric or the filter, or wants other than a high mean of it.
         """
         if task.OUTPUT_TYPE not in SCORED:
             raise TaskError(
@@ -46,6 +63,8 @@ class Judge:
         metric = "acc" if spec.measure == LOGPROB else spec.measure
         if metrics and not callable(task.config.process_results) and metric not in metrics:
             raise TaskError(f"task {name!r} has no metric {metric!r}; it has {', '.join(metrics)}")
+        if spec.measure != LOGPROB:
+            _check_aggregation(name, task, metric)
         # Of two filters of one name the last counts, as in lm-eval's results.
         filters = {ensemble.name: ensemble for ensemble in task._filters}
         if not filters:

@@ -54,6 +54,24 @@ def fault(folder: str | None, **spec: Any) -> str:
     return line
 
 
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ("aggregation: median, higher_is_better: true", "takes acc together by 'median'"),
+        ("aggregation: !function data.best, higher_is_better: true", "together by 'best'"),
+        ("aggregation: mean, higher_is_better: false", "of acc lower is better"),
+    ],
+)
+def test_a_metric_that_is_no_mean_to_be_raised_is_refused(
+    folder: str, wish: str, words: str
+) -> None:
+    (Path(folder) / "data.py").write_text(DATA + "def best(items):\n    return max(items)\n")
+    text = LAST_WORD.replace("aggregation: mean, higher_is_better: true", wish)
+    (Path(folder) / "other.yaml").write_text(text.replace("task: last_word", "task: other"))
+    assert words in fault(folder, name="other")
+    TaskSet([TaskSpec(name="other", metric="logprob")], folder)
+
+
 def test_a_task_that_writes_text_is_refused(folder: str) -> None:
     line = fault(folder, name="writes")
     assert "'writes'" in line
