@@ -104,8 +104,8 @@ def table(
     """Markdown: what is told from a few questions, mean over draws."""
     rng = np.random.default_rng(1)
     lines = [
-        "| questions | ranks: right or wrong | log-probability | both | model, unseen sets: right "
-        f"or wrong | both | the best {TOP}, %: right or wrong | both |",
+        "| questions | ranks: right or wrong | log-probability | both | model of unseen sets: "
+        f"right or wrong | both | the best {TOP}, %: right or wrong | both |",
         "|---" * 8 + "|",
     ]
     for n in (6, 12, 24, 48, 96):

@@ -257,8 +257,11 @@ class ModelEvaluator:
     def judge(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
     ) -> list[Judged | EvaluationError]:
-        """As `evaluate`, with the log-probabilities of the right choices of fast questions."""
-        if stop > self.order.n_fast or not self._plain:
+        """As `evaluate`, with the log-probabilities of the right choices of fast questions.
+
+        Without them where several tasks make one objective: theirs are on scales of their own.
+        """
+        if stop > self.order.n_fast or not self._plain or len(self.metrics) > 1:
             found = self.evaluate(layer_sets, start, stop)
             return [one if isinstance(one, EvaluationError) else Judged(one) for one in found]
         subject, document = self.order.subject[start:stop], self.order.document[start:stop]

@@ -55,6 +55,9 @@ class Race:
     better at `level` / (M - top_k + 1). A wrong call needs one false rejection among the
     at most M - top_k + 1 contenders that are not truly better (Bonferroni).
 
+    That holds for contenders that were not chosen by this very prefix. Where only the best part of
+    a large crowd went on, they were, and the error is larger (docs/search.md, "Races").
+
     Where both have answers the test is paired and stratified; else it takes the scores as
     independent shares of right answers, which is valid but weaker.
     """

@@ -89,3 +89,15 @@ def test_each_trial_keeps_what_the_halves_of_its_rungs_say(
             assert rows[-1][3:] == pytest.approx([logs[::2].mean(), logs[1::2].mean()], abs=1e-3)
     assert told > 20
     assert went_on == 3
+
+
+def test_several_tasks_have_scales_of_their_own_and_tell_none(definition: StudyDefinition) -> None:
+    parts = [
+        definition.tasks[0].model_copy(update={"name": name})
+        for name in ("demo_capitals", "demo_elements")
+    ]
+    two = definition.model_copy(update={"tasks": parts})
+    evaluator = ModelEvaluator(two, torch.device("cpu"), torch.float32)
+    found = judged(evaluator, LayerSet.of(3), 0, 4)
+    assert found.logs is None
+    assert len(found.answers) == 4
