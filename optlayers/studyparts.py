@@ -93,7 +93,7 @@ class LayerBudget(Part):
 class TaskSpec(Part):
     """One part of the objective: an lm-eval task or group, or a text file, and what counts of it.
 
-    A task counts by a metric of its own with one 0/1 value a question (acc, acc_norm), after its
+    A task counts by a metric of its own, from 0 to 1 for a question (acc, acc_norm), after its
     first filter or, as lm-eval names results, after another (acc,strict); or by logprob: the
     log-probability of the right answer, a token. A text counts by perplexity, or by kl: the
     divergence from the donor, both a token.

@@ -123,9 +123,9 @@ def questions(vocab: int, shots: int = 0, per_subject: int = 10) -> list[Questio
 class FirstIsRight:
     """Scores a question by its likeliest choice, as lm-eval's acc does."""
 
-    def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
+    def value(self, question: Question, results: Sequence[tuple[float, bool]]) -> float:
         """The first choice is called right."""
-        return int(np.argmax([ll for ll, _ in results])) == 0
+        return float(np.argmax([ll for ll, _ in results]) == 0)
 
     def winners(self, question: Question) -> Any:
         """One-hot."""

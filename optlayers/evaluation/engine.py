@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from optlayers.evaluation.tuning import tuned_budget
 from optlayers.layerset import ONE, Donors, LayerSet
 from optlayers.models.packed import PackedBatch
 from optlayers.models.stack import LayerStack
+from optlayers.search import as_stored
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ WORTH_PACKING = 0.2
 class Scoring(Protocol):
     """What the engine asks of the tasks; `tasks.TaskSet` is one."""
 
-    def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
-        """Whether the question is right, given (log-likelihood, is greedy) a request."""
+    def value(self, question: Question, results: Sequence[tuple[float, bool]]) -> float:
+        """What the question counts, 0 to 1, given (log-likelihood, is greedy) a request."""
 
     def winners(self, question: Question) -> NDArray[np.bool_] | None:
         """Which choice makes the question right by being the likeliest, if that is all."""
@@ -110,6 +111,7 @@ class Engine:
     ) -> list[Judged | EvaluationError]:
         """Right or wrong of each layer set, and how likely the right choices were.
 
+        Of metrics that are neither, values in [0, 1] as they are stored.
         coarse: multiply in eight bits, where the stack has them (`LayerStack.add_eight_bit`).
         A layer set whose logits hold NaN gets an `EvaluationError` in its place. Raises
         `EvaluationError` when memory does not suffice for a single sequence.
@@ -118,7 +120,7 @@ class Engine:
         simple = all(won is not None for won in winners)
         told = all(won is not None and won.any() for won in winners)
         results = self._likelihoods(layer_sets, questions, relative=simple, coarse=coarse)
-        right = np.zeros((len(layer_sets), len(questions)), dtype=np.bool_)
+        right = np.zeros((len(layer_sets), len(questions)))
         logs = np.zeros((len(layer_sets), len(questions)))
         bad = np.asarray(np.isnan(results[:, :, 0]).any(axis=1))
         start = 0
@@ -132,7 +134,7 @@ class Engine:
             else:
                 for i in np.flatnonzero(~bad):
                     part = [(float(ll), bool(greedy)) for ll, greedy in results[i, start:stop]]
-                    right[i, q] = self.tasks.is_right(question, part)
+                    right[i, q] = self.tasks.value(question, part)
             start = stop
         return [
             EvaluationError(
@@ -140,7 +142,7 @@ class Engine:
                 "together"
             )
             if bad[i]
-            else Judged(right[i], logs[i] if told else None)
+            else Judged(_as_answers(right[i]), logs[i] if told else None)
             for i, layers in enumerate(layer_sets)
         ]
 
@@ -306,6 +308,12 @@ class Engine:
             everything * (real - tokens),
         )
         return _Launched(arrived, picks, torch.stack(kept), work)
+
+
+def _as_answers(values: NDArray[np.float64]) -> NDArray[Any]:
+    """Values [n] as bool where all are 0 or 1, else as they are stored."""
+    right = values == 1.0
+    return right if (right | (values == 0.0)).all() else as_stored(values)
 
 
 def _all(stack: LayerStack, flat: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -209,11 +209,18 @@ class ModelEvaluator:
             )
 
     def _check_size(self, definition: StudyDefinition) -> None:
-        if definition.real and self.order.n_full > MOST_VALUES:
+        if definition.real:
+            self._fitting(np.zeros(0))
+
+    def _fitting(self, answers: Answers) -> Answers:
+        """The answers; raises `InputError` where databases would not keep as many values."""
+        right_or_wrong = isinstance(answers, EvaluationError) or answers.dtype == np.bool_
+        if not right_or_wrong and self.order.n_full > MOST_VALUES:
             raise InputError(
                 f"questions: {self.order.n_full} of them, and databases keep {MOST_VALUES} values "
                 "other than right and wrong a trial; set questions.full"
             )
+        return answers
 
     @property
     def hardware(self) -> str:
@@ -266,7 +273,11 @@ class ModelEvaluator:
             return [one if isinstance(one, EvaluationError) else Judged(one) for one in found]
         subject, document = self.order.subject[start:stop], self.order.document[start:stop]
         questions = self.tasks.questions(subject.tolist(), document.tolist())
-        return self.engine.judge(layer_sets, questions, self._fast_in_eight_bit)
+        judged = self.engine.judge(layer_sets, questions, self._fast_in_eight_bit)
+        for one in judged:
+            if not isinstance(one, EvaluationError):
+                self._fitting(one.answers)
+        return judged
 
     @property
     def _plain(self) -> bool:
@@ -298,7 +309,9 @@ class ModelEvaluator:
         by_logprob = np.array([*self.tasks.by_logprob, *[False] * len(self.texts.specs)])
         if self._plain:
             questions = self.tasks.questions(subject.tolist(), document.tolist())
-            return list(self.engine.answers(layer_sets, questions, coarse))
+            return [
+                self._fitting(one) for one in self.engine.answers(layer_sets, questions, coarse)
+            ]
         found = np.full((len(layer_sets), len(subject)), np.nan)
         plain = np.flatnonzero((subject < n_tasks) & ~by_logprob[subject])
         if len(plain):

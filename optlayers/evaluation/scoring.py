@@ -95,12 +95,12 @@ class Judge:
             and "acc_mutual_info" not in getattr(self.task, "_metric_fn_list", {})
         )
 
-    def is_right(self, instances: Sequence[Any], results: Sequence[tuple[float, bool]]) -> bool:
-        """Whether a question is answered right: lm-eval's instances of its requests, and
-        (log-likelihood, is greedy) of each.
+    def value(self, instances: Sequence[Any], results: Sequence[tuple[float, bool]]) -> float:
+        """What the metric gives for a question, 0 (wrong) to 1 (right): lm-eval's instances of its
+        requests, and (log-likelihood, is greedy) of each.
 
-        Raises `TaskError` where the filter or the metric cannot be had of it, or is not 0 or 1
-        for one question, and `EvaluationError` for NaN.
+        Raises `TaskError` where the filter or the metric cannot be had of it, or is no number from
+        0 to 1 for one question, and `EvaluationError` for NaN.
         """
         if any(r[0] != r[0] for r in results):
             raise EvaluationError(f"task {self.name!r}: NaN in the log-likelihoods")
@@ -121,9 +121,10 @@ class Judge:
                 f"task {self.name!r} gives no {self.metric!r}; it gives {', '.join(values)}"
             )
         value = values[self.metric]
-        if not isinstance(value, int | float | np.number | np.bool_) or float(value) not in (0, 1):
+        number = isinstance(value, int | float | np.number | np.bool_)
+        if not number or not 0.0 <= float(value) <= 1.0:
             raise TaskError(
-                f"task {self.name!r}: metric {self.metric!r} is not right or wrong for one "
+                f"task {self.name!r}: metric {self.metric!r} is no number from 0 to 1 for one "
                 f"question (found {value!r}); choose acc or acc_norm"
             )
-        return bool(value)
+        return float(value)

@@ -82,13 +82,13 @@ class Stranger:
         limit: int | None,
         batch_size: int,
         loud: bool = False,
-    ) -> dict[str, dict[int, bool]]:
+    ) -> dict[str, dict[int, float]]:
         """Right or wrong of each document of each leaf task, as lm_eval's command line scores it.
 
         limit: the first so many documents of each task. loud: show what lm_eval says. Raises
         `EvaluationError` where lm_eval fails.
         """
-        found: dict[str, dict[int, bool]] = {}
+        found: dict[str, dict[int, float]] = {}
         for spec in specs:
             # One run a task: their numbers of examples may differ.
             arguments = ["run", "--model", "hf", "--tasks", spec.name, "--log_samples"]
@@ -108,7 +108,7 @@ class Stranger:
                 for path in samples:
                     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
                     task = path.name.removeprefix("samples_").rpartition("_")[0]
-                    found[task] = _right(rows, spec, task)
+                    found[task] = _values(rows, spec, task)
         return found
 
     def _run(self, what: str, code: str, arguments: Sequence[str], work: Path, loud: bool) -> str:
@@ -135,16 +135,16 @@ class Stranger:
         return done.stdout
 
 
-def _right(rows: Sequence[Mapping[str, Any]], spec: TaskSpec, task: str) -> dict[int, bool]:
+def _values(rows: Sequence[Mapping[str, Any]], spec: TaskSpec, task: str) -> dict[int, float]:
     """Of each document; a row is one document after one filter, the task's first filter first."""
     chosen = spec.filter or (rows[0]["filter"] if rows else None)
-    found: dict[int, bool] = {}
+    found: dict[int, float] = {}
     for row in rows:
         if row["filter"] != chosen:
             continue
         if spec.measure not in row:
             raise EvaluationError(f"lm_eval on {task}: its samples have no {spec.measure}")
-        found[int(row["doc_id"])] = bool(row[spec.measure])
+        found[int(row["doc_id"])] = float(row[spec.measure])
     if not found:
         raise EvaluationError(f"lm_eval on {task}: its samples have no filter {chosen!r}")
     return found

@@ -251,13 +251,13 @@ class TaskSet:
         pairs = [(s, d) for s, subject in enumerate(self.subjects) for d in range(subject.size)]
         return self.questions([s for s, _ in pairs], [d for _, d in pairs])
 
-    def is_right(self, question: Question, results: Sequence[tuple[float, bool]]) -> bool:
-        """Whether the question is answered right, given (log-likelihood, is greedy) a request.
+    def value(self, question: Question, results: Sequence[tuple[float, bool]]) -> float:
+        """What the question counts, 0 (wrong) to 1 (right).
 
-        Raises as `Judge.is_right` does.
+        results: (log-likelihood, is greedy) of each request. Raises as `Judge.value` does.
         """
         instances = self._instances[question.subject, question.document]
-        return self._judges[question.subject].is_right(instances, results)
+        return self._judges[question.subject].value(instances, results)
 
     def winners(self, question: Question) -> NDArray[np.bool_] | None:
         """Which choice, being the likeliest, makes the question right: bool [choices].
@@ -277,7 +277,7 @@ class TaskSet:
         won = np.zeros(count, dtype=np.bool_)
         for choice in range(count):
             results = [(0.0, True) if i == choice else (-1.0, False) for i in range(count)]
-            won[choice] = self.is_right(question, results)
+            won[choice] = self.value(question, results) == 1.0
         return won
 
     def log_probability(self, question: Question, likelihoods: NDArray[np.float64]) -> float:

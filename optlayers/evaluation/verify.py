@@ -20,6 +20,8 @@ from optlayers.study import StudyDefinition
 
 # Where rounding differs (another device or dtype), near ties flip: this share of them may.
 MAX_FLIPPED = 0.05
+# Where a metric is not right or wrong, rounding moves every value, and stored ones are rounded.
+SAME_VALUE, NEAR_VALUE = 2e-5, 0.05
 Z95 = 1.96
 # A recorded score was computed from the recorded answers, and then rounded at most to this.
 SAME_SCORE = 1e-6
@@ -27,7 +29,8 @@ SAME_SCORE = 1e-6
 # Whoever loads a folder runs its code, which these files hold or name.
 RUNS = ("config.json", "tokenizer_config.json")
 
-Answers = Mapping[str, Mapping[int, bool]]
+# By task and document: 1 (right), 0 (wrong), or between them.
+Answers = Mapping[str, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def runs_changed_code(changed: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a checkpoint says of its study: right or wrong by task and document, and what is wrong.
+    """What a checkpoint says of its study: its answers by task and document, and what is wrong.
 
     `answers` are those that the recorded score rests on; none where no score was recorded.
     """
@@ -127,9 +130,9 @@ class Recorded:
         order = order_questions(subjects, definition.questions)
         right = _right(score, len(order.subject))
         places = zip(order.subject, order.document, right, strict=False)
-        answers: dict[str, dict[int, bool]] = {}
+        answers: dict[str, dict[int, float]] = {}
         for subject, document, answer in places:
-            answers.setdefault(subjects[int(subject)].name, {})[int(document)] = bool(answer)
+            answers.setdefault(subjects[int(subject)].name, {})[int(document)] = float(answer)
         scorer = StratifiedScore(strata=order.subject, weights=order.weights)
         given = scorer.interval(right).score
         faults = []
@@ -164,20 +167,23 @@ def compare(mine: Answers, recorded: Recorded, exact: bool) -> Verdict:
     often in one direction as in the other (McNemar's test at 95 %).
     """
     number = {subject.name: i for i, subject in enumerate(recorded.subjects)}
-    answers = [(number[t], right) for t, docs in mine.items() for right in docs.values()]
+    answers = [(number[t], value) for t, docs in mine.items() for value in docs.values()]
     weights = np.array([subject.weight for subject in recorded.subjects])
     scorer = StratifiedScore(
         strata=np.array([s for s, _ in answers]), weights=weights / weights.sum()
     )
-    interval = scorer.interval(np.array([right for _, right in answers], dtype=np.bool_))
+    values = np.array([value for _, value in answers], dtype=np.float64)
+    interval = scorer.interval(values == 1.0 if np.isin(values, (0.0, 1.0)).all() else values)
     common = [
-        (task, document, right, mine[task][document])
+        (task, document, value, mine[task][document])
         for task, documents in recorded.answers.items()
-        for document, right in documents.items()
+        for document, value in documents.items()
         if document in mine.get(task, {})
     ]
-    differing = [(task, document) for task, document, old, new in common if old != new]
-    gained = sum(new and not old for _, _, old, new in common)
+    near = SAME_VALUE if exact else NEAR_VALUE
+    other = [one for one in common if abs(one[2] - one[3]) > near]
+    differing = [(task, document) for task, document, _, _ in other]
+    gained = sum(new > old for _, _, old, new in other)
     lost = len(differing) - gained
     faults = []
     if exact and differing:
@@ -193,7 +199,7 @@ def compare(mine: Answers, recorded: Recorded, exact: bool) -> Verdict:
         )
     elif abs(gained - lost) > Z95 * max(1, len(differing)) ** 0.5:
         faults.append(
-            f"{lost} answers that were right are wrong and {gained} the other way round, which is "
+            f"{lost} answers are worse than recorded and {gained} are better, which is "
             "more than chance"
         )
     return Verdict(

@@ -23,9 +23,10 @@ from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import by_subject
 from optlayers.evaluation.strangers import Stranger
 from optlayers.evaluation.tasks import TaskSet
+from optlayers.evaluation.verify import Recorded, compare
 from optlayers.layerset import LayerSet
 from optlayers.models.stack import LayerStack
-from optlayers.search import StratifiedScore
+from optlayers.search import StratifiedScore, decode_answers, encode_answers
 from optlayers.study import TaskSpec
 
 LAYERS = LayerSet.of(1, 4)
@@ -81,6 +82,14 @@ LEAST = """
 LIKELIEST = """
   - name: likeliest
     filter: [{function: take_first}]
+"""
+GRADED = """
+import math
+
+def share(doc, results):
+    likelihoods = [result[0] for result in results]
+    shares = [math.exp((x - max(likelihoods)) / 20) for x in likelihoods]
+    return {"acc": shares[doc["answer"]] / sum(shares)}
 """
 TURNED = """
 group: turned
@@ -187,6 +196,11 @@ def own_tasks(both: Both, tmp_path_factory: pytest.TempPathFactory) -> Path:
         text += METRIC.format("acc") + METRIC.format("acc_norm") + "filter_list:" + filters
         (folder / f"turned_{name}.yaml").write_text(text)
     (folder / "turned.yaml").write_text(TURNED)
+    (folder / "graded.py").write_text(GRADED)
+    (folder / "graded.yaml").write_text(
+        WORDS.replace("task: words", "task: graded\nprocess_results: !function graded.share")
+        + METRIC.format("acc")
+    )
     for number, by_size in enumerate(("false", "true")):
         text = GROUP.format(number=number, by_size=by_size)
         (folder / f"both{number}.yaml").write_text(text)
@@ -303,6 +317,29 @@ def test_a_sole_filter_of_a_task_counts(both: Both, own_tasks: Path) -> None:
             after(result["samples"]["turned_sole"], "least", "acc")
         ]
     np.testing.assert_allclose(likelihoods, per_request(result["samples"]), rtol=0, atol=1e-3)
+
+
+def test_values_between_right_and_wrong_count_as_in_lm_eval(both: Both, own_tasks: Path) -> None:
+    result = both.theirs("graded", own_tasks, None)
+    spec = TaskSpec(name="graded")
+    score, _, _ = both.mine(spec, own_tasks, None)
+    assert score == pytest.approx(result["results"]["graded"]["acc,none"], abs=1e-5)
+    tasks = both.tasks(spec, own_tasks, None)
+    (values,) = Engine(both.stack, tasks, CPU).answers([LAYERS], tasks.in_order())
+    assert isinstance(values, np.ndarray)
+    rows = sorted(result["samples"]["graded"], key=lambda row: int(row["doc_id"]))
+    np.testing.assert_allclose(values, [row["acc"] for row in rows], rtol=0, atol=2e-5)
+    assert 0.0 < values.min() < values.max() < 1.0
+    np.testing.assert_array_equal(decode_answers(encode_answers(values), len(values)), values)
+    found = Stranger(both.exported, "cpu", "float32").evaluate([spec], str(own_tasks), None, 4)
+    recorded = Recorded(tasks.subjects, {"graded": dict(enumerate(values.tolist()))})
+    verdict = compare(found, recorded, exact=True)
+    assert verdict.faults == []
+    assert verdict.common == len(values)
+    assert verdict.score == pytest.approx(score, abs=1e-5)
+    moved = Recorded(tasks.subjects, {"graded": dict(enumerate((values - 1e-3).tolist()))})
+    assert len(compare(found, moved, exact=True).differing) == len(values)
+    assert compare(found, moved, exact=False).faults == []
 
 
 def test_a_group_weighs_its_tasks_for_each_filter_as_lm_eval_does(

@@ -57,7 +57,7 @@ def test_mixers_of_other_indices_are_x(tiny_pair: Path, tmp_path: Path) -> None:
             tail = logs[-len(request.targets) :]
             picked = tail.gather(1, torch.tensor(request.targets)[:, None])
             results.append((float(picked.sum()), False))
-        assert evaluator.tasks.is_right(question, results) == right
+        assert evaluator.tasks.value(question, results) == right
 
 
 def test_the_ends_of_the_base_rule_and_the_log_says_so(tiny_pair: Path, tmp_path: Path) -> None:

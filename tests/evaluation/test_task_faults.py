@@ -106,7 +106,7 @@ def test_a_filter_that_cannot_take_likelihoods_is_named(folder: str, tiny_pair: 
     tasks.prepare(AutoTokenizer.from_pretrained(tiny_pair / "donor"), None)
     [question] = tasks.questions([0], [1])
     with pytest.raises(TaskError, match=r"'acc' after filter 'voted' .*at least 2") as caught:
-        tasks.is_right(question, [(-1.5, True)])
+        tasks.value(question, [(-1.5, True)])
     assert "\n" not in str(caught.value)
 
 
@@ -161,15 +161,15 @@ def test_a_task_named_beside_its_group_is_refused(folder: str) -> None:
         TaskSet([TaskSpec(name="both"), TaskSpec(name="last_word")], folder)
 
 
-def test_a_metric_that_is_no_right_or_wrong_is_refused(folder: str, tiny_pair: Path) -> None:
+def test_a_metric_below_0_or_above_1_is_refused(folder: str, tiny_pair: Path) -> None:
     other = LAST_WORD.replace("last_word", "surprise").replace("acc", "perplexity")
     (Path(folder) / "surprise.yaml").write_text(other)
     spec = TaskSpec(name="surprise").model_copy(update={"metric": "perplexity"})
     tasks = TaskSet([spec], folder)
     tasks.prepare(AutoTokenizer.from_pretrained(tiny_pair / "donor"), None)
     [question] = tasks.questions([0], [1])
-    with pytest.raises(TaskError, match=r"'perplexity' is not right or wrong .*choose acc"):
-        tasks.is_right(question, [(-1.5, True)])
+    with pytest.raises(TaskError, match=r"'perplexity' is no number from 0 to 1 .*choose acc"):
+        tasks.value(question, [(-1.5, True)])
 
 
 def test_the_weights_of_a_study_are_shared_out_to_the_subjects(folder: str) -> None:

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.gpu
 class Nothing:
     """Tasks that look at every likelihood."""
 
-    def is_right(self, question: Question, results: object) -> bool:
-        return True
+    def value(self, question: Question, results: object) -> float:
+        return 1.0
 
     def winners(self, question: Question) -> None:
         return None

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 class FirstIsRight:
     """Tasks whose first choice is right."""
 
-    def is_right(self, question: Question, results: object) -> bool:
+    def value(self, question: Question, results: object) -> float:
         raise AssertionError("the likeliest choice decides")
 
     def winners(self, question: Question) -> NDArray[np.bool_]:
