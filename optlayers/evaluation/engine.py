@@ -129,8 +129,9 @@ class Engine:
             if won is not None:
                 mine = results[:, start:stop, 0]
                 right[:, q] = won[mine.argmax(axis=1)]
-                likely = np.logaddexp.reduce(mine[:, won], axis=1)
-                logs[:, q] = likely - np.logaddexp.reduce(mine, axis=1)
+                with np.errstate(invalid="ignore"):  # NaN has an error of its own below
+                    likely = np.logaddexp.reduce(mine[:, won], axis=1)
+                    logs[:, q] = likely - np.logaddexp.reduce(mine, axis=1)
             else:
                 for i in np.flatnonzero(~bad):
                     part = [(float(ll), bool(greedy)) for ll, greedy in results[i, start:stop]]
