@@ -142,22 +142,23 @@ def share(
     kind = str(dtype).removeprefix("torch.")
     size = f"{values * dtype.itemsize / GB:.2f} GB of weights in {kind}"
     others = [other_dtype(p, names, dtype) for p, names in zip(parents, needed, strict=True)]
-    found, where = list(parents), "as they lie"
+    places = [place for place, names in enumerate(others) if names]
+    wanted = [Wanted(parents[place], others[place], dtype) for place in places]
+    where = f"converted in {wanted[0].path.parent} while in use" if wanted else "as they lie"
+    say(f"{size}, {where}, mapped: one copy for all workers of this machine")
+    found = list(parents)
+    if not wanted:
+        return found
     try:
-        places = [place for place, names in enumerate(others) if names]
-        wanted = [Wanted(parents[place], others[place], dtype) for place in places]
-        if wanted:
-            where = f"converted in {wanted[0].path.parent} while in use"
-            for place, converted in zip(places, hold(wanted, say, held), strict=True):
-                found[place] = converted
+        for place, converted in zip(places, hold(wanted, say, held), strict=True):
+            found[place] = converted
     except OSError as error:
         held.close()
         say(
-            f"{size}, a copy in each worker ({error}); set OPTLAYERS_MODELS to a folder on a "
-            "larger disk, or run in the dtype of the files"
+            f"{size}, a copy in each worker instead ({error}); set OPTLAYERS_MODELS to a folder on "
+            "a larger disk, or run in the dtype of the files"
         )
         return list(parents)
-    say(f"{size}, {where}, mapped: one copy for all workers of this machine")
     return found
 
 

@@ -103,9 +103,9 @@ def test_four_workers_map_one_converted_copy_and_the_last_removes_it(store: Path
             assert files == found[0][0]
             assert total == found[0][2]
             assert unaligned == 0
-            assert said[-1].endswith("mapped: one copy for all workers of this machine")
-            assert said[-1].startswith("0.02 GB of weights in float32, converted in ")
-        assert sorted(text for _, said, *_ in found for text in said[:-1]) == [
+            assert said[0].endswith("mapped: one copy for all workers of this machine")
+            assert said[0].startswith("0.02 GB of weights in float32, converted in ")
+        assert sorted(text for _, said, *_ in found for text in said[1:]) == [
             "converting base to float32",
             "converting donor to float32",
         ]
@@ -206,9 +206,11 @@ def test_a_source_that_changed_is_converted_anew(store: Path, tmp_path: Path) ->
 
 def copies(said: list[str], why: str) -> bool:
     """Whether the one line says that each worker has a copy, why, and what to do."""
-    (line,) = said
+    # First what was meant to be.
+    assert said[0].endswith("mapped: one copy for all workers of this machine")
+    (line,) = said[1:]
     return (
-        line.startswith("0.02 GB of weights in float32, a copy in each worker (")
+        line.startswith("0.02 GB of weights in float32, a copy in each worker instead (")
         and why in line
         and "set OPTLAYERS_MODELS to a folder on a larger disk" in line
         and "\n" not in line
