@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError
-from optlayers.evaluation.questions import Judged, QuestionOrder
+from optlayers.evaluation.questions import Judged, QuestionOrder, without_logs
 from optlayers.interrupts import raise_interrupt
 from optlayers.layerset import LayerSet
 from optlayers.liveness import Heart
@@ -73,8 +73,7 @@ class Asked:
             if judge is not None:
                 found: Sequence[Judged | EvaluationError] = judge(layer_sets, start, stop)
                 return found
-            answers = self.evaluator.evaluate(layer_sets, start, stop)
-            return [one if isinstance(one, EvaluationError) else Judged(one) for one in answers]
+            return without_logs(self.evaluator.evaluate(layer_sets, start, stop))
 
         return self._watch(layer_sets, stop - start, ask)
 

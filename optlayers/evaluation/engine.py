@@ -103,25 +103,30 @@ class Engine:
         """Right or wrong [questions] of each layer set; see `judge`."""
         return [
             found if isinstance(found, EvaluationError) else found.answers
-            for found in self.judge(layer_sets, questions, coarse)
+            for found in self.judge(layer_sets, questions, coarse, logs=False)
         ]
 
     def judge(
-        self, layer_sets: Sequence[LayerSet], questions: Sequence[Question], coarse: bool = False
+        self,
+        layer_sets: Sequence[LayerSet],
+        questions: Sequence[Question],
+        coarse: bool = False,
+        logs: bool = True,
     ) -> list[Judged | EvaluationError]:
         """Right or wrong of each layer set, and how likely the right choices were.
 
         Of metrics that are neither, values in [0, 1] as they are stored.
         coarse: multiply in eight bits, where the stack has them (`LayerStack.add_eight_bit`).
+        logs: False leaves log-probabilities out.
         A layer set whose logits hold NaN gets an `EvaluationError` in its place. Raises
         `EvaluationError` when memory does not suffice for a single sequence.
         """
         winners = [self.tasks.winners(question) for question in questions]
         simple = all(won is not None for won in winners)
-        told = all(won is not None and won.any() for won in winners)
+        told = logs and all(won is not None and won.any() for won in winners)
         results = self._likelihoods(layer_sets, questions, relative=simple, coarse=coarse)
         right = np.zeros((len(layer_sets), len(questions)))
-        logs = np.zeros((len(layer_sets), len(questions)))
+        likely = np.zeros((len(layer_sets), len(questions)))
         bad = np.asarray(np.isnan(results[:, :, 0]).any(axis=1))
         start = 0
         for q, (question, won) in enumerate(zip(questions, winners, strict=True)):
@@ -129,9 +134,10 @@ class Engine:
             if won is not None:
                 mine = results[:, start:stop, 0]
                 right[:, q] = won[mine.argmax(axis=1)]
-                with np.errstate(invalid="ignore"):  # NaN has an error of its own below
-                    likely = np.logaddexp.reduce(mine[:, won], axis=1)
-                    logs[:, q] = likely - np.logaddexp.reduce(mine, axis=1)
+                if told:
+                    with np.errstate(invalid="ignore"):  # NaN has an error of its own below
+                        likely[:, q] = np.logaddexp.reduce(mine[:, won], axis=1)
+                        likely[:, q] -= np.logaddexp.reduce(mine, axis=1)
             else:
                 for i in np.flatnonzero(~bad):
                     part = [(float(ll), bool(greedy)) for ll, greedy in results[i, start:stop]]
@@ -143,7 +149,7 @@ class Engine:
                 "together"
             )
             if bad[i]
-            else Judged(_as_answers(right[i]), logs[i] if told else None)
+            else Judged(_as_answers(right[i]), likely[i] if told else None)
             for i, layers in enumerate(layer_sets)
         ]
 
@@ -261,18 +267,19 @@ class Engine:
         stack, device = self.stack, self.device
         real = tokens = sum(len(row.tokens) for row in batch)
         longest = max(len(row.tokens) for row in batch)
-        where = torch.tensor([b * longest + t for b, t in picks.where], device=device)
+        places = [b * longest + t for b, t in picks.where]
         if packed or (stack.even and self.packed is None):
             if packed:
                 laid = pack([row.tokens for row in batch], self.share)
                 tokens = laid.n_tokens
                 parts = [(s.tokens, s.start, s.parent) for s in laid.segments]
-                where = torch.tensor([laid.index(b, t) for b, t in picks.where], device=device)
+                places = [laid.index(b, t) for b, t in picks.where]
             else:
                 parts = [(row.tokens + (0,) * (longest - len(row.tokens)), 0, -1) for row in batch]
             many = PackedBatch.of(parts, device)
             if self.trim:
-                many.keep, where = where, torch.arange(len(where), device=device)
+                many.keep = torch.tensor(places, device=device)
+                places = list(range(len(places)))
             h = stack.begin_packed(many)
 
             def run(layer: int, origin: int, state: torch.Tensor) -> torch.Tensor:
@@ -286,7 +293,9 @@ class Engine:
             def run(layer: int, origin: int, state: torch.Tensor) -> torch.Tensor:
                 return stack.run(layer, origin, state, inputs)
 
-        spot, goal = (torch.tensor(x, device=device) for x in (picks.spots, picks.goals))
+        where, spot, goal = (
+            torch.tensor(x, device=device) for x in (places, picks.spots, picks.goals)
+        )
         rows = torch.tensor(picks.rows, device=device) if picks.rows else None
         arrived: list[int] = []
         kept: list[torch.Tensor] = []

@@ -27,7 +27,7 @@ from optlayers.cost import Table
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.questions import Judged, Question, order_questions
+from optlayers.evaluation.questions import Judged, Question, order_questions, without_logs
 from optlayers.evaluation.tasks import TaskSet, hush
 from optlayers.evaluation.texts import Texts, load_reference
 from optlayers.layerset import LayerSet
@@ -269,8 +269,7 @@ class ModelEvaluator:
         Without them where several tasks make one objective: theirs are on scales of their own.
         """
         if stop > self.order.n_fast or not self._plain or len(self.metrics) > 1:
-            found = self.evaluate(layer_sets, start, stop)
-            return [one if isinstance(one, EvaluationError) else Judged(one) for one in found]
+            return without_logs(self.evaluate(layer_sets, start, stop))
         subject, document = self.order.subject[start:stop], self.order.document[start:stop]
         questions = self.tasks.questions(subject.tolist(), document.tolist())
         judged = self.engine.judge(layer_sets, questions, self._fast_in_eight_bit)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from optlayers.errors import EvaluationError
 from optlayers.study import Questions
 
 
@@ -26,6 +27,13 @@ class Judged(NamedTuple):
 
     answers: NDArray[Any]
     logs: NDArray[np.float64] | None = None
+
+
+def without_logs(
+    answers: Sequence[NDArray[Any] | EvaluationError],
+) -> list[Judged | EvaluationError]:
+    """What was answered, where nothing is known of the log-probabilities."""
+    return [one if isinstance(one, EvaluationError) else Judged(one) for one in answers]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Stranger:
         batch_size: int,
         loud: bool = False,
     ) -> dict[str, dict[int, float]]:
-        """Right or wrong of each document of each leaf task, as lm_eval's command line scores it.
+        """What each document of each leaf task counts, 0 to 1, as lm_eval's command line scores it.
 
         limit: the first so many documents of each task. loud: show what lm_eval says. Raises
         `EvaluationError` where lm_eval fails.

@@ -7,8 +7,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from fresh import run_fresh
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -98,24 +97,17 @@ def test_an_export_loads_and_generates_without_optlayers(
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     block = "import sys; sys.modules['optlayers'] = None\n"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            block + STANDALONE,
-            str(folder),
-            json.dumps(TOKENS),
-            str(tmp_path / "logits.pt"),
-        ],
+    logits_file = tmp_path / "logits.pt"
+    said = run_fresh(
+        block + STANDALONE,
+        folder,
+        json.dumps(TOKENS),
+        logits_file,
         cwd=tmp_path,
         env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("transformers_modules.")
-    logits = torch.load(tmp_path / "logits.pt", weights_only=True)
+    assert said.startswith("transformers_modules.")
+    logits = torch.load(logits_file, weights_only=True)
     assert torch.equal(logits, stack_logits(pair, LAYERS))
 
 
