@@ -17,7 +17,7 @@ from optlayers.search.proposal import Phase
 from optlayers.search.record import Record
 from optlayers.search.records import outranks
 from optlayers.search.space import LayerSpace
-from optlayers.search.statistics import FloatArray, prior_strength
+from optlayers.search.statistics import FloatArray, prior_strength, share_variance
 
 # Evaluated before the first generation or outside of any: a parent for every generation.
 NO_GENERATION = -1
@@ -198,9 +198,7 @@ def _variance(score: float, questions: int | None) -> float | None:
     """Variance of a share of right answers; None for any other score."""
     if not questions or not 0.0 <= score <= 1.0:
         return None
-    # One right and one wrong answer more keep it from being zero.
-    share = (score * questions + 1.0) / (questions + 2.0)
-    return share * (1.0 - share) / questions
+    return share_variance(score, questions)
 
 
 def is_explored(record: Record) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,11 +15,11 @@ from optlayers.search.statistics import (
     StratifiedScore,
     Values,
     paired_difference,
+    share_variance,
     upper_p,
 )
 
-# A contender is chosen by questions beyond the prefix only where they are at least this share
-# of the prefix: fewer would choose by luck.
+# Contenders that have seen fewer further questions than this share of the prefix tell too little.
 _MIN_REST = 0.2
 # A race begins with these parts of the fast questions, as long as so many are left.
 _PARTS, _LEAST = (4, 2), 12
@@ -40,26 +41,35 @@ def rungs(n_fast: int, n_full: int) -> list[int]:
     return [*steps, n_full]
 
 
+class _Leader(NamedTuple):
+    """A contender that has gone further: by what it is chosen, and by what it is judged."""
+
+    record: Record
+    chosen_by: float
+    score: float
+    error: float
+    weights: FloatArray | None
+
+
 class Race:
     """Compares one candidate with contenders on the first `questions` questions.
 
     `level` is the chance, at this look, that a candidate whose true score equals or exceeds
     that of the `top_k`-th best contender is called beaten. Two tests, by what there is:
 
-    With at least `top_k` contenders that have seen more questions, the leaders are chosen by
-    their answers *beyond* the prefix, and the candidate is beaten if each leader is better on
-    the prefix at `level` (an intersection-union test, Berger 1982: no correction for several
-    leaders is due, and choosing them by other questions leaves no winner's curse).
+    With at least `top_k` contenders that have seen more questions, these lead. They went on
+    because they were lucky on the prefix, so there they cannot be believed: only their answers
+    since they last went on, which have chosen nobody, are held against the candidate's on the
+    prefix. Who leads is told by the answers before. The candidate is beaten if each leader is
+    better at `level` (an intersection-union test, Berger 1982: no correction for several leaders
+    is due). Questions are in a shuffled, stratified order, so both parts are fair samples.
 
-    Else contenders of the same questions serve: it is beaten if at least `top_k` of M are
-    better at `level` / (M - top_k + 1). A wrong call needs one false rejection among the
-    at most M - top_k + 1 contenders that are not truly better (Bonferroni).
+    Else all contenders on the same questions serve, paired with the candidate: it is beaten if at
+    least `top_k` of M are better at `level` / (M - top_k + 1). A wrong call needs one false
+    rejection among the at most M - top_k + 1 contenders that are not truly better (Bonferroni).
 
-    That holds for contenders that were not chosen by this very prefix. Where only the best part of
-    a large crowd went on, they were, and the error is larger (docs/search.md, "Races").
-
-    Where both have answers the test is paired and stratified; else it takes the scores as
-    independent shares of right answers, which is valid but weaker.
+    Scores are stratified where there are strata. Contenders or candidates without answers are
+    taken by their scores, as independent shares of right answers: valid but weaker.
     """
 
     def __init__(
@@ -86,46 +96,90 @@ class Race:
         """
         n = self.questions
         ready = [c for c in contenders if c.questions is not None and c.questions >= n]
-        further = [(rest, c) for c in ready if (rest := self._rest_score(c)) is not None]
-        further.sort(key=lambda pair: (-pair[0], pair[1].number))
-        scored: list[tuple[float, Record]] = []
+        ahead = [leader for c in ready if (leader := self._leader(c)) is not None]
+        ahead.sort(key=lambda leader: (-leader.chosen_by, leader.record.number))
         ready_sets = {c.layers.indices for c in ready}
-        further_sets = {c.layers.indices for _, c in further}
+        ahead_sets = {leader.record.layers.indices for leader in ahead}
+        ranked: list[Record] = []
         found = []
         for candidate in candidates:
             mine = candidate.layers.indices
             count = len(ready) - (mine in ready_sets)
             if count < self.top_k:
                 found.append(False)
-            elif len(further) - (mine in further_sets) >= self.top_k:
-                leaders = _first(further, self.top_k, mine)
-                found.append(all(self._p_better(c, candidate) < self.level for c in leaders))
+            elif len(ahead) - (mine in ahead_sets) >= self.top_k:
+                others = [a for a in ahead[: self.top_k + 1] if a.record.layers.indices != mine]
+                found.append(self._all_lead(others[: self.top_k], candidate))
             else:
-                if not scored:
-                    scored = [(self._signed(c), c) for c in ready]
-                    scored.sort(key=lambda pair: (-pair[0], pair[1].number))
+                if not ranked:
+                    ranked = sorted(ready, key=lambda c: (-self._signed(c), c.number))
                 strict = self.level / (count - self.top_k + 1)
                 # Those that score highest reject soonest; the rest could hardly add to the count.
-                closest = _first(scored, 4 * self.top_k, mine)
+                most = 4 * self.top_k
+                closest = [c for c in ranked[: most + 1] if c.layers.indices != mine][:most]
                 better = sum(self._p_better(c, candidate) < strict for c in closest)
                 found.append(better >= self.top_k)
         return found
 
-    def _rest_score(self, record: Record) -> float | None:
-        """The score on the questions beyond the prefix, or None where there are too few."""
+    def _leader(self, record: Record) -> _Leader | None:
+        """What tells of a contender beyond the prefix; None where that is too little."""
         n, total = self.questions, record.questions or 0
-        if total < n * (1.0 + _MIN_REST) or record.score is None:
+        # At its last stop before it was chosen to go on, by all that it had answered there.
+        stop = max(n, *(step for step in record.intermediate if step < total), 0)
+        if total - stop < n * _MIN_REST or record.score is None:
             return None
+        answers, weights = record.answers, self._common(slice(0, n), slice(stop, total))
+        if answers is not None and self.maximise and len(answers) >= total:
+            if weights is not None and not weights.any():
+                return None
+            before, _ = self._estimate(answers[:stop], 0, weights)
+            score, error = self._estimate(answers[stop:total], stop, weights)
+        else:
+            known = record.intermediate.get(stop)
+            if known is None or not (0.0 <= known <= 1.0 and 0.0 <= record.score <= 1.0):
+                return None
+            before, score = known, (total * record.score - stop * known) / (total - stop)
+            score = min(max(score, 0.0), 1.0)
+            error = math.sqrt(share_variance(score, total - stop))
+        # One of whom little is known since would make a dull test.
+        chosen_by = (before if self.maximise else -before) - error
+        return _Leader(record, chosen_by, score, error, weights)
+
+    def _all_lead(self, leaders: Sequence[_Leader], candidate: Record) -> bool:
+        """Whether each of them is better than the candidate at `level`."""
+        n, answers = self.questions, candidate.answers
         sign = 1.0 if self.maximise else -1.0
-        # Questions are stratified, so the subjects' weights are alike in both parts.
-        here = record.intermediate.get(n)
-        if here is not None:
-            return sign * (total * record.score - n * here) / (total - n)
-        answers = record.answers
-        if answers is not None and self.maximise:
-            strata = None if self.strata is None else self.strata[n:]
-            return self._mean(answers[n:], strata)
-        return sign * record.score
+        for leader in leaders:
+            if answers is not None and self.maximise and len(answers) >= n:
+                score, error = self._estimate(answers[:n], 0, leader.weights)
+            else:
+                known = self._score(candidate)
+                if known is None or not 0.0 <= known <= 1.0:
+                    # Not a share of right answers: nothing is known of its noise.
+                    return False
+                score, error = known, math.sqrt(share_variance(known, n))
+            z = sign * (leader.score - score) / math.hypot(leader.error, error)
+            if upper_p(z) >= self.level:
+                return False
+        return True
+
+    def _common(self, first: slice, second: slice) -> FloatArray | None:
+        """The weights of the subjects that both parts of the questions hold, 0 for the others."""
+        if self.strata is None:
+            return None
+        weights = self._weights()
+        assert weights is not None
+        seen = [np.bincount(self.strata[part], minlength=weights.size) for part in (first, second)]
+        return np.where((seen[0] > 0) & (seen[1] > 0), weights, 0.0)
+
+    def _estimate(
+        self, answers: Values, start: int, weights: FloatArray | None
+    ) -> tuple[float, float]:
+        """Stratified mean of the answers from question `start` on, and its standard error."""
+        if self.strata is None:
+            return StratifiedScore.plain(len(answers)).estimate(answers)
+        strata = self.strata[start : start + len(answers)]
+        return StratifiedScore(strata=strata, weights=weights).estimate(answers)
 
     def _score(self, record: Record) -> float | None:
         """The score on the prefix, or the closest that is known."""
@@ -164,18 +218,5 @@ class Race:
         if not (0.0 <= first <= 1.0 and 0.0 <= second <= 1.0):
             # Not shares of right answers: nothing is known of their noise.
             return 1.0
-        # One right and one wrong answer more each keep the variance from being zero.
-        variance = 0.0
-        for share in (first, second):
-            steady = (share * n + 1.0) / (n + 2.0)
-            variance += steady * (1.0 - steady) / n
         difference = first - second if self.maximise else second - first
-        return upper_p(difference / math.sqrt(variance))
-
-
-def _first(
-    ranked: Sequence[tuple[float, Record]], count: int, other_than: tuple[int, ...]
-) -> list[Record]:
-    """The first `count` records of layer sets other than that one."""
-    head = [record for _, record in ranked[: count + 1] if record.layers.indices != other_than]
-    return head[:count]
+        return upper_p(difference / math.sqrt(share_variance(first, n) + share_variance(second, n)))

@@ -82,12 +82,7 @@ class StratifiedScore:
         """
         if np.asarray(answers).dtype != np.bool_:
             return self._interval_of_values(answers)
-        count, right, weight = self._subjects(answers)
-        score = float(np.sum(weight * right / count))
-        overall = (right.sum() + 1.0) / (count.sum() + 2.0)
-        steady = (right + _BORROWED * overall) / (count + _BORROWED)
-        variance = float(np.sum(weight**2 * steady * (1.0 - steady) / count))
-        centre_p = float(np.sum(weight * steady))
+        score, centre_p, variance = self._steady(answers)
         n_eff = centre_p * (1.0 - centre_p) / variance
         z2 = Z95**2
         scale = 1.0 + z2 / n_eff
@@ -98,6 +93,22 @@ class StratifiedScore:
         low, high = max(0.0, centre - half), min(1.0, centre + half)
         # Rounding must not put the score outside its own interval at 0 and 1.
         return ScoreInterval(score, min(low, score), max(high, score))
+
+    def estimate(self, answers: Values) -> tuple[float, float]:
+        """The score and its standard error, never zero: the square root of V of `interval`."""
+        if np.asarray(answers).dtype != np.bool_:
+            score, error = self._mean_and_error(answers)
+            return score, max(error, _LEAST)
+        score, _, variance = self._steady(answers)
+        return score, math.sqrt(variance)
+
+    def _steady(self, answers: Values) -> tuple[float, float, float]:
+        """Score, the mean drawn toward one half, and the variance of right answers, bool [n]."""
+        count, right, weight = self._subjects(answers)
+        overall = (right.sum() + 1.0) / (count.sum() + 2.0)
+        steady = (right + _BORROWED * overall) / (count + _BORROWED)
+        variance = float(np.sum(weight**2 * steady * (1.0 - steady) / count))
+        return float(np.sum(weight * right / count)), float(np.sum(weight * steady)), variance
 
     def _interval_of_values(self, values: Values) -> ScoreInterval:
         """The same of values in [0, 1]: the normal interval, cut to where values lie."""
@@ -181,6 +192,15 @@ def paired_difference(
     difference = float(np.sum(weight * mean))
     error = math.sqrt(float(np.sum(weight**2 * variance / count)))
     return PairedDifference(difference, error, two_sided_p(difference / error))
+
+
+def share_variance(share: float, questions: int) -> float:
+    """Variance of a share of right answers among that many, never zero.
+
+    One right and one wrong answer more than were seen are counted.
+    """
+    steady = (share * questions + 1.0) / (questions + 2.0)
+    return steady * (1.0 - steady) / questions
 
 
 def two_sided_p(z: float) -> float:

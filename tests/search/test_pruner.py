@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from optlayers.layerset import LayerSet
 from optlayers.search import RacingPruner, Record, encode_answers, keys, rungs
 
 BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 
 
 def contender(number: int, answers: BoolArray, steps: list[int] | None = None) -> Record:
@@ -174,6 +176,50 @@ def test_the_error_rate_holds_for_a_set_as_good_as_the_best(further: bool, top_k
         )
     # Two standard errors above the stated rate.
     assert wrong / runs <= 0.1 + 2 * (0.1 * 0.9 / runs) ** 0.5
+
+
+def chosen_crowd(
+    rng: np.random.Generator, chance: FloatArray, size: int, share: float, steps: list[int]
+) -> list[Record]:
+    """Sets of the same skill; from each rung that part goes on whose answers there are best."""
+    answers = rng.random((size, steps[-1])) < chance
+    going, stops = np.arange(size), np.full(size, steps[0])
+    for here, following in pairwise(steps):
+        by_score = np.argsort(-answers[going, :here].mean(axis=1), kind="stable")
+        going = going[by_score[: max(1, round(share * len(going)))]]
+        stops[going] = following
+    return [
+        contender(i, right[:stop], [n for n in steps if n <= stop])
+        for i, (right, stop) in enumerate(zip(answers, stops, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_the_error_rate_holds_where_the_luckiest_went_on(share: float, top_k: int) -> None:
+    """Whoever leads a crowd was lucky on the first questions; newcomers are as good as all."""
+    rng = np.random.default_rng(3)
+    n_fast, n_full, runs = 48, 192, 200
+    pruner = RacingPruner(top_k=top_k, alpha=0.1)
+    steps = rungs(n_fast, n_full)
+    assert steps[0] == 12
+    lost = dict.fromkeys(("as good", "poor"), 0)
+    for _ in range(runs):
+        chance = rng.beta(3, 2, n_full)
+        crowd = chosen_crowd(rng, chance, 100, share, steps)
+        for name, skill in (("as good", 1.0), ("poor", 0.35)):
+            answers = rng.random(n_full) < skill * chance
+            lost[name] += any(
+                pruner.judge(
+                    contender(999, answers[:n], [m for m in steps if m <= n]),
+                    crowd,
+                    n_fast=n_fast,
+                    n_full=n_full,
+                )
+                for n in steps[:-1]
+            )
+    assert lost["as good"] / runs <= 0.1 + 2 * (0.1 * 0.9 / runs) ** 0.5
+    assert lost["poor"] / runs > 0.9
 
 
 @pytest.mark.parametrize("top_k", [1, 3])
