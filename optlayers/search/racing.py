@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from optlayers.search.statistics import (
     FloatArray,
     IntArray,
     StratifiedScore,
-    Values,
     paired_difference,
     share_variance,
     upper_p,
@@ -21,6 +21,9 @@ from optlayers.search.statistics import (
 
 # Contenders that have seen fewer further questions than this share of the prefix tell too little.
 _MIN_REST = 0.2
+# Contenders were chosen at a rung if at least this share of those that reached it ended there. A
+# race that finds nobody beaten but by mistake ends fewer.
+_CHOSEN = 0.05
 # A race begins with these parts of the fast questions, as long as so many are left.
 _PARTS, _LEAST = (4, 2), 12
 
@@ -41,32 +44,45 @@ def rungs(n_fast: int, n_full: int) -> list[int]:
     return [*steps, n_full]
 
 
-class _Leader(NamedTuple):
-    """A contender that has gone further: by what it is chosen, and by what it is judged."""
+class _Rival(NamedTuple):
+    """A contender, and the questions that it may be judged by: they did not choose it.
+
+    Of those that went on because they looked good at `n` or later, these are the questions since
+    (`start` to `stop`, at `score` and `error`, in subjects of these `weights`), which the candidate
+    has not seen. Of the others, the last before `n`, which it has.
+    `worth` tells whether it leads, by questions other than these; None: nothing tells.
+    """
 
     record: Record
-    chosen_by: float
-    score: float
-    error: float
-    weights: FloatArray | None
+    start: int
+    stop: int
+    worth: float | None
+    score: float = 0.0
+    error: float = 1.0
+    weights: FloatArray | None = None
 
 
 class Race:
     """Compares one candidate with contenders on the first `questions` questions.
 
     `level` is the chance, at this look, that a candidate whose true score equals or exceeds
-    that of the `top_k`-th best contender is called beaten. Two tests, by what there is:
+    that of the `top_k`-th best contender is called beaten.
 
-    With at least `top_k` contenders that have seen more questions, these lead. They went on
-    because they were lucky on the prefix, so there they cannot be believed: only their answers
-    since they last went on, which have chosen nobody, are held against the candidate's on the
-    prefix. Who leads is told by the answers before. The candidate is beaten if each leader is
-    better at `level` (an intersection-union test, Berger 1982: no correction for several leaders
-    is due). Questions are in a shuffled, stratified order, so both parts are fair samples.
+    A contender that was chosen by its answers was lucky there, so only answers since then count.
+    Contenders were chosen where others stopped: at a number of questions at which at least one in
+    twenty of them ended. Since they last were,
 
-    Else all contenders on the same questions serve, paired with the candidate: it is beaten if at
-    least `top_k` of M are better at `level` / (M - top_k + 1). A wrong call needs one false
-    rejection among the at most M - top_k + 1 contenders that are not truly better (Bonferroni).
+    - some have answered questions that the candidate has too: these are compared, paired;
+    - some went on from the candidate's own place, or from further: what they have answered since
+      is held against all that the candidate has answered. The order of questions is shuffled and
+      stratified, so both are fair samples.
+
+    If at least `top_k` contenders have answers of their own that tell who leads, other than those
+    compared, then the candidate is beaten if each leader is better at `level` (an
+    intersection-union test, Berger 1982: no correction for several leaders is due, and choosing
+    them by other questions leaves no winner's curse). Else it is beaten if at least `top_k` of M
+    contenders are better at `level` / (M - top_k + 1): a wrong call needs one false rejection
+    among the at most M - top_k + 1 contenders that are not truly better (Bonferroni).
 
     Scores are stratified where there are strata. Contenders or candidates without answers are
     taken by their scores, as independent shares of right answers: valid but weaker.
@@ -87,6 +103,9 @@ class Race:
         self.level = level
         self.strata = strata
         self.weights = weights
+        if weights is None and strata is not None:
+            # The subjects' shares of all questions.
+            self.weights = np.bincount(strata).astype(np.float64)
         self.maximise = maximise
 
     def beaten(self, candidates: Sequence[Record], contenders: Sequence[Record]) -> list[bool]:
@@ -95,128 +114,135 @@ class Race:
         `contenders` are of distinct layer sets; no candidate meets one of its own.
         """
         n = self.questions
-        ready = [c for c in contenders if c.questions is not None and c.questions >= n]
-        ahead = [leader for c in ready if (leader := self._leader(c)) is not None]
-        ahead.sort(key=lambda leader: (-leader.chosen_by, leader.record.number))
-        ready_sets = {c.layers.indices for c in ready}
-        ahead_sets = {leader.record.layers.indices for leader in ahead}
-        ranked: list[Record] = []
+        choices = _choices(contenders)
+        rivals = [
+            self._rival(c, choices)
+            for c in contenders
+            if c.questions is not None and c.questions >= n
+        ]
+        ahead = [rival for rival in rivals if rival.worth is not None]
+        ahead.sort(key=lambda rival: (-(rival.worth or 0.0), rival.record.number))
+        all_sets = {rival.record.layers.indices for rival in rivals}
+        ahead_sets = {rival.record.layers.indices for rival in ahead}
+        ranked: list[_Rival] = []
         found = []
         for candidate in candidates:
             mine = candidate.layers.indices
-            count = len(ready) - (mine in ready_sets)
+            count = len(rivals) - (mine in all_sets)
             if count < self.top_k:
                 found.append(False)
             elif len(ahead) - (mine in ahead_sets) >= self.top_k:
-                others = [a for a in ahead[: self.top_k + 1] if a.record.layers.indices != mine]
-                found.append(self._all_lead(others[: self.top_k], candidate))
+                leaders = _first(ahead, self.top_k, mine)
+                found.append(all(self._p_better(r, candidate) < self.level for r in leaders))
             else:
                 if not ranked:
-                    ranked = sorted(ready, key=lambda c: (-self._signed(c), c.number))
+                    ranked = sorted(
+                        rivals, key=lambda r: (-self._signed(r.record), r.record.number)
+                    )
                 strict = self.level / (count - self.top_k + 1)
                 # Those that score highest reject soonest; the rest could hardly add to the count.
-                most = 4 * self.top_k
-                closest = [c for c in ranked[: most + 1] if c.layers.indices != mine][:most]
-                better = sum(self._p_better(c, candidate) < strict for c in closest)
+                closest = _first(ranked, 4 * self.top_k, mine)
+                better = sum(self._p_better(r, candidate) < strict for r in closest)
                 found.append(better >= self.top_k)
         return found
 
-    def _leader(self, record: Record) -> _Leader | None:
-        """What tells of a contender beyond the prefix; None where that is too little."""
+    def _rival(self, record: Record, choices: Sequence[int]) -> _Rival:
         n, total = self.questions, record.questions or 0
-        # At its last stop before it was chosen to go on, by all that it had answered there.
-        stop = max(n, *(step for step in record.intermediate if step < total), 0)
-        if total - stop < n * _MIN_REST or record.score is None:
-            return None
-        answers, weights = record.answers, self._common(slice(0, n), slice(stop, total))
-        if answers is not None and self.maximise and len(answers) >= total:
-            if weights is not None and not weights.any():
-                return None
-            before, _ = self._estimate(answers[:stop], 0, weights)
-            score, error = self._estimate(answers[stop:total], stop, weights)
-        else:
-            known = record.intermediate.get(stop)
-            if known is None or not (0.0 <= known <= 1.0 and 0.0 <= record.score <= 1.0):
-                return None
-            before, score = known, (total * record.score - stop * known) / (total - stop)
-            score = min(max(score, 0.0), 1.0)
-            error = math.sqrt(share_variance(score, total - stop))
-        # One of whom little is known since would make a dull test.
-        chosen_by = (before if self.maximise else -before) - error
-        return _Leader(record, chosen_by, score, error, weights)
+        chosen = max((step for step in choices if step < total), default=0)
+        if chosen < n:
+            beyond = self._part(record, n, total) if total - n >= n * _MIN_REST else None
+            return _Rival(record, chosen, n, self._worth(beyond))
+        weights = self._common(slice(0, n), slice(chosen, total))
+        since = self._part(record, chosen, total, weights)
+        if since is None:
+            return _Rival(record, chosen, total, None)
+        before = self._part(record, 0, chosen, weights)
+        worth = None
+        if before is not None and total - chosen >= n * _MIN_REST:
+            # One of whom little is known since would make a dull test.
+            worth = self._worth((before[0], since[1]))
+        return _Rival(record, chosen, total, worth, *since, weights)
 
-    def _all_lead(self, leaders: Sequence[_Leader], candidate: Record) -> bool:
-        """Whether each of them is better than the candidate at `level`."""
-        n, answers = self.questions, candidate.answers
-        sign = 1.0 if self.maximise else -1.0
-        for leader in leaders:
-            if answers is not None and self.maximise and len(answers) >= n:
-                score, error = self._estimate(answers[:n], 0, leader.weights)
+    def _worth(self, part: tuple[float, float] | None) -> float | None:
+        if part is None:
+            return None
+        return (part[0] if self.maximise else -part[0]) - part[1]
+
+    def _p_better(self, rival: _Rival, candidate: Record) -> float:
+        """One-sided p-value of the rival being better than the candidate."""
+        n = self.questions
+        a, b = rival.record.answers, candidate.answers
+        if rival.stop > n:
+            mine = self._part(candidate, 0, n, rival.weights)
+            if mine is None:
+                return 1.0
+            difference, error = rival.score - mine[0], math.hypot(rival.error, mine[1])
+        elif self.maximise and a is not None and b is not None and min(len(a), len(b)) >= n:
+            part = slice(rival.start, n)
+            strata = None if self.strata is None else self.strata[part]
+            difference, error, _ = paired_difference(a[part], b[part], strata, self.weights)
+        else:
+            first = self._part(rival.record, rival.start, n)
+            second = self._part(candidate, rival.start, n)
+            if first is None or second is None:
+                return 1.0
+            difference, error = first[0] - second[0], math.hypot(first[1], second[1])
+        return upper_p((difference if self.maximise else -difference) / error)
+
+    def _part(
+        self, record: Record, start: int, stop: int, weights: FloatArray | None = None
+    ) -> tuple[float, float] | None:
+        """Score on the questions from `start` to `stop`, and its standard error; None if unknown.
+
+        From the answers, or else from the scores up to both, where these are shares.
+        """
+        answers = record.answers
+        if answers is not None and self.maximise and len(answers) >= stop:
+            weights = self.weights if weights is None else weights
+            if self.strata is None:
+                plan = StratifiedScore.plain(stop - start)
+            elif weights is not None and weights[self.strata[start:stop]].any():
+                plan = StratifiedScore(strata=self.strata[start:stop], weights=weights)
             else:
-                known = self._score(candidate)
-                if known is None or not 0.0 <= known <= 1.0:
-                    # Not a share of right answers: nothing is known of its noise.
-                    return False
-                score, error = known, math.sqrt(share_variance(known, n))
-            z = sign * (leader.score - score) / math.hypot(leader.error, error)
-            if upper_p(z) >= self.level:
-                return False
-        return True
+                return None
+            return plan.estimate(answers[start:stop])
+        known = record.intermediate
+        last = known.get(stop, record.score)  # or the closest that is known
+        first = known.get(start) if start else 0.0
+        if last is None or first is None or not (0.0 <= last <= 1.0 and 0.0 <= first <= 1.0):
+            # What are no shares of right answers have a noise of which nothing is known.
+            return None
+        # Questions are stratified, so the subjects' weights are alike in both parts.
+        share = min(max((stop * last - start * first) / (stop - start), 0.0), 1.0)
+        return share, math.sqrt(share_variance(share, stop - start))
 
     def _common(self, first: slice, second: slice) -> FloatArray | None:
         """The weights of the subjects that both parts of the questions hold, 0 for the others."""
-        if self.strata is None:
+        if self.strata is None or self.weights is None:
             return None
-        weights = self._weights()
-        assert weights is not None
-        seen = [np.bincount(self.strata[part], minlength=weights.size) for part in (first, second)]
-        return np.where((seen[0] > 0) & (seen[1] > 0), weights, 0.0)
-
-    def _estimate(
-        self, answers: Values, start: int, weights: FloatArray | None
-    ) -> tuple[float, float]:
-        """Stratified mean of the answers from question `start` on, and its standard error."""
-        if self.strata is None:
-            return StratifiedScore.plain(len(answers)).estimate(answers)
-        strata = self.strata[start : start + len(answers)]
-        return StratifiedScore(strata=strata, weights=weights).estimate(answers)
-
-    def _score(self, record: Record) -> float | None:
-        """The score on the prefix, or the closest that is known."""
-        answers = record.answers
-        if answers is not None and len(answers) >= self.questions:
-            return self._mean(answers[: self.questions], self.strata)
-        return record.intermediate.get(self.questions, record.score)
+        size = self.weights.size
+        seen = [np.bincount(self.strata[part], minlength=size) > 0 for part in (first, second)]
+        return np.where(seen[0] & seen[1], self.weights, 0.0)
 
     def _signed(self, record: Record) -> float:
-        score = self._score(record)
-        if score is None or not math.isfinite(score):
+        part = self._part(record, 0, self.questions)
+        if part is None:
             return -math.inf
-        return score if self.maximise else -score
+        return part[0] if self.maximise else -part[0]
 
-    def _mean(self, answers: Values, strata: IntArray | None) -> float:
-        if strata is None:
-            return float(np.mean(answers))
-        return StratifiedScore(strata=strata, weights=self._weights()).score(answers)
 
-    def _weights(self) -> FloatArray | None:
-        """The subjects' weights; without any, their shares of all questions."""
-        if self.weights is not None or self.strata is None:
-            return self.weights
-        return np.bincount(self.strata).astype(np.float64)
+def _choices(contenders: Sequence[Record]) -> list[int]:
+    """Numbers of questions at which contenders were chosen: some ended there, others went on."""
+    reached = np.sort([c.questions for c in contenders if c.questions is not None])
+    ended = Counter(c.questions for c in contenders if c.questions is not None and not c.is_claimed)
+    return [
+        step
+        for step, count in ended.items()
+        if count >= _CHOSEN * (len(reached) - np.searchsorted(reached, step))
+    ]
 
-    def _p_better(self, contender: Record, candidate: Record) -> float:
-        """One-sided p-value of the contender being better than the candidate."""
-        n = self.questions
-        a, b = contender.answers, candidate.answers
-        if self.maximise and a is not None and b is not None and min(len(a), len(b)) >= n:
-            pair = paired_difference(a[:n], b[:n], self.strata, self._weights())
-            return upper_p(pair.difference / pair.standard_error)
-        first, second = self._score(contender), self._score(candidate)
-        if first is None or second is None:
-            return 1.0
-        if not (0.0 <= first <= 1.0 and 0.0 <= second <= 1.0):
-            # Not shares of right answers: nothing is known of their noise.
-            return 1.0
-        difference = first - second if self.maximise else second - first
-        return upper_p(difference / math.sqrt(share_variance(first, n) + share_variance(second, n)))
+
+def _first(ranked: Sequence[_Rival], count: int, other_than: tuple[int, ...]) -> list[_Rival]:
+    """The first `count` rivals of layer sets other than that one."""
+    head = [rival for rival in ranked[: count + 1] if rival.record.layers.indices != other_than]
+    return head[:count]

@@ -207,7 +207,7 @@ def test_the_error_rate_holds_where_the_luckiest_went_on(share: float, top_k: in
     for _ in range(runs):
         chance = rng.beta(3, 2, n_full)
         crowd = chosen_crowd(rng, chance, 100, share, steps)
-        for name, skill in (("as good", 1.0), ("poor", 0.35)):
+        for name, skill in (("as good", 1.0), ("poor", 0.15)):
             answers = rng.random(n_full) < skill * chance
             lost[name] += any(
                 pruner.judge(
@@ -220,6 +220,38 @@ def test_the_error_rate_holds_where_the_luckiest_went_on(share: float, top_k: in
             )
     assert lost["as good"] / runs <= 0.1 + 2 * (0.1 * 0.9 / runs) ** 0.5
     assert lost["poor"] / runs > 0.9
+
+
+def test_the_error_rate_holds_where_the_luckiest_have_just_arrived() -> None:
+    """Nobody has gone further, but whoever is there was chosen; the newcomer was not."""
+    rng = np.random.default_rng(4)
+    steps, runs = [24, 48, 96, 192], 400
+    pruner = RacingPruner(top_k=1, alpha=0.1)
+    lost = dict.fromkeys(("as good", "poor"), 0)
+    for _ in range(runs):
+        chance = rng.beta(3, 2, 48)
+        crowd = chosen_crowd(rng, chance, 100, 0.2, steps[:2])
+        for name, skill in (("as good", 1.0), ("poor", 0.2)):
+            answers = rng.random(48) < skill * chance
+            newcomer = contender(999, answers, steps[:2])
+            lost[name] += pruner.judge(newcomer, crowd, n_fast=96, n_full=192)
+    # One of three looks.
+    rate = 0.1 / 3
+    assert lost["as good"] / runs <= rate + 2 * (rate * (1 - rate) / runs) ** 0.5
+    assert lost["poor"] / runs > 0.8
+
+
+def test_steps_at_which_nobody_stops_choose_nobody() -> None:
+    """A plain study that reports after every ten questions prunes as one that reports twice."""
+    rng = np.random.default_rng(5)
+    often = list(range(10, 401, 10))
+    strong = [rng.random(400) < 0.8 for _ in range(6)]
+    weak = rng.random(400) < 0.5
+    pruner = RacingPruner(top_k=2)
+    for steps in (often, [200, 400]):
+        others = [contender(i, answers, steps) for i, answers in enumerate(strong)]
+        known = [n for n in steps if n <= 200]
+        assert pruner.judge(contender(9, weak[:200], known), others)
 
 
 @pytest.mark.parametrize("top_k", [1, 3])
