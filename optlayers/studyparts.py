@@ -179,7 +179,7 @@ class Explore(Part):
 
 
 class Validate(Part):
-    """The best sets by fast score are evaluated in full."""
+    """The best sets of the search are evaluated in full, as far as they are not."""
 
     top: int = Field(20, ge=0, le=MOST, description="how many of them")
 

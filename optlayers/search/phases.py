@@ -159,15 +159,14 @@ class _Planner:
         return sum(1 for layers in seen if layers in self.space) >= self.space.size
 
     def validate(self) -> Plan | None:
-        """The best pruned sets, in full.
+        """The best sets, in full, as far as they are not.
 
         Chosen from what probe and explore found alone, so that the list does not change
         while its own trials finish.
         """
         search = [r for r in self.records if _is_search(r)]
-        found = best_by_layers(search)
-        pruned = [s for s, r in found.items() if not r.is_full and self._is_candidate(s)]
-        chosen = _fittest(pruned, self._estimates(search), self.definition.validation.top)
+        found = [layers for layers in best_by_layers(search) if self._is_candidate(layers)]
+        chosen = _fittest(found, self._estimates(search), self.definition.validation.top)
         return self._all_of(chosen, self.full, Phase.validate, Goal.full)
 
     def refine(self) -> Plan | None:

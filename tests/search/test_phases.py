@@ -30,7 +30,7 @@ def definition(**changes: Any) -> StudyDefinition:
         "layers": {"min": 1, "max": 2},
         "tasks": [{"name": "made_up"}],
         "explore": {"population": 3, "generations": 2, "patience": 5},
-        "validate": {"top": 2},
+        "validate": {"top": 4},
         "refine": {"top": 1, "verify": 2, "rounds": 3},
         "prior": {"single_layer_scores": [0.5, 0.4, 0.3, 0.2, 0.1]},
     }
@@ -205,12 +205,14 @@ def test_explore_ends_when_every_set_is_seen() -> None:
     assert history.plan(study).phase is Phase.validate
 
 
-def test_validate_takes_the_best_pruned_sets_in_full() -> None:
+def test_validate_takes_the_best_sets_in_full_as_far_as_they_are_not() -> None:
     history = explored()
     found = history.plan(definition())
     assert found.phase is Phase.validate
     assert texts(found) == ["0,2", "1,2"]
     assert {p.goal for p in found.proposals} == {Goal.full}
+    # Two of the best three are evaluated in full already.
+    assert texts(history.plan(definition(validate={"top": 3}))) == ["0,2"]
     # The list stays while its own trials finish, well or badly.
     history.add("0,2", 0.3, "validate", full=True)
     assert texts(history.plan(definition())) == ["1,2"]
