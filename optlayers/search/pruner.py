@@ -27,12 +27,11 @@ class RacingPruner(BasePruner):
     step. A trial whose true score equals or exceeds that of the `top_k`-th best contender is
     pruned with a chance of at most `alpha` over all its rungs together: `alpha` is split
     evenly over the rungs that the study's `n_fast` and `n_full` give, or alpha / (r (r + 1))
-    at the r-th report where these are not set. `Race` has the test, and says where it errs more
-    often. Nothing is pruned before
+    at the r-th report where these are not set. `Race` has the test. Nothing is pruned before
     `min_questions`, nor with fewer than `top_k` contenders as far as the trial.
 
-    Comparisons are paired where trials carry the attributes `answers` and `questions`, and
-    stratified by `question_strata` (int [n_full]) and `subject_weights` (float [S]), given
+    Comparisons on the same questions are paired where trials carry the attributes `answers` and
+    `questions`; all are stratified by `question_strata` (int [n_full]) and `subject_weights` (float [S]), given
     here or as attributes of the study. Raises `InputError` for settings out of range.
     """
 
