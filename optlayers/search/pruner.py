@@ -31,8 +31,9 @@ class RacingPruner(BasePruner):
     `min_questions`, nor with fewer than `top_k` contenders as far as the trial.
 
     Comparisons on the same questions are paired where trials carry the attributes `answers` and
-    `questions`; all are stratified by `question_strata` (int [n_full]) and `subject_weights` (float [S]), given
-    here or as attributes of the study. Raises `InputError` for settings out of range.
+    `questions`; all are stratified by `question_strata` (int [n_full]) and `subject_weights`
+    (float [S]), given here or as attributes of the study. Raises `InputError` for settings out of
+    range.
     """
 
     def __init__(
