@@ -4,7 +4,8 @@
 
 A crowd of 100 sets of one skill answers the first rung; from each rung the part of them goes on
 whose answers so far are best. Then a newcomer runs, as good as they are (a call is an error) or
-12 points worse (a call is right). Questions differ in difficulty, alike for all sets. Rules:
+12 points worse (a call is right). Questions differ in difficulty, alike for all sets; on the mean
+the sets answer so many right as `right` says. Rules:
 
 `optlayers`: as the package has it. `paired`: the leader, chosen by its answers beyond the rung,
 against the newcomer on the questions of the rung. `corrected`: the same of all contenders, with
@@ -37,6 +38,8 @@ CROWD, ALPHA, WORSE = 100, 0.1, 0.12
 SHARES = (1.0, 0.5, 0.3, 0.1)
 QUESTIONS = ((48, 192), (96, 1000), (570, 2850))
 TOP = (1, 3)
+# Chances of a right answer, Beta(a, b) over the questions: .6, .25 and .1 on the mean.
+CHANCES = ((3.0, 2.0), (1.0, 3.0), (0.5, 4.5))
 Rule = Callable[[Record, Sequence[Record], int, float, int], bool]
 
 
@@ -107,15 +110,15 @@ def corrected(
 RULES: dict[str, Rule] = {"optlayers": optlayers, "paired": paired, "corrected": corrected}
 
 
-def run(job: tuple[tuple[int, int], float, int, int]) -> list[float]:
+def run(job: tuple[tuple[float, float], tuple[int, int], float, int, int]) -> list[float]:
     """Of each rule: the share of good newcomers, and of poor ones, that it called beaten."""
-    (n_fast, n_full), share, top, runs = job
+    (a, b), (n_fast, n_full), share, top, runs = job
     rng = np.random.default_rng(0)
     steps = rungs(n_fast, n_full)
     level = ALPHA / (len(steps) - 1)
     out = np.zeros((len(RULES), 2))
     for _ in range(runs):
-        chance = rng.beta(3, 2, n_full)
+        chance = rng.beta(a, b, n_full)
         contenders = crowd(rng, chance, share, steps)
         for column, loss in enumerate((0.0, WORSE)):
             answers = rng.random(n_full) < chance - loss
@@ -134,23 +137,28 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    cases = list(itertools.product(QUESTIONS, SHARES, TOP))
+    cases = [
+        case
+        for case in itertools.product(CHANCES, QUESTIONS, SHARES, TOP)
+        if case[0] == CHANCES[0] or case[3] == TOP[0]
+    ]
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
         found = pool.map(run, [(*case, args.runs) for case in cases], chunksize=1)
     names = [f"{rule}: {what}" for rule in RULES for what in ("error", "poor out")]
     lines = [
-        f"| rungs | goes on | best | {' | '.join(names)} |",
-        "|---|---|---|" + "---|" * len(names),
+        f"| right | rungs | goes on | best | {' | '.join(names)} |",
+        "|---|---|---|---|" + "---|" * len(names),
     ]
-    for ((n_fast, n_full), share, top), row in zip(cases, found, strict=True):
+    for ((a, b), (n_fast, n_full), share, top), row in zip(cases, found, strict=True):
         steps = ", ".join(str(n) for n in rungs(n_fast, n_full))
         cells = " | ".join(f"{v:.3f}" for v in row)
-        lines.append(f"| {steps} | {share:.0%} | {top} | {cells} |")
+        lines.append(f"| {a / (a + b):.2f} | {steps} | {share:.0%} | {top} | {cells} |")
     text = (
         "# Races\n\nMade by `scripts/bench_racing.py`: of "
         f"{args.runs} newcomers to a crowd of {CROWD} sets, the share called beaten, over all "
         f"rungs, at a stated error of {ALPHA}. `error`: newcomers as good as every one of the "
-        f"crowd; `poor out`: newcomers {100 * WORSE:.0f} points worse. From each rung the best "
+        f"crowd, who answer so many right as `right` says; `poor out`: newcomers "
+        f"{100 * WORSE:.0f} points worse. From each rung the best "
         "part of the crowd goes on by its answers so far. Races are for the best place, or the "
         "best three. `optlayers`: as built. `paired`: the leader, chosen by its answers beyond "
         "the rung, against the newcomer on the questions of the rung. `corrected`: all contenders "

@@ -122,9 +122,11 @@ def _alike(courses: Sequence[Mapping[int, float]]) -> dict[tuple[int, ...], Floa
             as_stored.setdefault(tuple(course), []).append(list(course.values()))
     found: dict[tuple[int, ...], list[FloatArray]] = {}
     for steps, rows in as_stored.items():
-        order = np.argsort(steps)
-        scores = np.array(rows, dtype=np.float64)[:, order]
-        found.setdefault(tuple(sorted(steps)), []).append(scores)
+        # A plain study may count its reports from 0, which is no number of questions.
+        order = [place for place in np.argsort(steps) if steps[place] > 0]
+        if order:
+            scores = np.array(rows, dtype=np.float64)[:, order]
+            found.setdefault(tuple(steps[place] for place in order), []).append(scores)
     return {steps: np.concatenate(parts) for steps, parts in found.items()}
 
 

@@ -27,8 +27,9 @@ class RacingPruner(BasePruner):
     step. A trial whose true score equals or exceeds that of the `top_k`-th best contender is
     pruned with a chance of at most `alpha` over all its rungs together: `alpha` is split
     evenly over the rungs that the study's `n_fast` and `n_full` give, or alpha / (r (r + 1))
-    at the r-th report where these are not set. `Race` has the test. Nothing is pruned before
-    `min_questions`, nor with fewer than `top_k` contenders as far as the trial.
+    at the r-th report where these are not set, or the trial reports elsewhere. `Race` has the
+    test. Nothing is pruned before `min_questions`, nor with fewer than `top_k` contenders as far
+    as the trial. A study that minimises is compared by its scores alone.
 
     Comparisons on the same questions are paired where trials carry the attributes `answers` and
     `questions`; all are stratified by `question_strata` (int [n_full]) and `subject_weights`
@@ -142,8 +143,10 @@ class RacingPruner(BasePruner):
 
     def _level(self, candidate: Record, n_fast: int | None, n_full: int | None) -> float:
         if n_fast is not None and n_full is not None:
-            # At the last rung all questions are answered, and there is nothing to decide.
-            return self.alpha / max(1, len(rungs(n_fast, n_full)) - 1)
+            steps = rungs(n_fast, n_full)
+            if candidate.intermediate.keys() <= set(steps):
+                # At the last rung all questions are answered, and there is nothing to decide.
+                return self.alpha / max(1, len(steps) - 1)
         look = len(candidate.intermediate)
         return self.alpha / (look * (look + 1))
 

@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from optlayers.errors import InputError
 from optlayers.search.record import Record
 from optlayers.search.statistics import (
     FloatArray,
     IntArray,
     StratifiedScore,
+    Values,
     paired_difference,
+    separate_difference,
     share_variance,
     upper_p,
 )
@@ -48,18 +51,15 @@ class _Rival(NamedTuple):
     """A contender, and the questions that it may be judged by: they did not choose it.
 
     Of those that went on because they looked good at `n` or later, these are the questions since
-    (`start` to `stop`, at `score` and `error`, in subjects of these `weights`), which the candidate
-    has not seen. Of the others, the last before `n`, which it has.
-    `worth` tells whether it leads, by questions other than these; None: nothing tells.
+    (`start` to `stop`), which the candidate has not seen. Of the others, the last before `n`,
+    which it has. `worth` tells whether it leads, by questions other than these; None: nothing
+    tells.
     """
 
     record: Record
     start: int
     stop: int
     worth: float | None
-    score: float = 0.0
-    error: float = 1.0
-    weights: FloatArray | None = None
 
 
 class Race:
@@ -111,9 +111,14 @@ class Race:
     def beaten(self, candidates: Sequence[Record], contenders: Sequence[Record]) -> list[bool]:
         """Whether each candidate is out; False with fewer than `top_k` contenders.
 
-        `contenders` are of distinct layer sets; no candidate meets one of its own.
+        `contenders` are of distinct layer sets; no candidate meets one of its own. Raises
+        `InputError` for more questions than there are strata.
         """
         n = self.questions
+        if self.strata is not None and len(self.strata) < n:
+            raise InputError(
+                f"question_strata: {len(self.strata)} for {n} questions; give a subject for each"
+            )
         choices = _choices(contenders)
         rivals = [
             self._rival(c, choices)
@@ -152,16 +157,12 @@ class Race:
         if chosen < n:
             beyond = self._part(record, n, total) if total - n >= n * _MIN_REST else None
             return _Rival(record, chosen, n, self._worth(beyond))
-        weights = self._common(slice(0, n), slice(chosen, total))
-        since = self._part(record, chosen, total, weights)
-        if since is None:
-            return _Rival(record, chosen, total, None)
-        before = self._part(record, 0, chosen, weights)
+        before, since = self._part(record, 0, chosen), self._part(record, chosen, total)
         worth = None
-        if before is not None and total - chosen >= n * _MIN_REST:
+        if before is not None and since is not None and total - chosen >= n * _MIN_REST:
             # One of whom little is known since would make a dull test.
             worth = self._worth((before[0], since[1]))
-        return _Rival(record, chosen, total, worth, *since, weights)
+        return _Rival(record, chosen, total, worth)
 
     def _worth(self, part: tuple[float, float] | None) -> float | None:
         if part is None:
@@ -171,58 +172,82 @@ class Race:
     def _p_better(self, rival: _Rival, candidate: Record) -> float:
         """One-sided p-value of the rival being better than the candidate."""
         n = self.questions
-        a, b = rival.record.answers, candidate.answers
+        first, second = slice(rival.start, rival.stop), slice(rival.start, n)
         if rival.stop > n:
-            mine = self._part(candidate, 0, n, rival.weights)
-            if mine is None:
-                return 1.0
-            difference, error = rival.score - mine[0], math.hypot(rival.error, mine[1])
-        elif self.maximise and a is not None and b is not None and min(len(a), len(b)) >= n:
-            part = slice(rival.start, n)
-            strata = None if self.strata is None else self.strata[part]
-            difference, error, _ = paired_difference(a[part], b[part], strata, self.weights)
+            second = slice(0, n)
+        a, b = self._answers(rival.record, first), self._answers(candidate, second)
+        found: tuple[float, float] | None
+        if a is None or b is None:
+            found = self._by_scores(rival.record, first, candidate, second)
+        elif rival.stop > n:
+            theirs, mine = self._subjects(first), self._subjects(second)
+            found = separate_difference(a, b, theirs, mine, self.weights)
+        elif self._weighs(second):
+            difference, error, _ = paired_difference(a, b, self._subjects(second), self.weights)
+            found = difference, error
         else:
-            first = self._part(rival.record, rival.start, n)
-            second = self._part(candidate, rival.start, n)
-            if first is None or second is None:
-                return 1.0
-            difference, error = first[0] - second[0], math.hypot(first[1], second[1])
+            found = None
+        if found is None:
+            return 1.0
+        difference, error = found
         return upper_p((difference if self.maximise else -difference) / error)
 
-    def _part(
-        self, record: Record, start: int, stop: int, weights: FloatArray | None = None
+    def _by_scores(
+        self, contender: Record, first: slice, candidate: Record, second: slice
     ) -> tuple[float, float] | None:
+        """The difference of two shares of right answers, and its error; None if unknown.
+
+        The larger error of two, as in `separate_difference`.
+        """
+        theirs, mine = (
+            self._part(record, part.start, part.stop)
+            for record, part in ((contender, first), (candidate, second))
+        )
+        if theirs is None or mine is None:
+            return None
+        m, n = first.stop - first.start, second.stop - second.start
+        pooled = share_variance((m * theirs[0] + n * mine[0]) / (m + n), m + n) * (m + n)
+        variance = max(theirs[1] ** 2 + mine[1] ** 2, pooled * (1.0 / m + 1.0 / n))
+        return theirs[0] - mine[0], math.sqrt(variance)
+
+    def _answers(self, record: Record, part: slice) -> Values | None:
+        answers = record.answers
+        if answers is None or not self.maximise or len(answers) < part.stop:
+            return None
+        return answers[part]
+
+    def _subjects(self, part: slice) -> IntArray | None:
+        return None if self.strata is None else self.strata[part]
+
+    def _weighs(self, part: slice) -> bool:
+        """Whether any subject of these questions counts."""
+        if self.strata is None or self.weights is None:
+            return True
+        return bool(self.weights[self.strata[part]].any())
+
+    def _part(self, record: Record, start: int, stop: int) -> tuple[float, float] | None:
         """Score on the questions from `start` to `stop`, and its standard error; None if unknown.
 
         From the answers, or else from the scores up to both, where these are shares.
         """
-        answers = record.answers
-        if answers is not None and self.maximise and len(answers) >= stop:
-            weights = self.weights if weights is None else weights
+        part = slice(start, stop)
+        answers = self._answers(record, part)
+        if answers is not None:
             if self.strata is None:
-                plan = StratifiedScore.plain(stop - start)
-            elif weights is not None and weights[self.strata[start:stop]].any():
-                plan = StratifiedScore(strata=self.strata[start:stop], weights=weights)
-            else:
+                return StratifiedScore.plain(len(answers)).estimate(answers)
+            if not self._weighs(part):
                 return None
-            return plan.estimate(answers[start:stop])
+            plan = StratifiedScore(strata=self.strata[part], weights=self.weights)
+            return plan.estimate(answers)
         known = record.intermediate
         last = known.get(stop, record.score)  # or the closest that is known
-        first = known.get(start) if start else 0.0
-        if last is None or first is None or not (0.0 <= last <= 1.0 and 0.0 <= first <= 1.0):
+        before = known.get(start) if start else 0.0
+        if last is None or before is None or not (0.0 <= last <= 1.0 and 0.0 <= before <= 1.0):
             # What are no shares of right answers have a noise of which nothing is known.
             return None
         # Questions are stratified, so the subjects' weights are alike in both parts.
-        share = min(max((stop * last - start * first) / (stop - start), 0.0), 1.0)
+        share = min(max((stop * last - start * before) / (stop - start), 0.0), 1.0)
         return share, math.sqrt(share_variance(share, stop - start))
-
-    def _common(self, first: slice, second: slice) -> FloatArray | None:
-        """The weights of the subjects that both parts of the questions hold, 0 for the others."""
-        if self.strata is None or self.weights is None:
-            return None
-        size = self.weights.size
-        seen = [np.bincount(self.strata[part], minlength=size) > 0 for part in (first, second)]
-        return np.where(seen[0] & seen[1], self.weights, 0.0)
 
     def _signed(self, record: Record) -> float:
         part = self._part(record, 0, self.questions)

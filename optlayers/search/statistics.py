@@ -194,6 +194,59 @@ def paired_difference(
     return PairedDifference(difference, error, two_sided_p(difference / error))
 
 
+def separate_difference(
+    a: Values,
+    b: Values,
+    strata_a: IntArray | None = None,
+    strata_b: IntArray | None = None,
+    weights: FloatArray | None = None,
+) -> tuple[float, float] | None:
+    """Score of a minus score of b on different questions of the same subjects; standard error.
+
+    `a`, `b`: [n], [m]; `strata_a`, `strata_b`: their subjects, all one without. Subjects that only
+    one of them has are left out; None where nothing is left. The error is the larger one of two: as
+    if both had one mean in each subject (a score test, which near 0 knows that few right answers
+    are no sign), and each by its own (which near 1 knows that a wrong one is none). Never zero.
+    """
+    if strata_a is None or strata_b is None:
+        strata_a, strata_b = np.zeros(len(a), np.intp), np.zeros(len(b), np.intp)
+        weights = np.ones(1)
+    size = 1 + max(int(strata_a.max(initial=0)), int(strata_b.max(initial=0)))
+    worth = np.ones(size) if weights is None else np.asarray(weights, np.float64)
+    size = max(size, worth.size)
+    sums = []
+    for values, strata in ((a, strata_a), (b, strata_b)):
+        exact = np.asarray(values, np.float64)
+        sums.append([np.bincount(strata, w, size) for w in (None, exact, exact**2)])
+    seen = (sums[0][0] > 0) & (sums[1][0] > 0)
+    seen[: worth.size] &= worth > 0
+    seen[worth.size :] = False
+    if not seen.any():
+        return None
+    weight = worth[seen[: worth.size]]
+    weight = weight / weight.sum()
+    parts = [np.array([part[seen] for part in one]) for one in sums]
+    whole = parts[0] + parts[1]
+    (n, first, _), (m, second, _) = parts
+    difference = float(np.sum(weight * (first / n - second / m)))
+    together = float(np.sum(weight**2 * _variances(whole) * (1.0 / n + 1.0 / m)))
+    apart = float(np.sum(weight**2 * (_variances(parts[0]) / n + _variances(parts[1]) / m)))
+    return difference, math.sqrt(max(together, apart))
+
+
+def _variances(sums: FloatArray) -> FloatArray:
+    """Variances [S'] in subjects of these counts, sums and sums of squares [3, S'].
+
+    As if each had two values more, of all subjects together, and these one 0 and one 1 more.
+    """
+    count, total, squares = sums
+    n = count.sum() + 2.0
+    mean, square = (total.sum() + 1.0) / n, (squares.sum() + 1.0) / n
+    steady = (total + _BORROWED * mean) / (count + _BORROWED)
+    found: FloatArray = (squares + _BORROWED * square) / (count + _BORROWED) - steady**2
+    return np.maximum(found, _LEAST)
+
+
 def share_variance(share: float, questions: int) -> float:
     """Variance of a share of right answers among that many, never zero.
 
