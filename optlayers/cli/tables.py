@@ -106,8 +106,15 @@ def _points(found: Difference | None, with_p: bool) -> str:
     """A difference in points, and its p-value."""
     if found is None:
         return ""
-    points = f"{100 * found.difference:+.1f}"
-    p = "p<.001" if found.p_value < 0.001 else "p=" + f"{min(found.p_value, 0.999):.3f}"[1:]
+    # Rounded first, so that nothing is less than nothing.
+    rounded = round(100 * found.difference, 1) or 0.0
+    points = f"{rounded:+.1f}" if rounded else "0.0"
+    if found.p_value < 0.001:
+        p = "p<.001"
+    elif found.p_value >= 0.9995:
+        p = "p=1"
+    else:
+        p = "p=" + f"{found.p_value:.3f}"[1:]
     return f"{points} {p}" if with_p else points
 
 
