@@ -115,9 +115,10 @@ class Race:
         `InputError` for more questions than there are strata.
         """
         n = self.questions
-        if self.strata is not None and len(self.strata) < n:
+        most = max([n, *(c.questions for c in contenders if c.questions is not None)])
+        if self.strata is not None and len(self.strata) < most:
             raise InputError(
-                f"question_strata: {len(self.strata)} for {n} questions; give a subject for each"
+                f"question_strata: {len(self.strata)} for {most} questions; give a subject for each"
             )
         choices = _choices(contenders)
         rivals = [
@@ -155,9 +156,9 @@ class Race:
         n, total = self.questions, record.questions or 0
         chosen = max((step for step in choices if step < total), default=0)
         if chosen < n:
-            beyond = self._part(record, n, total) if total - n >= n * _MIN_REST else None
+            beyond = self._known(record, n, total) if total - n >= n * _MIN_REST else None
             return _Rival(record, chosen, n, self._worth(beyond))
-        before, since = self._part(record, 0, chosen), self._part(record, chosen, total)
+        before, since = self._known(record, 0, chosen), self._known(record, chosen, total)
         worth = None
         if before is not None and since is not None and total - chosen >= n * _MIN_REST:
             # One of whom little is known since would make a dull test.
@@ -239,21 +240,35 @@ class Race:
                 return None
             plan = StratifiedScore(strata=self.strata[part], weights=self.weights)
             return plan.estimate(answers)
+        return _between(record, start, stop)
+
+    def _known(self, record: Record, start: int, stop: int) -> tuple[float, float] | None:
+        """As `_part`, from the scores where both ends are reported: thousands are ranked by it."""
         known = record.intermediate
-        last = known.get(stop, record.score)  # or the closest that is known
-        before = known.get(start) if start else 0.0
-        if last is None or before is None or not (0.0 <= last <= 1.0 and 0.0 <= before <= 1.0):
-            # What are no shares of right answers have a noise of which nothing is known.
-            return None
-        # Questions are stratified, so the subjects' weights are alike in both parts.
-        share = min(max((stop * last - start * before) / (stop - start), 0.0), 1.0)
-        return share, math.sqrt(share_variance(share, stop - start))
+        if (start in known or not start) and (stop in known or stop == record.questions):
+            return _between(record, start, stop)
+        return self._part(record, start, stop)
 
     def _signed(self, record: Record) -> float:
         part = self._part(record, 0, self.questions)
         if part is None:
             return -math.inf
         return part[0] if self.maximise else -part[0]
+
+
+def _between(record: Record, start: int, stop: int) -> tuple[float, float] | None:
+    """Score between two numbers of questions and its error, from the scores up to both.
+
+    None where these are no shares of right answers: nothing is known of their noise.
+    """
+    known = record.intermediate
+    last = known.get(stop, record.score)  # or the closest that is known
+    before = known.get(start) if start else 0.0
+    if last is None or before is None or not (0.0 <= last <= 1.0 and 0.0 <= before <= 1.0):
+        return None
+    # Questions are stratified, so the subjects' weights are alike in both parts.
+    share = min(max((stop * last - start * before) / (stop - start), 0.0), 1.0)
+    return share, math.sqrt(share_variance(share, stop - start))
 
 
 def _choices(contenders: Sequence[Record]) -> list[int]:

@@ -197,8 +197,12 @@ def chosen_crowd(
 @pytest.mark.parametrize(
     ("share", "top_k", "right"),
     [
-        *itertools.product([0.1, 0.3, 0.5], [1, 3], [(3.0, 2.0)]),
-        *itertools.product([0.1, 0.3], [1], [(1.0, 3.0), (0.5, 4.5), (9.0, 1.0)]),
+        (0.1, 1, (3.0, 2.0)),
+        (0.3, 1, (3.0, 2.0)),
+        (0.5, 3, (3.0, 2.0)),
+        (0.1, 1, (1.0, 3.0)),
+        (0.1, 1, (0.5, 4.5)),
+        (0.3, 1, (9.0, 1.0)),
     ],
 )
 def test_the_error_rate_holds_where_the_luckiest_went_on(
@@ -213,7 +217,7 @@ def test_the_error_rate_holds_where_the_luckiest_went_on(
     lost = dict.fromkeys(("as good", "poor"), 0)
     for _ in range(runs):
         chance = rng.beta(*right, n_full)
-        crowd = chosen_crowd(rng, chance, 100, share, steps)
+        crowd = chosen_crowd(rng, chance, 60, share, steps)
         for name, skill in (("as good", 1.0), ("poor", 0.15)):
             answers = rng.random(n_full) < skill * chance
             lost[name] += any(
@@ -344,8 +348,8 @@ def test_questions_without_weight_or_subject_are_told_or_decide_nothing() -> Non
     poor = contender(20, rng.random(12) < 0.1)
     unweighted = RacingPruner(top_k=2, question_strata=strata, subject_weights=[0.0, 1.0])
     assert not unweighted.judge(poor, others)
-    with pytest.raises(InputError, match="question_strata: 10 for 12 questions"):
-        RacingPruner(top_k=2, question_strata=strata[:10]).judge(poor, others)
+    with pytest.raises(InputError, match="question_strata: 95 for 96 questions"):
+        RacingPruner(top_k=2, question_strata=strata[:95]).judge(poor, others)
 
 
 @pytest.mark.parametrize("settings", [{"top_k": 0}, {"alpha": 0.0}, {"alpha": 0.5}])
