@@ -57,11 +57,15 @@ def record(number: int, answers: NDArray[np.bool_], steps: Sequence[int]) -> Rec
 
 
 def crowd(
-    rng: np.random.Generator, chance: NDArray[np.float64], share: float, steps: Sequence[int]
+    rng: np.random.Generator,
+    chance: NDArray[np.float64],
+    share: float,
+    steps: Sequence[int],
+    size: int = CROWD,
 ) -> list[Record]:
-    """Sets of one skill, of which the luckiest went on."""
-    answers = rng.random((CROWD, steps[-1])) < chance
-    going, stops = np.arange(CROWD), np.full(CROWD, steps[0])
+    """Sets of one skill, of which from each rung that part goes on whose answers are best."""
+    answers = rng.random((size, steps[-1])) < chance
+    going, stops = np.arange(size), np.full(size, steps[0])
     for here, following in pairwise(steps):
         by_score = np.argsort(-answers[going, :here].mean(axis=1), kind="stable")
         going = going[by_score[: max(1, round(share * len(going)))]]

@@ -210,17 +210,21 @@ class ModelEvaluator:
 
     def _check_size(self, definition: StudyDefinition) -> None:
         if definition.real:
-            self._fitting(np.zeros(0))
+            self._check_values()
 
     def _fitting(self, answers: Answers) -> Answers:
-        """The answers; raises `InputError` where databases would not keep as many values."""
-        right_or_wrong = isinstance(answers, EvaluationError) or answers.dtype == np.bool_
-        if not right_or_wrong and self.order.n_full > MOST_VALUES:
+        """The answers; checked where they are values other than right and wrong."""
+        if not isinstance(answers, EvaluationError) and answers.dtype != np.bool_:
+            self._check_values()
+        return answers
+
+    def _check_values(self) -> None:
+        """Raise `InputError` where databases would not keep as many values."""
+        if self.order.n_full > MOST_VALUES:
             raise InputError(
                 f"questions: {self.order.n_full} of them, and databases keep {MOST_VALUES} values "
                 "other than right and wrong a trial; set questions.full"
             )
-        return answers
 
     @property
     def hardware(self) -> str:

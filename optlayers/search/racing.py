@@ -50,7 +50,8 @@ def rungs(n_fast: int, n_full: int) -> list[int]:
 class _Rival(NamedTuple):
     """A contender, and the questions that it may be judged by: they did not choose it.
 
-    Of those that went on because they looked good at `n` or later, these are the questions since
+    Of those that went on because they looked good where the candidate stands, at `n` questions, or
+    later, these are the questions since
     (`start` to `stop`), which the candidate has not seen. Of the others, the last before `n`,
     which it has. `worth` tells whether it leads, by questions other than these; None: nothing
     tells.
@@ -115,17 +116,16 @@ class Race:
         `InputError` for more questions than there are strata.
         """
         n = self.questions
-        most = max([n, *(c.questions for c in contenders if c.questions is not None)])
-        if self.strata is not None and len(self.strata) < most:
-            raise InputError(
-                f"question_strata: {len(self.strata)} for {most} questions; give a subject for each"
-            )
+        ready = [c for c in contenders if c.questions is not None and c.questions >= n]
+        if self.strata is not None:
+            most = max([n, *(c.questions or 0 for c in ready)])
+            if len(self.strata) < most:
+                raise InputError(
+                    f"question_strata: {len(self.strata)} for {most} questions; "
+                    "give a subject for each"
+                )
         choices = _choices(contenders)
-        rivals = [
-            self._rival(c, choices)
-            for c in contenders
-            if c.questions is not None and c.questions >= n
-        ]
+        rivals = [self._rival(c, choices) for c in ready]
         ahead = [rival for rival in rivals if rival.worth is not None]
         ahead.sort(key=lambda rival: (-(rival.worth or 0.0), rival.record.number))
         all_sets = {rival.record.layers.indices for rival in rivals}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -8,28 +7,19 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 import pytest
+from bench_racing import crowd as crowd_of
+from bench_racing import record
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet
-from optlayers.search import RacingPruner, Record, encode_answers, keys, rungs
+from optlayers.search import RacingPruner, Record, keys, rungs
 
 BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
 
 
 def contender(number: int, answers: BoolArray, steps: list[int] | None = None) -> Record:
-    steps = steps or [len(answers)]
-    return Record(
-        number=number,
-        state=TrialState.PRUNED,
-        layers=LayerSet.of(number),
-        questions=len(answers),
-        score=float(answers.mean()),
-        packed_answers=encode_answers(answers),
-        intermediate={n: float(answers[:n].mean()) for n in steps},
-    )
+    return record(number, answers, steps or [len(answers)])
 
 
 def running(study: Study, layers: str, score: float, questions: int, **attrs: Any) -> Trial:
@@ -178,22 +168,6 @@ def test_the_error_rate_holds_for_a_set_as_good_as_the_best(further: bool, top_k
     assert wrong / runs <= 0.1 + 2 * (0.1 * 0.9 / runs) ** 0.5
 
 
-def chosen_crowd(
-    rng: np.random.Generator, chance: FloatArray, size: int, share: float, steps: list[int]
-) -> list[Record]:
-    """Sets of the same skill; from each rung that part goes on whose answers there are best."""
-    answers = rng.random((size, steps[-1])) < chance
-    going, stops = np.arange(size), np.full(size, steps[0])
-    for here, following in itertools.pairwise(steps):
-        by_score = np.argsort(-answers[going, :here].mean(axis=1), kind="stable")
-        going = going[by_score[: max(1, round(share * len(going)))]]
-        stops[going] = following
-    return [
-        contender(i, right[:stop], [n for n in steps if n <= stop])
-        for i, (right, stop) in enumerate(zip(answers, stops, strict=True))
-    ]
-
-
 @pytest.mark.parametrize(
     ("share", "top_k", "right"),
     [
@@ -217,7 +191,7 @@ def test_the_error_rate_holds_where_the_luckiest_went_on(
     lost = dict.fromkeys(("as good", "poor"), 0)
     for _ in range(runs):
         chance = rng.beta(*right, n_full)
-        crowd = chosen_crowd(rng, chance, 60, share, steps)
+        crowd = crowd_of(rng, chance, share, steps, size=60)
         for name, skill in (("as good", 1.0), ("poor", 0.15)):
             answers = rng.random(n_full) < skill * chance
             lost[name] += any(
@@ -242,7 +216,7 @@ def test_the_error_rate_holds_where_the_luckiest_have_just_arrived() -> None:
     lost = dict.fromkeys(("as good", "poor"), 0)
     for _ in range(runs):
         chance = rng.beta(3, 2, 48)
-        crowd = chosen_crowd(rng, chance, 100, 0.2, steps[:2])
+        crowd = crowd_of(rng, chance, 0.2, steps[:2])
         for name, skill in (("as good", 1.0), ("poor", 0.2)):
             answers = rng.random(48) < skill * chance
             newcomer = contender(999, answers, steps[:2])
