@@ -211,20 +211,17 @@ def separate_difference(
     if strata_a is None or strata_b is None:
         strata_a, strata_b = np.zeros(len(a), np.intp), np.zeros(len(b), np.intp)
         weights = np.ones(1)
-    size = 1 + max(int(strata_a.max(initial=0)), int(strata_b.max(initial=0)))
-    worth = np.ones(size) if weights is None else np.asarray(weights, np.float64)
-    size = max(size, worth.size)
+    subjects = 1 + max(int(strata_a.max(initial=0)), int(strata_b.max(initial=0)))
+    worth = np.ones(subjects) if weights is None else np.asarray(weights, np.float64)
+    worth = np.pad(worth, (0, max(0, subjects - worth.size)))
     sums = []
     for values, strata in ((a, strata_a), (b, strata_b)):
         exact = np.asarray(values, np.float64)
-        sums.append([np.bincount(strata, w, size) for w in (None, exact, exact**2)])
-    seen = (sums[0][0] > 0) & (sums[1][0] > 0)
-    seen[: worth.size] &= worth > 0
-    seen[worth.size :] = False
+        sums.append([np.bincount(strata, w, worth.size) for w in (None, exact, exact**2)])
+    seen = (sums[0][0] > 0) & (sums[1][0] > 0) & (worth > 0)
     if not seen.any():
         return None
-    weight = worth[seen[: worth.size]]
-    weight = weight / weight.sum()
+    weight = worth[seen] / worth[seen].sum()
     parts = [np.array([part[seen] for part in one]) for one in sums]
     whole = parts[0] + parts[1]
     (n, first, _), (m, second, _) = parts
