@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from optlayers import autoclasses
-
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from optlayers.api import SearchResult, load_hybrid, load_tokenizer, search_study
+    from optlayers.config.study import StudyDefinition, load_study, parse_study
     from optlayers.errors import InputError, OptlayersError, RunError
     from optlayers.layerset import LayerSet
-    from optlayers.study import StudyDefinition, load_study, parse_study
 
 # Where each public name lives: imported when it is first asked for, so that the command line and
 # `optlayers.search` stay free of torch.
@@ -23,11 +21,11 @@ _PUBLIC = {
     "OptlayersError": "errors",
     "RunError": "errors",
     "SearchResult": "api",
-    "StudyDefinition": "study",
+    "StudyDefinition": "config.study",
     "load_hybrid": "api",
-    "load_study": "study",
+    "load_study": "config.study",
     "load_tokenizer": "api",
-    "parse_study": "study",
+    "parse_study": "config.study",
     "search_study": "api",
 }
 
@@ -45,8 +43,6 @@ __all__ = [
     "parse_study",
     "search_study",
 ]
-
-autoclasses.install()
 
 
 def __getattr__(name: str) -> Any:

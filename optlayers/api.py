@@ -18,14 +18,15 @@ from typing import Any
 
 import optuna
 
-from optlayers.cost import cost_of
-from optlayers.holdout import is_done
+from optlayers.config.study import StudyDefinition, load_study
 from optlayers.layerset import LayerSet
-from optlayers.leaderboard import Row, leaderboard, status
 from optlayers.report.data import Report, gather
-from optlayers.search import pruner_for, read_records
-from optlayers.storage import DEFAULT_URL, open_study, storage_errors
-from optlayers.study import StudyDefinition, load_study
+from optlayers.results.leaderboard import Row, leaderboard, status
+from optlayers.search import pruner_for
+from optlayers.storage.connect import DEFAULT_URL, open_study, storage_errors
+from optlayers.trials.cost import cost_of
+from optlayers.trials.records import read_records
+from optlayers.workers.heldout import is_done
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def search_study(
         1.0
     """
     from optlayers.evaluation.evaluator import ModelEvaluator, pick_device, pick_dtype
-    from optlayers.worker import Worker
+    from optlayers.workers.worker import Worker
 
     definition = _definition(study)
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes

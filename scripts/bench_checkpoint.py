@@ -162,9 +162,9 @@ def stack_logits(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [B, T, V] of the search's stack, plain and packed, on the CPU."""
     from optlayers.checkpoints.reader import Checkpoint
+    from optlayers.inference.packed import PackedBatch
+    from optlayers.inference.stack import LayerStack
     from optlayers.layerset import LayerSet
-    from optlayers.models.packed import PackedBatch
-    from optlayers.models.stack import LayerStack
 
     base, donor = (Checkpoint(name, work / name) for name in ("base", "donor"))
     stack = LayerStack.load(base, donor, torch.device(device), dtype)

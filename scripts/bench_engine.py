@@ -28,15 +28,15 @@ sys.path.insert(0, str(ROOT))
 
 from engine_inputs import FirstIsRight, hybrid, questions, random_stack, tokenizer  # noqa: E402
 
+from optlayers.config.study import load_study  # noqa: E402
 from optlayers.evaluation.engine import Engine  # noqa: E402
 from optlayers.evaluation.evaluator import ModelEvaluator  # noqa: E402
-from optlayers.evaluation.packing import NO_SHARING  # noqa: E402
-from optlayers.evaluation.prefix_tree import schedule  # noqa: E402
 from optlayers.evaluation.questions import Question  # noqa: E402
+from optlayers.inference.flat import flat_size, flatten  # noqa: E402
+from optlayers.inference.packing import NO_SHARING  # noqa: E402
+from optlayers.inference.prefix_tree import schedule  # noqa: E402
+from optlayers.inference.stack import LayerStack  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
-from optlayers.models.flat import flat_size, flatten  # noqa: E402
-from optlayers.models.stack import LayerStack  # noqa: E402
-from optlayers.study import load_study  # noqa: E402
 
 # Parts of a profile, by what their kernels are called; the first that fits counts.
 KINDS = {

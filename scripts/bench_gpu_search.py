@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from engine_inputs import SUBJECTS, questions  # noqa: E402
 from random_pair import SHAPES, make_pair  # noqa: E402
 
-from optlayers.worklog import read_workers  # noqa: E402
+from optlayers.storage.worker_status import read_workers  # noqa: E402
 
 DATA = '''"""Reads a subject's questions from beside this file."""
 

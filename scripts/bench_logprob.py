@@ -23,15 +23,15 @@ from optuna.trial import TrialState
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from optlayers.config.study import load_study  # noqa: E402
 from optlayers.evaluation.evaluator import ModelEvaluator, pick_device, pick_dtype  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
 from optlayers.search import LayerSpace  # noqa: E402
-from optlayers.search.covariate import note_rung  # noqa: E402
 from optlayers.search.individual import Individual, individuals_from  # noqa: E402
-from optlayers.search.record import Halves, Record  # noqa: E402
-from optlayers.search.statistics import FloatArray, spearman  # noqa: E402
+from optlayers.search.logprobs import note_rung  # noqa: E402
 from optlayers.search.surrogate import Observation, Surrogate  # noqa: E402
-from optlayers.study import load_study  # noqa: E402
+from optlayers.trials.record import Halves, Record  # noqa: E402
+from optlayers.trials.statistics import FloatArray, spearman  # noqa: E402
 
 COHORT, TOP = 50, 10
 

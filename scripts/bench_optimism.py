@@ -19,8 +19,10 @@ sys.path.insert(0, str(ROOT))
 
 from search_landscapes import recorded  # noqa: E402
 
-from optlayers.search import StratifiedScore  # noqa: E402
-from optlayers.search.statistics import FloatArray  # noqa: E402
+from optlayers.trials.statistics import (
+    FloatArray,  # noqa: E402
+    StratifiedScore,  # noqa: E402
+)
 
 SETS, QUESTIONS = (16, 64, 256, 1024), (24, 48, 96, 144)
 

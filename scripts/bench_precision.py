@@ -3,7 +3,7 @@
     python scripts/bench_precision.py --study demo --sets 100 --out benchmarks
 
 Random layer sets of a trained pair answer the questions of a study: in float32, in bfloat16, and
-with projections rounded to eight bits (`optlayers/models/eight_bit.py`, the plain twin of what a
+with projections rounded to eight bits (`optlayers/inference/fp8.py`, the plain twin of what a
 GPU runs). Shown are the answers that differ from float32, and how well scores and mean
 log-probabilities of the right choice keep their order, over all sets and the better half of them.
 """
@@ -22,11 +22,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from bench_logprob import answers  # noqa: E402
 
+from optlayers.config.study import load_study  # noqa: E402
 from optlayers.evaluation.evaluator import ModelEvaluator  # noqa: E402
-from optlayers.models.eight_bit import PlainEightBitOps  # noqa: E402
+from optlayers.inference.fp8 import PlainEightBitOps  # noqa: E402
 from optlayers.search import LayerSpace  # noqa: E402
-from optlayers.search.statistics import FloatArray, spearman  # noqa: E402
-from optlayers.study import load_study  # noqa: E402
+from optlayers.trials.statistics import FloatArray, spearman  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -30,9 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from optlayers.layerset import LayerSet  # noqa: E402
-from optlayers.search import Record, encode_answers, rungs  # noqa: E402
+from optlayers.search import rungs  # noqa: E402
 from optlayers.search.racing import Race  # noqa: E402
-from optlayers.search.statistics import paired_difference, upper_p  # noqa: E402
+from optlayers.trials.record import Record, encode_answers  # noqa: E402
+from optlayers.trials.statistics import paired_difference, upper_p  # noqa: E402
 
 CROWD, ALPHA, WORSE = 100, 0.1, 0.12
 SHARES = (1.0, 0.5, 0.3, 0.1)

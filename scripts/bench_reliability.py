@@ -7,7 +7,7 @@ Workers run `optlayers worker` and replay the demo's landscape; they are forked 
 that dozens fit on two cores. A random one is killed (kill -9) every few seconds and another takes
 its place: 8 workers on SQLite, 32 on PostgreSQL, of which a quarter run in process namespaces of
 their own (where this is root) and so are known to the others by their heartbeats alone, as on
-another machine. In other runs the database server, the proxy, or all room on the disk is away in
+another machine. In other runs the database server or all room on the disk is away in
 mid-search for 20 s, and layer sets raise, hang, give NaN, or end the process. Of each run it is
 checked that
 
@@ -73,14 +73,6 @@ def planned(seconds: float, outage: float) -> dict[str, Run]:
         ),
         "postgresql-away": replace(away, name="PostgreSQL, server away"),
         "mariadb-away": replace(away, name="MariaDB, server away", database="mariadb"),
-        "proxy": replace(
-            away,
-            name="gRPC proxy before PostgreSQL, kills, proxy away",
-            workers=16,
-            kill_every=3.0,
-            proxy=True,
-            away="proxy",
-        ),
         "disk": replace(calm, name="SQLite, disk full", workers=4, away="disk"),
         "bad-sets": Run("SQLite, bad layer sets", 4, short, fewer, bad_sets=BAD_SETS),
     }

@@ -21,20 +21,15 @@ from optuna.trial import TrialState
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from optlayers.config.study import load_study  # noqa: E402
 from optlayers.evaluation.questions import Subject, order_questions  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
-from optlayers.search import (  # noqa: E402
-    Goal,
-    Phase,
-    Proposal,
-    StratifiedScore,
-    encode_answers,
-    keys,
-    search_space,
-)
-from optlayers.storage import open_study  # noqa: E402
-from optlayers.study import load_study  # noqa: E402
-from optlayers.transactions import Change, NewTrial, insert_running, swap_states  # noqa: E402
+from optlayers.search import Goal, Phase, Proposal, search_space
+from optlayers.storage.connect import open_study  # noqa: E402
+from optlayers.storage.transactions import Change, NewTrial, insert_running, swap_states  # noqa: E402
+from optlayers.trials import keys
+from optlayers.trials.record import encode_answers
+from optlayers.trials.statistics import StratifiedScore
 
 LAYERS, SUBJECTS, PER_SUBJECT = 32, 57, 246
 BATCH = 500

@@ -10,7 +10,7 @@ evaluated on all questions, or after 600 units. Median over seeds, with the quar
 
 A landscape is `demo`, a family of `scripts/search_landscapes.py`, or a file: the answers of every
 layer set of one pair up to some size, each question right or wrong, with the subjects and the
-order of the questions (`Landscape` in `optlayers/evaluation/landscape.py`; docs/search.md lists its
+order of the questions (`Landscape` in `optlayers/testing/landscape.py`; docs/search.md lists its
 arrays). `python scripts/make_demo_landscape.py --study FILE.yaml --out FILE.npz` records one.
 """
 

@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from optlayers.models.packed import PackedBatch  # noqa: E402
+from optlayers.inference.packed import PackedBatch  # noqa: E402
 from optlayers.models.ssd import log_decay, ssd  # noqa: E402
 
 HEADS, WIDTH, STATE, TOKENS = 32, 128, 64, 8192
@@ -30,7 +30,7 @@ LENGTHS = (64, 128, 256, 512, 1024)
 
 def forms(length: int, count: int, begun: bool) -> dict[str, Callable[[], Any]]:
     """What is compared, on one set of random inputs; begun: sequences go on from a state."""
-    from optlayers.models.kernels import ssd_packed
+    from optlayers.inference.kernels import ssd_packed
 
     device = torch.device("cuda:0")
     inner, rest = HEADS * WIDTH, HEADS * STATE

@@ -35,27 +35,17 @@ from numpy.typing import NDArray  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 from servers import MariaDB, Postgres  # noqa: E402
 
-from optlayers.evaluation.questions import (  # noqa: E402
-    Judged,
-    QuestionOrder,
-    Subject,
-    order_questions,
-)
+from optlayers.config.study import StudyDefinition, parse_study  # noqa: E402
+from optlayers.evaluation.questions import Judged, QuestionOrder, Subject, order_questions
 from optlayers.layerset import LayerSet  # noqa: E402
-from optlayers.patience import Patience  # noqa: E402
-from optlayers.search import (  # noqa: E402
-    LayerSpace,
-    RacingPruner,
-    encode_answers,
-    keys,
-    rungs,
-    search_space,
-)
-from optlayers.search.covariate import note_rung  # noqa: E402
-from optlayers.storage import open_study  # noqa: E402
-from optlayers.study import StudyDefinition, parse_study  # noqa: E402
-from optlayers.transactions import Change, NewTrial, insert_running, swap_states  # noqa: E402
-from optlayers.worker import Worker  # noqa: E402
+from optlayers.search import LayerSpace, RacingPruner, rungs, search_space
+from optlayers.search.logprobs import note_rung  # noqa: E402
+from optlayers.storage.connect import open_study  # noqa: E402
+from optlayers.storage.retry import Patience  # noqa: E402
+from optlayers.storage.transactions import Change, NewTrial, insert_running, swap_states  # noqa: E402
+from optlayers.trials import keys
+from optlayers.trials.record import encode_answers
+from optlayers.workers.worker import Worker  # noqa: E402
 
 N_LAYERS, QUESTIONS, SUBJECTS = 32, 14_042, 57
 STUDY = """

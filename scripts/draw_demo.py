@@ -17,9 +17,9 @@ from matplotlib import pyplot as plt
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from optlayers.evaluation.landscape import Landscape  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
-from optlayers.search import StratifiedScore  # noqa: E402
+from optlayers.testing.landscape import Landscape  # noqa: E402
+from optlayers.trials.statistics import StratifiedScore  # noqa: E402
 
 BLUE, GRAY, ORANGE = "#2f6fb0", "#9aa5b1", "#d9822b"
 

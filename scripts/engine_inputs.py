@@ -18,13 +18,13 @@ sys.path.insert(0, str(ROOT))
 from random_pair import configs  # noqa: E402
 
 from optlayers.evaluation.questions import Question, Request  # noqa: E402
+from optlayers.inference.flat import flat_size, flatten  # noqa: E402
+from optlayers.inference.loading import Side  # noqa: E402
+from optlayers.inference.offload import Layers, place  # noqa: E402
+from optlayers.inference.stack import LayerStack  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
 from optlayers.models.families import Family, config_from_dict, family_of  # noqa: E402
-from optlayers.models.flat import flat_size, flatten  # noqa: E402
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM  # noqa: E402
-from optlayers.models.loading import Side  # noqa: E402
-from optlayers.models.residency import Layers, place  # noqa: E402
-from optlayers.models.stack import LayerStack  # noqa: E402
 
 SUBJECTS, CHOICES = 57, 4
 # MMLU's examples are longer than its questions: an answer follows, and five make 700 tokens.

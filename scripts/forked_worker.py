@@ -18,7 +18,7 @@ CONTEXT.set_forkserver_preload(
         "__main__",
         "forked_worker",
         *(f"optlayers.{name}" for name in ("cli.worker", "cli.live", "worker", "storage")),
-        "optlayers.evaluation.replay",
+        "optlayers.testing.replay",
         *("psycopg", "pymysql", "sqlalchemy.dialects.sqlite"),
         *("sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.mysql.pymysql"),
     ]

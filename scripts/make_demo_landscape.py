@@ -25,11 +25,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from optlayers.config.study import load_study  # noqa: E402
 from optlayers.errors import EvaluationError, InputError  # noqa: E402
 from optlayers.evaluation.evaluator import ModelEvaluator  # noqa: E402
-from optlayers.evaluation.landscape import Landscape  # noqa: E402
 from optlayers.layerset import LayerSet, all_layer_sets  # noqa: E402
-from optlayers.study import load_study  # noqa: E402
+from optlayers.testing.landscape import Landscape  # noqa: E402
 
 OUT = ROOT / "studies" / "demo" / "landscape.npz"
 

@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 
 import optlayers
 from optlayers.cli.app import COMMANDS, app
-from optlayers.study import StudyDefinition
+from optlayers.config.study import StudyDefinition
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 

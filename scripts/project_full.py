@@ -28,14 +28,14 @@ sys.path.insert(0, str(ROOT))
 from search_course import follow  # noqa: E402
 from search_landscapes import FAMILIES, LAYERS, Question  # noqa: E402
 
-from optlayers.evaluation.prefix_tree import layer_passes  # noqa: E402
+from optlayers.config.study import load_study  # noqa: E402
 from optlayers.evaluation.questions import Subject, order_questions  # noqa: E402
-from optlayers.holdout import CHECKED  # noqa: E402
+from optlayers.inference.prefix_tree import layer_passes  # noqa: E402
 from optlayers.layerset import LayerSet, all_layer_sets  # noqa: E402
-from optlayers.search import best_by_layers  # noqa: E402
 from optlayers.search.proposal import Phase  # noqa: E402
 from optlayers.search.surrogate import indicators  # noqa: E402
-from optlayers.study import load_study  # noqa: E402
+from optlayers.trials.records import best_by_layers  # noqa: E402
+from optlayers.workers.heldout import CHECKED  # noqa: E402
 
 # Test questions of MMLU's 57 subjects (Hendrycks et al. 2021), 14,042 in all.
 MMLU = (

@@ -11,12 +11,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from reliability_runs import LANDSCAPE, MOST_LAYERS, Figures, Run, Workers
 
-from optlayers.claims import MAX_RETRIES, RETRIES, Claims, Told
-from optlayers.evaluation.landscape import Landscape
-from optlayers.leaderboard import leaderboard, status
-from optlayers.search import Goal, Phase, Proposal, StratifiedScore, keys, read_records
-from optlayers.storage import open_study
-from optlayers.study import StudyDefinition, load_study
+from optlayers.config.study import StudyDefinition, load_study
+from optlayers.results.leaderboard import leaderboard, status
+from optlayers.search import Goal, Phase, Proposal
+from optlayers.storage.connect import open_study
+from optlayers.testing.landscape import Landscape
+from optlayers.trials import keys
+from optlayers.trials.records import read_records
+from optlayers.trials.statistics import StratifiedScore
+from optlayers.workers.queue import MAX_RETRIES, RETRIES, Claims, Told
 
 # The first try and its retries; one more where two workers had the set at once.
 MOST_TRIES = MAX_RETRIES + 2

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,8 @@ import yaml
 from forked_worker import Forked
 from servers import MariaDB, Postgres, Server
 
-from optlayers.storage import open_study
-from optlayers.study import StudyDefinition, load_study
+from optlayers.config.study import StudyDefinition, load_study
+from optlayers.storage.connect import open_study
 
 ROOT = Path(__file__).resolve().parent.parent
 LANDSCAPE = ROOT / "studies" / "demo" / "landscape.npz"
@@ -42,7 +41,7 @@ END_SECONDS = 120.0  # from the end of a study to that of its last worker
 SMALL_DISK = "16m"
 
 Database = Literal["sqlite", "postgresql", "mariadb"]
-Away = Literal["", "server", "proxy", "disk"]
+Away = Literal["", "server", "disk"]
 
 
 @dataclass
@@ -57,8 +56,7 @@ class Run:
     kill_busy: bool = False  # only in the middle of an evaluation
     elsewhere: int = 0  # workers in process namespaces of their own
     database: Database = "sqlite"
-    proxy: bool = False  # workers go through the gRPC proxy
-    away: Away = ""  # what is away in mid-search: a server, the proxy, all room on the disk
+    away: Away = ""  # what is away in mid-search: a server, all room on the disk
     outage: float = 0.0  # for so many seconds
     bad_sets: Mapping[str, str] = field(default_factory=dict)  # raise, hang, nan or exit
     faults: list[str] = field(default_factory=list)
@@ -285,40 +283,6 @@ class Disk(Place):
         ballast.unlink()
 
 
-class Proxied(Place):
-    """A database behind `optlayers storage serve`, which dies where it is to be away."""
-
-    def __init__(self, direct: str, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        super().__init__(direct, f"grpc://127.0.0.1:{self.port}")
-        self.folder = folder
-        self._start()
-
-    def _start(self) -> None:
-        command = [sys.executable, "-m", "optlayers", "storage", "serve", "--port", str(self.port)]
-        env = {**os.environ, "OPTLAYERS_STORAGE": self.direct, "PYTHONPATH": str(ROOT)}
-        with (self.folder / "proxy").open("wb") as err:
-            self.process = subprocess.Popen(command, env=env, stderr=err)
-        deadline = time.monotonic() + 60
-        while f":{self.port}" not in (self.folder / "proxy").read_text():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the proxy: {(self.folder / 'proxy').read_text()}")
-            time.sleep(0.1)
-
-    def away(self, seconds: float) -> None:
-        """Kill the proxy, and start it again."""
-        self.close()
-        time.sleep(seconds)
-        self._start()
-
-    def close(self) -> None:
-        """End the proxy."""
-        self.process.kill()
-        self.process.wait()
-
-
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
     """A tmpfs; raises `RuntimeError` where this is not root."""
@@ -344,10 +308,7 @@ def place_of(run: Run, folder: Path) -> Iterator[Place]:
             return
         server = stack.enter_context(Postgres() if run.database == "postgresql" else MariaDB())
         url = stack.enter_context(server.database())
-        if run.proxy:
-            yield stack.enter_context(contextlib.closing(Proxied(url, folder)))
-        else:
-            yield Served(url, server)
+        yield Served(url, server)
 
 
 @contextlib.contextmanager

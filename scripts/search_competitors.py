@@ -21,12 +21,12 @@ sys.path.insert(0, str(ROOT))
 from search_course import follow  # noqa: E402
 from search_landscapes import Known  # noqa: E402
 
-from optlayers.evaluation.prefix_tree import layer_passes  # noqa: E402
+from optlayers.config.study import StudyDefinition  # noqa: E402
+from optlayers.inference.prefix_tree import layer_passes  # noqa: E402
 from optlayers.layerset import LayerSet, all_layer_sets  # noqa: E402
 from optlayers.search.guide import Guide  # noqa: E402
 from optlayers.search.operators import mutate, repair, uniform_crossover  # noqa: E402
 from optlayers.search.space import LayerSpace  # noqa: E402
-from optlayers.study import StudyDefinition  # noqa: E402
 
 COHORT = 16
 

@@ -18,21 +18,17 @@ from optuna.trial import TrialState
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from optlayers.config.study import StudyDefinition  # noqa: E402
 from optlayers.layerset import LayerSet  # noqa: E402
-from optlayers.search import (  # noqa: E402
-    RacingPruner,
-    StratifiedScore,
-    encode_answers,
-    keys,
-    plan,
-    pruner_for,
-    rungs,
-    sampler_for,
-)
+from optlayers.search import RacingPruner, plan, pruner_for, rungs, sampler_for
 from optlayers.search.proposal import Goal, Phase  # noqa: E402
-from optlayers.search.record import Record  # noqa: E402
-from optlayers.study import StudyDefinition  # noqa: E402
-from optlayers.worker import COHORT, EVERYTHING, LISTED  # noqa: E402
+from optlayers.trials import keys
+from optlayers.trials.record import (
+    Record,  # noqa: E402
+    encode_answers,
+)
+from optlayers.trials.statistics import StratifiedScore
+from optlayers.workers.worker import COHORT, EVERYTHING, LISTED  # noqa: E402
 
 
 class Answering(Protocol):

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from optlayers.config.study import load_study  # noqa: E402
 from optlayers.errors import InputError  # noqa: E402
-from optlayers.evaluation.landscape import Landscape  # noqa: E402
 from optlayers.layerset import LayerSet, all_layer_sets  # noqa: E402
-from optlayers.search import StratifiedScore  # noqa: E402
 from optlayers.search.surrogate import indicators  # noqa: E402
-from optlayers.study import load_study  # noqa: E402
+from optlayers.testing.landscape import Landscape  # noqa: E402
+from optlayers.trials.statistics import StratifiedScore  # noqa: E402
 
 FloatArray = NDArray[np.float64]
 LAYERS, SUBJECTS, PER_SUBJECT, FAST = 32, 57, 20, 5

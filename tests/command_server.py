@@ -58,8 +58,7 @@ def serve() -> None:
     import torch
     import transformers  # noqa: F401
 
-    import optlayers.evaluation.evaluator
-    import optlayers.worker  # noqa: F401
+    import optlayers.workers.worker  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -9,13 +9,13 @@ import numpy as np
 import optuna
 from replay import N_LAYERS, STUDY, definition, landscape, study_in, url_in
 
-from optlayers.evaluation.landscape import Landscape, ReplayEvaluator
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
 from optlayers.report.data import Report, gather
 from optlayers.search import RacingPruner
-from optlayers.storage import open_study
-from optlayers.study import StudyDefinition
-from optlayers.worker import Worker
+from optlayers.storage.connect import open_study
+from optlayers.testing.landscape import Landscape, ReplayEvaluator
+from optlayers.workers.worker import Worker
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from optlayers.evaluation.landscape import Landscape, ReplayEvaluator
+from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search import RacingPruner
-from optlayers.storage import open_study
-from optlayers.study import StudyDefinition, parse_study
-from optlayers.worker import Worker
+from optlayers.storage.connect import open_study
+from optlayers.testing.landscape import Landscape, ReplayEvaluator
+from optlayers.workers.worker import Worker
 
 N_LAYERS = 10
 BEST = LayerSet.of(2, 5, 7)

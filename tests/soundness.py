@@ -9,8 +9,8 @@ import optuna
 from replay import definition, landscape
 
 from optlayers.layerset import LayerSet
-from optlayers.leaderboard import status
-from optlayers.search import read_records
+from optlayers.results.leaderboard import status
+from optlayers.trials.records import read_records
 
 
 def assert_sound(study: optuna.Study, small: bool = False) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optlayers.evaluation.landscape import Landscape
+from optlayers.config.study import Questions
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.study import Questions
+from optlayers.testing.landscape import Landscape
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "bench_search.py"
 SUBJECTS = [Subject("few", 40, 0.9), Subject("many", 200, 0.1)]
@@ -67,8 +67,8 @@ def test_a_recorded_landscape_gets_a_row_for_every_search(tmp_path: Path) -> Non
 def test_a_pairs_recording_is_what_its_models_answer(tiny_study: Path, tmp_path: Path) -> None:
     import torch
 
+    from optlayers.config.study import load_study
     from optlayers.evaluation.evaluator import ModelEvaluator
-    from optlayers.study import load_study
 
     script = SCRIPT.with_name("make_demo_landscape.py")
     words = ["--study", str(tiny_study), "--out", str(tmp_path / "tiny.npz"), "--workers", "1"]

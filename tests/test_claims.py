@@ -13,14 +13,15 @@ from forked_worker import CONTEXT
 from optuna.trial import TrialState
 from replay import N_LAYERS, definition, study_in
 
-from optlayers import liveness
-from optlayers.claims import ALONE_FROM, MAX_RETRIES, Claim, Claims, Told
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.liveness import is_gone, process_name
-from optlayers.search import Goal, Phase, Proposal, keys, read_records
-from optlayers.search.records import given_up
-from optlayers.search.statistics import ScoreInterval
-from optlayers.storage import open_study
+from optlayers.search import Goal, Phase, Proposal
+from optlayers.storage import heartbeat as liveness
+from optlayers.storage.connect import open_study
+from optlayers.storage.heartbeat import is_gone, process_name
+from optlayers.trials import keys
+from optlayers.trials.records import given_up, read_records
+from optlayers.trials.statistics import ScoreInterval
+from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, Claims, Told
 
 SET = LayerSet.of(1, 4)
 
@@ -70,7 +71,7 @@ def test_of_two_claims_of_one_set_the_lower_number_stands(
     [kept] = first.take([proposal()])
 
     # A database whose lock did not hold: the look at the others finds nothing.
-    monkeypatch.setattr("optlayers.transactions._active", lambda *_: [])
+    monkeypatch.setattr("optlayers.storage.transactions._active", lambda *_: [])
     assert second.take([proposal()]) == []
     states = {t.number: t for t in first.study.get_trials()}
     assert states[kept.number].state == TrialState.RUNNING

@@ -13,15 +13,15 @@ from test_leaderboard import record
 
 import optlayers
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.cost import Cost, cost_of
+from optlayers.config.graft import Graft
+from optlayers.config.study import Explore, Refine, Validate
 from optlayers.evaluation.costs import kv_bytes, layer_costs
-from optlayers.graft import Graft
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.leaderboard import front, leaderboard
-from optlayers.models.stack import LayerStack
 from optlayers.report.data import gather
 from optlayers.report.scores import score_by_size
-from optlayers.study import Explore, Refine, Validate
+from optlayers.results.leaderboard import front, leaderboard
+from optlayers.trials.cost import Cost, cost_of
 
 CPU = torch.device("cpu")
 SETS = [LayerSet(()), LayerSet.of(1, 4), LayerSet(tuple(range(6)))]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from optlayers.config.study import load_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.evaluation.landscape import Landscape
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.study import load_study
+from optlayers.testing.landscape import Landscape
 
 DEMO = Path(__file__).resolve().parent.parent / "studies" / "demo"
 BEST = LayerSet.of(0, 10, 11, 15)

@@ -173,7 +173,7 @@ def assert_parses(words: list[str]) -> None:
 
     from optlayers.cli.app import COMMANDS as FILES
     from optlayers.cli.app import app
-    from optlayers.study import shipped_studies
+    from optlayers.config.study import shipped_studies
 
     for name in FILES:
         importlib.import_module(f"optlayers.cli.{name}")
@@ -199,7 +199,7 @@ def test_the_python_of_a_document_runs(runner: Runner, file: Path) -> None:
 
 
 def test_the_study_files_of_the_documents_validate() -> None:
-    from optlayers.study import parse_study
+    from optlayers.config.study import parse_study
 
     found = [
         parse_study(block.text, str(file), ROOT)
@@ -272,7 +272,7 @@ def test_the_results_of_the_readme_are_those_of_the_benchmark() -> None:
 
 
 def test_what_the_readme_says_below_its_picture_is_the_truth_of_the_demo() -> None:
-    from optlayers.evaluation.landscape import Landscape
+    from optlayers.testing.landscape import Landscape
 
     scores = Landscape.load(ROOT / "studies" / "demo" / "landscape.npz").scores()
     table = (ROOT / "benchmarks" / "demo.md").read_text("utf-8")

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState
 from replay import definition, study_in, worker_in
 
-from optlayers import holdout
-from optlayers.evidence import evidence, looked
 from optlayers.layerset import LayerSet
-from optlayers.leaderboard import leaderboard
-from optlayers.search import Record, encode_answers, keys, read_records
+from optlayers.results.comparisons import evidence, looked
+from optlayers.results.leaderboard import leaderboard
+from optlayers.trials import keys
+from optlayers.trials.record import Record, encode_answers
+from optlayers.trials.records import read_records
+from optlayers.workers import heldout as holdout
 
 N = 400
 

@@ -1,4 +1,4 @@
-"""What goes wrong around workers: servers that stop, disks that fill, a proxy that restarts."""
+"""What goes wrong around workers: servers that stop, disks that fill."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from optuna import load_study
@@ -19,10 +18,10 @@ from replayed import start, write_replay
 from servers import Server
 from soundness import assert_sound
 
-from optlayers import liveness
 from optlayers.errors import StorageAwayError, StorageError
-from optlayers.patience import SERVICE, Patience, PatientProxy, limit_patience
-from optlayers.storage import open_storage, open_study
+from optlayers.storage import heartbeat as liveness
+from optlayers.storage.connect import open_storage, open_study
+from optlayers.storage.retry import Patience, limit_patience
 
 SMALL = definition(small=True)
 
@@ -161,130 +160,17 @@ def test_a_disk_that_stays_full_ends_the_worker_and_the_study_goes_on_later(
     assert_sound(open_study(url, SMALL), small=True)
 
 
-# ------------------------------------------------------------------ the proxy
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def serve(folder: Path, port: int, url: str, *more: str) -> subprocess.Popen[str]:
-    proxy = start(folder, "storage", "serve", "--port", str(port), *more, url=url)
-    deadline = time.monotonic() + 60
-    while f":{port}" not in (folder / "err").read_text():
-        assert proxy.poll() is None, (folder / "err").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return proxy
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_proxy_that_is_told_to_end_does(tmp_path: Path, number: signal.Signals) -> None:
-    proxy = serve(tmp_path, free_port(), f"sqlite:///{tmp_path / 'optuna.db'}")
-    proxy.send_signal(number)
-    assert proxy.wait(timeout=20) == 0
-    assert "the proxy has ended" in (tmp_path / "err").read_text()
-
-
-def test_workers_behind_a_proxy_that_restarts_finish_the_study(
-    tmp_path: Path, postgresql_url: str
-) -> None:
-    port = free_port()
-    proxy = serve(tmp_path, port, postgresql_url)
-    url = f"grpc://127.0.0.1:{port}"
-    open_study(url, SMALL)
-    workers = [worker_at(url, index=i, seconds=1e-3, small=True) for i in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        done = [pool.submit(worker.run) for worker in workers]
-        while finished(url) < 10:
-            time.sleep(0.05)
-        proxy.send_signal(signal.SIGKILL)
-        proxy.wait()
-        time.sleep(1)
-        (tmp_path / "err").unlink()
-        proxy = serve(tmp_path, port, postgresql_url)
-        assert [future.result(timeout=90) for future in done] == [True, True]
-    # The same study, seen directly.
-    assert_sound(open_study(postgresql_url, SMALL), small=True)
-    proxy.terminate()
-    assert proxy.wait(timeout=20) == 0
-    shown = (tmp_path / "err").read_text()
-    assert "s3cret" not in shown
-    assert "postgresql+psycopg://tester:***@127.0.0.1" in shown
-    assert "warning" not in shown
-
-
-def test_a_call_that_an_ending_proxy_cancels_is_made_again() -> None:
-    import grpc
-
-    tries = 0
-
-    def answer(_request: bytes, context: Any) -> bytes:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            context.abort(grpc.StatusCode.CANCELLED, "as where a call meets the end of a server")
-        return b'"answer"'
-
-    calls = {"swap": grpc.unary_unary_rpc_method_handler(answer)}
-    server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, calls),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    proxy = PatientProxy("127.0.0.1", port, Patience("there", seconds=30))
-    assert proxy.ask("swap", {}) == "answer"
-    assert tries == 2
-    server.stop(0)
-
-
-def test_a_proxy_that_others_may_reach_says_so(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'optuna.db'}"
-    port = free_port()
-    proxy = serve(tmp_path, port, url, "--host", "0.0.0.0")
-    proxy.terminate()
-    assert proxy.wait(timeout=20) == 0
-    assert "warning: whoever reaches 0.0.0.0" in (tmp_path / "err").read_text()
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("grpc://127.0.0.1:1", "nothing answers there; start `optlayers storage serve`"),
-        ("grpc://me:s3cret@host:1", "without user or database"),
-        ("grpc:host", "not the URL of a proxy"),
-    ],
-)
-def test_a_proxy_that_is_not_there_is_one_line(
-    url: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("optlayers.storage.CONNECT_SECONDS", 0.5)
-    with pytest.raises(StorageError, match=words) as caught:
-        open_storage(url)
-    assert "s3cret" not in str(caught.value)
-
-
-def test_a_proxy_that_was_waited_for_is_no_mistake_of_the_user(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("optlayers.patience.PATIENCE_SECONDS", 0.5)
-    with pytest.raises(StorageAwayError, match="nothing answers there"):
-        open_storage("grpc://127.0.0.1:1", wait=True)
-
-
 def test_a_port_that_is_taken_is_one_line_and_a_dashboard_for_others_warns(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        for command in (["storage", "serve"], ["dashboard", "--host", "0.0.0.0"]):
-            done = start(tmp_path, *command, "--port", port)
-            assert done.wait(timeout=60) == 1, command
+        done = start(tmp_path, "dashboard", "--host", "0.0.0.0", "--port", port)
+        assert done.wait(timeout=60) == 1
     shown = (tmp_path / "err").read_text().splitlines()
     warnings = [line for line in shown if line.startswith("warning: whoever reaches")]
     assert len(warnings) == 1
     assert "0.0.0.0" in warnings[0]
     lines = [x for x in shown if x.startswith("optlayers:")]
-    assert len(lines) == 2
-    assert all("choose another --host or --port" in line for line in lines)
+    assert len(lines) == 1
+    assert "choose another --host or --port" in lines[0]

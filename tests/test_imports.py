@@ -40,7 +40,7 @@ def imported(path: Path) -> frozenset[str]:
 
 
 def room(path: Path) -> str:
-    """`models` for optlayers/models/ssd.py, `worker` for optlayers/worker.py."""
+    """`models` for optlayers/models/ssd.py, `worker` for optlayers/workers/worker.py."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -75,7 +75,7 @@ def test_there_is_something_to_check() -> None:
     assert len(FILES) > 30
     assert "torch" in imported(PACKAGE / "models" / "ssd.py")
     assert "optlayers.models.ssd" in imported(PACKAGE / "models" / "llamba.py")
-    assert "optlayers.study" in imported(PACKAGE / "cli" / "studies.py")
+    assert "optlayers.config.study" in imported(PACKAGE / "cli" / "studies.py")
 
 
 def test_only_the_tasks_import_lm_eval() -> None:

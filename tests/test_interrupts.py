@@ -17,9 +17,9 @@ from replay import worker_in
 from sqlalchemy import event
 
 from optlayers.errors import Stopped
-from optlayers.interrupts import in_one_piece, interrupt, interruptible
-from optlayers.transactions import backend_of
-from optlayers.worker import Worker
+from optlayers.storage.signals import in_one_piece, interrupt, interruptible
+from optlayers.storage.transactions import backend_of
+from optlayers.workers.worker import Worker
 
 
 @pytest.fixture(autouse=True)

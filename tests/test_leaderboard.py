@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 from replay import BEST, N_LAYERS, definition, landscape, study_in, worker_in
 
 from optlayers.layerset import LayerSet
-from optlayers.leaderboard import best_of_size, leaderboard, status
-from optlayers.search import Record, read_records
+from optlayers.results.leaderboard import best_of_size, leaderboard, status
+from optlayers.trials.record import Record
+from optlayers.trials.records import read_records
 
 ROW = ["rank", "layers", "n_layers", "score", "ci_low", "ci_high", "questions", "fidelity", "trial"]
 COUNTS = ["complete", "pruned", "running", "waiting", "failed"]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from optlayers import masking
-from optlayers.masking import mask_password, remember_password
+from optlayers.storage import redact as masking
+from optlayers.storage.redact import mask_password, remember_password
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ from optlayers.report.data import gather
 from optlayers.report.figures import figures
 from optlayers.report.page import page
 from optlayers.report.text import as_data, markdown
-from optlayers.search import decode_answers
+from optlayers.trials.record import decode_answers
 
 CPU = torch.device("cpu")
 STUDY = """\

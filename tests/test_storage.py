@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import socket
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,24 @@ import optuna
 import pytest
 from forked_worker import CONTEXT
 from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages._grpc.server import make_server
 from optuna.trial import TrialState
 from replay import N_LAYERS, STUDY, definition, url_in
 from sqlalchemy import text
 
-from optlayers import transactions
+from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import MissingStudyError, StorageError
 from optlayers.layerset import LayerSet
-from optlayers.proxy import handlers, insert_running, swap_states
-from optlayers.rows import QuickStorage
 from optlayers.search import search_space
-from optlayers.storage import (
+from optlayers.storage import transactions
+from optlayers.storage.connect import (
     FINGERPRINT,
     open_storage,
     open_study,
     storage_errors,
     stored_definition,
 )
-from optlayers.study import StudyDefinition, parse_study
-from optlayers.transactions import Change, NewTrial, backend_of
+from optlayers.storage.read import QuickStorage
+from optlayers.storage.transactions import Change, NewTrial, backend_of, insert_running, swap_states
 
 
 def changed(old: str, new: str) -> StudyDefinition:
@@ -314,21 +310,9 @@ def relational(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
     return opened(request.param, request, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mysql", "memory", "proxy", "plain proxy"])
-def study(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[optuna.Study]:
-    if "proxy" not in request.param:
-        yield opened(request.param, request, tmp_path)
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    direct = open_storage(url_in(tmp_path))
-    server: Any = make_server(direct, "127.0.0.1", port)
-    if request.param == "proxy":
-        server.add_generic_rpc_handlers((handlers(direct, same_layers, same_layers),))
-    server.start()
-    yield open_study(f"grpc://127.0.0.1:{port}", definition())
-    server.stop(0).wait(5)
+@pytest.fixture(params=["sqlite", "postgresql", "mysql", "memory"])
+def study(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
+    return opened(request.param, request, tmp_path)
 
 
 def same_layers(mine: Any, other: Any) -> bool:
@@ -396,23 +380,28 @@ def test_trials_made_at_once_have_numbers_in_order_and_all_their_parts(
         assert trial.user_attrs == {"layers": str(layers), "size": 1}
 
 
-def test_a_claim_that_is_tried_again_is_the_one_that_was_made(relational: optuna.Study) -> None:
+def test_a_claim_that_is_tried_again_is_the_one_that_was_made(
+    relational: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = [NewTrial(LayerSet.of(i).to_params(N_LAYERS), {"layers": str(i)}) for i in (0, 1)]
+    results = []
 
-    def insert(retried: bool) -> Any:
-        return transactions.insert_running(
-            relational._storage,
-            relational._study_id,
-            wanted,
-            search_space(N_LAYERS),
-            same_layers,
-            same_layers,
-            retried=retried,
-        )
+    def twice(storage: Any, write: Any) -> Any:
+        """The connection breaks after the commit, so the call is made again."""
+        results.append(write())
+        return write()
 
-    made = insert(retried=False)
-    assert insert(retried=True) == made
-    assert insert(retried=False) == [None, None]
+    monkeypatch.setattr(transactions, "patiently", twice)
+    made = transactions.insert_running(
+        relational._storage,
+        relational._study_id,
+        wanted,
+        search_space(N_LAYERS),
+        same_layers,
+        same_layers,
+    )
+    assert made == results[0]
+    assert None not in made
     assert len(relational.trials) == 2
 
 

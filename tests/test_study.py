@@ -9,9 +9,15 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from optlayers.config.study import (
+    STUDIES,
+    StudyDefinition,
+    load_study,
+    parse_study,
+    shipped_studies,
+)
 from optlayers.errors import InputError, StudyFileError
 from optlayers.layerset import LayerSet
-from optlayers.study import STUDIES, StudyDefinition, load_study, parse_study, shipped_studies
 
 GOOD = """
 name: mine

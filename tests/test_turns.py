@@ -11,19 +11,17 @@ from typing import Any
 import optuna
 import pytest
 from replay import study_in, url_in, worker_at
-from replayed import search, start, write_replay
-from test_faults import free_port, serve
+from replayed import search, write_replay
 from test_worker import Counting
 
-from optlayers import holdout, turns
+from optlayers.config.study import load_study
 from optlayers.errors import TimeUp
-from optlayers.evaluation.replay import Replay
-from optlayers.liveness import host_name, process_name
-from optlayers.search import RacingPruner, read_records
-from optlayers.storage import open_storage, open_study
-from optlayers.study import load_study
-from optlayers.turns import in_turn
-from optlayers.worker import Worker
+from optlayers.storage.connect import open_storage, open_study
+from optlayers.storage.heartbeat import host_name, process_name
+from optlayers.trials.records import read_records
+from optlayers.workers import heldout as holdout
+from optlayers.workers import once as turns
+from optlayers.workers.once import in_turn
 
 
 @pytest.fixture
@@ -158,39 +156,6 @@ DONOR = ",".join(map(str, range(16)))
 def has_turn(study: optuna.Study) -> bool:
     """Whether a worker is about to ask base and donor."""
     return turns.KEY + "base and donor" in study._storage.get_study_system_attrs(study._study_id)
-
-
-def test_a_worker_killed_in_its_turn_behind_a_proxy_is_replaced(tmp_path: Path) -> None:
-    port = free_port()
-    proxy = serve(tmp_path, port, f"sqlite:///{tmp_path / 'optuna.db'}")
-    url = f"grpc://127.0.0.1:{port}"
-    (tmp_path / "short.yaml").write_text(STUDY)
-    replay = write_replay(tmp_path, faults={DONOR: "hang"})
-    wanted = load_study(str(tmp_path / "short.yaml"))
-    study = open_study(url, wanted, pruner=RacingPruner(top_k=2))
-    hanging = start(tmp_path, "worker", "--study", "short.yaml", "--replay", str(replay), url=url)
-    try:
-        deadline = time.monotonic() + 120
-        while not has_turn(study):
-            assert hanging.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        write_replay(tmp_path)
-        waiting = Worker(wanted, study, Replay.load(replay))
-        with ThreadPoolExecutor(1) as pool:
-            done = pool.submit(waiting.run)
-            time.sleep(3 * turns.POLL)
-            assert not done.done()
-            hanging.kill()
-            hanging.wait()
-            assert done.result(timeout=60)
-        # The landscape holds no donor.
-        assert "reference:base" in study.user_attrs
-        assert holdout.is_over(study, wanted, read_records(study.get_trials()))
-    finally:
-        hanging.kill()
-        proxy.terminate()
-    assert proxy.wait(timeout=20) == 0
 
 
 def test_a_donor_that_ends_its_workers_ends_no_study(tmp_path: Path) -> None:

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
 from replay import BEST, definition, landscape, study_in, url_in, worker_at, worker_in
 
-from optlayers.claims import check_alive
 from optlayers.errors import EvaluationError, RunError, StorageError
-from optlayers.evaluation.landscape import ReplayEvaluator
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.leaderboard import leaderboard
-from optlayers.search import RacingPruner, read_records
-from optlayers.storage import open_study
-from optlayers.worker import Worker
+from optlayers.results.leaderboard import leaderboard
+from optlayers.search import RacingPruner
+from optlayers.storage.connect import open_study
+from optlayers.testing.landscape import ReplayEvaluator
+from optlayers.trials.records import read_records
+from optlayers.workers.queue import check_alive
+from optlayers.workers.worker import Worker
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:

@@ -12,9 +12,9 @@ import yaml
 from optlayers.checkpoints.info import FILE, checkpoint_info
 from optlayers.checkpoints.licence import licence_texts
 from optlayers.checkpoints.reader import Checkpoint, hash_ahead
-from optlayers.graft import Graft
+from optlayers.config.graft import Graft
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
-from optlayers.study import StudyDefinition
 
 CARD = """\
 ---

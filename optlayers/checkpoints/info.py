@@ -11,8 +11,8 @@ from typing import Any
 from optlayers import __version__
 from optlayers.checkpoints.licence import licence_of
 from optlayers.checkpoints.reader import Checkpoint
+from optlayers.config.study import ModelSpec, StudyDefinition
 from optlayers.layerset import LayerSet
-from optlayers.study import ModelSpec, StudyDefinition
 
 FILE = "checkpoint_info.json"
 PACKAGES = ("torch", "transformers", "safetensors", "lm_eval", "optuna")

@@ -9,7 +9,7 @@ import torch
 from optlayers.checkpoints.plan import plan_pieces
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import hybrid_config
-from optlayers.graft import WHOLE, Graft
+from optlayers.config.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
 from optlayers.models.hybrid import HybridForCausalLM
 

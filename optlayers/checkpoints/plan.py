@@ -12,7 +12,7 @@ from typing import Any
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.tensorfile import Entry
-from optlayers.graft import WHOLE, Graft
+from optlayers.config.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
 from optlayers.models.families import family_of
 

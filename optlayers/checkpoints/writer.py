@@ -41,8 +41,8 @@ from optlayers.checkpoints.target import (
 )
 from optlayers.checkpoints.tensorfile import FLOATS, write_tensors
 from optlayers.checkpoints.tokenizer import copy_tokenizer
+from optlayers.config.graft import WHOLE, Graft
 from optlayers.errors import ExportError, InputError, ModelError
-from optlayers.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
 from optlayers.models import hybrid as hybrid_module
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM

@@ -19,7 +19,7 @@ import typer
 from optlayers import __version__
 from optlayers.cli.leaving import EXIT_CODE
 from optlayers.errors import InputError, OptlayersError
-from optlayers.masking import mask_password, remember_password
+from optlayers.storage.redact import mask_password, remember_password
 
 app = typer.Typer(
     name="optlayers",
@@ -73,7 +73,7 @@ PrunerOption = Annotated[
     str | None,
     typer.Option("--pruner", help="racing, halving or none (default: as the study file says)."),
 ]
-# For tests and benchmarks; see optlayers/evaluation/replay.py.
+# For tests and benchmarks; see optlayers/testing/replay.py.
 ReplayOption = Annotated[str | None, typer.Option("--replay", hidden=True)]
 
 # No option that counts something goes further.
@@ -91,7 +91,6 @@ COMMANDS = (
     "init",
     "search",
     "worker",
-    "storage",
     "dashboard",
     "status",
     "leaderboard",

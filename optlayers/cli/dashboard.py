@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 from typing import Annotated, Any
 
 import typer
 
 from optlayers.cli.app import MOST_PORT, StorageOption, app, at_least, say
-from optlayers.cli.storage import is_loopback
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 RENEW_SECONDS = 30.0
 
@@ -30,9 +30,9 @@ def dashboard(
     from optuna_dashboard import run_server
 
     from optlayers.errors import RunError
-    from optlayers.masking import mask_password
     from optlayers.report.dashboard import annotate_all, artifact_folder
-    from optlayers.storage import open_storage, storage_errors
+    from optlayers.storage.connect import open_storage, storage_errors
+    from optlayers.storage.redact import mask_password
 
     at_least("--port", port, 1, MOST_PORT)
     if not is_loopback(host):
@@ -56,8 +56,8 @@ def dashboard(
 
 def write_notes(opened: Any, definition: Any, storage: str) -> None:
     """Notes and figures of a study at the end of its search; their failure is only told."""
-    from optlayers.masking import mask_password
     from optlayers.report.dashboard import annotate
+    from optlayers.storage.redact import mask_password
 
     try:
         annotate(opened, definition, mask_password(storage))
@@ -77,3 +77,13 @@ def _renew(opened: Any, shown_url: str) -> None:
         except Exception as error:
             # What is shown stays as it was; the dashboard itself goes on.
             say(f"notes and figures were not renewed: {str(error).splitlines()[0]}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

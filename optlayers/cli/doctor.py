@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from optlayers.cli.app import DeviceOption, JsonOption, StorageOption, StudyOption, app
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 OK, WARN, FAIL = "ok", "look", "mend"
 # Beside the weights: activations, the logits of a batch, the allocator's slack.
@@ -56,8 +56,8 @@ def doctor(
     Exit code 1 where something must be mended. Nothing is fetched, and no study is made.
     """
     from optlayers.cli.tables import console, print_json
+    from optlayers.config.study import load_study
     from optlayers.evaluation.evaluator import pick_device
-    from optlayers.study import load_study
 
     definition = load_study(study)
     where = pick_device(device)
@@ -275,8 +275,8 @@ def _database(definition: Any, storage: str) -> Finding:
     from sqlalchemy.exc import ArgumentError
 
     from optlayers.errors import OptlayersError
-    from optlayers.masking import mask_password
-    from optlayers.storage import stored_definition
+    from optlayers.storage.connect import stored_definition
+    from optlayers.storage.redact import mask_password
 
     shown = mask_password(storage)
     try:
@@ -320,7 +320,7 @@ def _kernels(device: Any) -> Finding:
     try:
         import triton
 
-        import optlayers.models.kernels  # noqa: F401
+        import optlayers.inference.kernels  # noqa: F401
     except ImportError as error:
         why = f"Triton is missing ({error}); layers run unfused, slower; install optlayers[gpu]"
         return Finding("kernels", WARN, why)

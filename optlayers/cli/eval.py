@@ -16,7 +16,7 @@ from optlayers.cli.app import (
     at_least,
     say,
 )
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 
 @app.command("eval")
@@ -39,7 +39,7 @@ def evaluate(
     `--storage` is taken as every command takes it, and not used.
     """
     from optlayers.cli.tables import print_json
-    from optlayers.study import load_study
+    from optlayers.config.study import load_study
 
     if limit is not None:
         at_least("--limit", limit, 1)
@@ -62,12 +62,12 @@ def evaluate(
 def _evaluate(
     definition: Any, layers: str, limit: int | None, device: str | None, dtype: str | None
 ) -> dict[str, Any]:
+    from optlayers.config.metrics import describe
     from optlayers.errors import EvaluationError
     from optlayers.evaluation.evaluator import ModelEvaluator, open_pair, pick_device, pick_dtype
     from optlayers.evaluation.questions import by_subject
     from optlayers.layerset import LayerSet
-    from optlayers.metrics import describe
-    from optlayers.search import StratifiedScore
+    from optlayers.trials.statistics import StratifiedScore
 
     where = pick_device(device)
     names = definition.donor_names

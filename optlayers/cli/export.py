@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, say
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 ConvertOption = Annotated[
     str | None,
@@ -43,9 +43,9 @@ def export(
     """Write one layer set as a checkpoint that transformers loads."""
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
+    from optlayers.config.study import load_study
     from optlayers.layerset import LayerSet
-    from optlayers.masking import mask_password
-    from optlayers.study import load_study
+    from optlayers.storage.redact import mask_password
 
     definition = load_study(study)
     repository = checked(push)
@@ -107,7 +107,7 @@ def upload(folder: Path, repository: str | None, private: bool) -> str | None:
 def keep(definition: Any, storage: str, folders: Sequence[Path]) -> None:
     """Keep what the checkpoints say of themselves with the study, where the database has it."""
     from optlayers.report.dashboard import keep_reports
-    from optlayers.storage import open_study
+    from optlayers.storage.connect import open_study
 
     try:
         keep_reports(open_study(storage, definition, create=False), storage, folders)

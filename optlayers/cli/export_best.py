@@ -10,7 +10,7 @@ import typer
 
 from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least, say
 from optlayers.cli.export import ConvertOption, PrivateOption, PushOption
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 
 @app.command("export-best")
@@ -38,9 +38,9 @@ def export_best(
     from optlayers.cli.export import checked, keep, open_all, upload, write
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
+    from optlayers.config.study import load_study
     from optlayers.errors import InputError
-    from optlayers.masking import mask_password
-    from optlayers.study import load_study
+    from optlayers.storage.redact import mask_password
 
     at_least("--top", top, 1)
     definition = load_study(study)

@@ -23,8 +23,8 @@ def fetch(
     takes them.
     """
     from optlayers.cli.tables import print_json
+    from optlayers.config.study import load_study
     from optlayers.errors import InputError
-    from optlayers.study import load_study
 
     if source not in ("huggingface", "modelscope"):
         raise InputError(f"--source {source!r}: choose huggingface or modelscope")

@@ -69,8 +69,8 @@ def init(
 
     No weights are fetched. What an option gives is not asked for.
     """
+    from optlayers.config.study import parse_study
     from optlayers.errors import InputError
-    from optlayers.study import parse_study
 
     target = out or Path(_asked("--out", None, "Study file to write", "study.yaml"))
     if target.suffix not in (".yaml", ".yml"):
@@ -127,8 +127,8 @@ def _asked(option: str, given: str | None, question: str, default: str | None = 
 
 def _looked(base: str, donor: str) -> list[Any]:
     """Both configs, once it is known that the two fit."""
-    from optlayers.checkpoints.peek import peek
-    from optlayers.models.pair import check_pair
+    from optlayers.checkpoints.compatibility import check_pair
+    from optlayers.checkpoints.remote_config import peek
 
     found: list[Any] = []
     for part, where in (("base", base), ("donor", donor)):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least, say
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 
 @app.command()
@@ -25,12 +25,12 @@ def leaderboard(
     """List the evaluated layer sets of a study, best first."""
     from optlayers.cli.stored import study_of
     from optlayers.cli.tables import NOTHING_YET, console, print_json, rows_table
-    from optlayers.cost import cost_of
-    from optlayers.evidence import evidence, looked
-    from optlayers.leaderboard import front as pareto
-    from optlayers.leaderboard import leaderboard as read_rows
-    from optlayers.search import read_records
-    from optlayers.storage import open_study, storage_errors
+    from optlayers.results.comparisons import evidence, looked
+    from optlayers.results.leaderboard import front as pareto
+    from optlayers.results.leaderboard import leaderboard as read_rows
+    from optlayers.storage.connect import open_study, storage_errors
+    from optlayers.trials.cost import cost_of
+    from optlayers.trials.records import read_records
 
     if top is not None:
         at_least("--top", top, 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,10 @@ def patterns(
     from optlayers.cli.stored import study_of
     from optlayers.cli.tables import console, print_json
     from optlayers.errors import InputError
-    from optlayers.search import explain, keys, read_records
-    from optlayers.storage import open_study, storage_errors
+    from optlayers.search import explain
+    from optlayers.storage.connect import open_study, storage_errors
+    from optlayers.trials import keys
+    from optlayers.trials.records import read_records
 
     at_least("--top", top, 1)
     definition = study_of(study, storage)

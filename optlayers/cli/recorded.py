@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from optlayers.search import Record
+from optlayers.trials.record import Record
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Recorded:
 
     def score(self, layers: tuple[int, ...]) -> dict[str, Any] | None:
         """The score of a layer set with its interval and answers, or None: not evaluated."""
-        from optlayers.holdout import held_out_of
         from optlayers.layerset import LayerSet
+        from optlayers.workers.heldout import held_out_of
 
         record = self.records.get(layers)
         row = next((r for r in self.rows if record and r.trial == record.number), None)
@@ -48,9 +48,10 @@ def recorded(definition: Any, storage: str) -> Recorded:
     Raises `StorageError` for a database that cannot be opened or holds another study.
     """
     from optlayers.errors import MissingStudyError
-    from optlayers.leaderboard import leaderboard
-    from optlayers.search import best_by_layers, keys, read_records
-    from optlayers.storage import open_study, storage_errors
+    from optlayers.results.leaderboard import leaderboard
+    from optlayers.storage.connect import open_study, storage_errors
+    from optlayers.trials import keys
+    from optlayers.trials.records import best_by_layers, read_records
 
     try:
         opened = open_study(storage, definition, create=False)

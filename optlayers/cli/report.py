@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from optlayers.cli.app import StorageOption, StudyOption, app, say
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 
 class Format(StrEnum):
@@ -53,7 +53,7 @@ def report(
     from optlayers.report.data import gather
     from optlayers.report.figures import figures
     from optlayers.report.images import browser, write_images
-    from optlayers.storage import open_study, storage_errors
+    from optlayers.storage.connect import open_study, storage_errors
 
     chosen = kind or (Format(out.suffix[1:]) if out and out.suffix[1:] in list(Format) else None)
     chosen = chosen or Format.html

@@ -31,8 +31,8 @@ from optlayers.cli.dashboard import write_notes
 from optlayers.cli.leaving import end_within
 from optlayers.cli.pool import STOP_SECONDS, Pool, Slot
 from optlayers.errors import InputError
-from optlayers.interrupts import ending_signals, interrupt
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
+from optlayers.storage.signals import ending_signals, interrupt
 
 # Those of `evaluator.pick_dtype`, which is not loaded here.
 DTYPES = ("float32", "bfloat16", "float16")
@@ -64,9 +64,9 @@ def search(
 ) -> None:
     """Search the best layer sets of a study; run the same command again to go on."""
     from optlayers.cli.placement import cores, parse_devices, places, visible_gpus
-    from optlayers.holdout import is_done
-    from optlayers.storage import open_study, storage_errors
-    from optlayers.study import load_study
+    from optlayers.config.study import load_study
+    from optlayers.storage.connect import open_study, storage_errors
+    from optlayers.workers.heldout import is_done
 
     for name, value in (("--workers", workers), ("--per-device", per_device)):
         if value is not None:
@@ -122,7 +122,7 @@ def _bring(definition: Any) -> None:
 
 def _first_index(storage: str) -> int:
     """The index of the first worker here: searches on several machines must not propose alike."""
-    from optlayers.liveness import host_name
+    from optlayers.storage.heartbeat import host_name
 
     if storage.startswith("sqlite"):
         return 0  # one machine: the same seeds every time
@@ -136,7 +136,7 @@ def _seconds(minutes: float | None) -> float | None:
 def _run(pool: Pool, definition: Any, opened: Any) -> None:
     """Keep the workers running and show how they do, until all have finished."""
     from optlayers.cli.live import LiveView
-    from optlayers.patience import tell_waits
+    from optlayers.storage.retry import tell_waits
 
     def stop(_number: int, _frame: Any) -> None:
         interrupt(KeyboardInterrupt())
@@ -162,9 +162,10 @@ def _run(pool: Pool, definition: Any, opened: Any) -> None:
 
 def _return_lost(opened: Any) -> None:
     """Queue what workers of this machine held that were killed; a later search would too."""
-    from optlayers.claims import Claims
-    from optlayers.patience import limit_patience
-    from optlayers.search import donors_in, keys
+    from optlayers.storage.retry import limit_patience
+    from optlayers.trials import keys
+    from optlayers.trials.records import donors_in
+    from optlayers.workers.queue import Claims
 
     limit_patience(opened._storage, LEAVE_SECONDS)
     with contextlib.suppress(Exception):
@@ -175,8 +176,8 @@ def _return_lost(opened: Any) -> None:
 
 def _told(opened: Any) -> set[int]:
     """The process numbers of this machine's workers that have told a result."""
-    from optlayers.liveness import process_of
-    from optlayers.search import keys
+    from optlayers.storage.heartbeat import process_of
+    from optlayers.trials import keys
 
     trials = opened.get_trials(deepcopy=False)
     workers = {t.user_attrs.get(keys.WORKER, "") for t in trials if keys.SCORE in t.user_attrs}
@@ -185,13 +186,14 @@ def _told(opened: Any) -> set[int]:
 
 def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool) -> None:
     """Leaderboard, best of each size, and what to do next."""
-    from optlayers import holdout
     from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, rows_table
-    from optlayers.cost import cost_of
-    from optlayers.evidence import evidence, looked
-    from optlayers.leaderboard import best_of_size, front, leaderboard
-    from optlayers.masking import mask_password
-    from optlayers.search import keys, read_records
+    from optlayers.results.comparisons import evidence, looked
+    from optlayers.results.leaderboard import best_of_size, front, leaderboard
+    from optlayers.storage.redact import mask_password
+    from optlayers.trials import keys
+    from optlayers.trials.cost import cost_of
+    from optlayers.trials.records import read_records
+    from optlayers.workers import heldout as holdout
 
     records = read_records(opened.get_trials(deepcopy=False))
     cost = cost_of(definition, opened.user_attrs)

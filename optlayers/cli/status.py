@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 POLL_SECONDS = 0.5
 
@@ -26,8 +26,8 @@ def status(
     from optlayers.cli.stored import study_of
     from optlayers.cli.tables import print_json, status_lines
     from optlayers.errors import InputError
-    from optlayers.leaderboard import status as read_status
-    from optlayers.storage import open_study, storage_errors
+    from optlayers.results.leaderboard import status as read_status
+    from optlayers.storage.connect import open_study, storage_errors
 
     if watch and json:
         raise InputError("--watch and --json: a view that renews itself is no JSON; choose one")

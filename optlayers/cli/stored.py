@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from optlayers.study import StudyDefinition
+    from optlayers.config.study import StudyDefinition
 
 
 def study_of(name_or_file: str, storage: str) -> StudyDefinition:
@@ -17,9 +17,9 @@ def study_of(name_or_file: str, storage: str) -> StudyDefinition:
     import optuna
     from pydantic import ValidationError
 
+    from optlayers.config.study import StudyDefinition, load_study
     from optlayers.errors import InputError, MissingStudyError, StudyFileError
-    from optlayers.storage import DEFINITION, open_storage, storage_errors
-    from optlayers.study import StudyDefinition, load_study
+    from optlayers.storage.connect import DEFINITION, open_storage, storage_errors
 
     try:
         return load_study(name_or_file)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from optlayers.cli.app import JsonOption, StorageOption, app
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
 
 
 @app.command()
@@ -27,8 +27,8 @@ def studies(
     `--storage` is taken as every command takes it, and not used.
     """
     from optlayers.cli.tables import print_json
+    from optlayers.config.study import load_study, shipped_studies
     from optlayers.errors import InputError
-    from optlayers.study import load_study, shipped_studies
 
     if check is not None and study is not None:
         raise InputError("--check and --study name a study each; give one")

@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from optlayers.cost import Cost
-from optlayers.evidence import Difference, Evidence
-from optlayers.holdout import HeldOut
 from optlayers.layerset import Donors
-from optlayers.leaderboard import Row, Status
+from optlayers.results.comparisons import Difference, Evidence
+from optlayers.results.leaderboard import Row, Status
+from optlayers.trials.cost import Cost
+from optlayers.workers.heldout import HeldOut
 
 NOTHING_YET = "no layer set has been evaluated yet"
 # Characters that a leaderboard with every interval takes.

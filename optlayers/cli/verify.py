@@ -38,9 +38,10 @@ def verify(
     from dataclasses import asdict
 
     from optlayers.cli.tables import print_json
+    from optlayers.config.study import load_study
     from optlayers.errors import EvaluationError
     from optlayers.evaluation.evaluator import pick_device, pick_dtype
-    from optlayers.evaluation.strangers import Stranger
+    from optlayers.evaluation.isolated import Stranger
     from optlayers.evaluation.tasks import hush
     from optlayers.evaluation.verify import (
         Recorded,
@@ -50,7 +51,6 @@ def verify(
         read_info,
         runs_changed_code,
     )
-    from optlayers.study import load_study
 
     if limit is not None:
         at_least("--limit", limit, 1)

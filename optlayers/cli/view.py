@@ -11,11 +11,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optlayers.leaderboard import Row
-from optlayers.liveness import is_gone, process_of
 from optlayers.report.progress import Snapshot
 from optlayers.report.tables import duration
-from optlayers.worklog import WorkerState
+from optlayers.results.leaderboard import Row
+from optlayers.storage.heartbeat import is_gone, process_of
+from optlayers.storage.worker_status import WorkerState
 
 PHASES = ("probe", "explore", "validate", "refine", "done")
 SILENT_SECONDS = 300.0

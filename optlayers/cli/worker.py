@@ -34,8 +34,8 @@ from optlayers.cli.app import say as say_line
 from optlayers.cli.dashboard import write_notes
 from optlayers.cli.leaving import EXIT_CODE, end_within
 from optlayers.errors import Stopped, TimeUp
-from optlayers.interrupts import ending_signals, interrupt
-from optlayers.storage import DEFAULT_URL
+from optlayers.storage.connect import DEFAULT_URL
+from optlayers.storage.signals import ending_signals, interrupt
 
 # From a signal to the end, whatever hangs: sooner than batch systems kill.
 END_SECONDS = 12.0
@@ -141,10 +141,10 @@ class _Options:
 
 
 def _work(study: str, options: _Options, wait: bool, attached: bool) -> bool:
-    from optlayers.liveness import process_name
+    from optlayers.config.study import load_study
     from optlayers.search import pruner_for
-    from optlayers.storage import open_study, storage_errors
-    from optlayers.study import load_study
+    from optlayers.storage.connect import open_study, storage_errors
+    from optlayers.storage.heartbeat import process_name
 
     definition = load_study(study).exploring(options.sampler, options.pruner)
     # The database is asked before the slow part, so that its faults show at once.
@@ -152,7 +152,7 @@ def _work(study: str, options: _Options, wait: bool, attached: bool) -> bool:
     evaluator, device = _evaluator(definition, options)
     opened.pruner = pruner_for(definition, evaluator.order.n_fast)
 
-    from optlayers.worker import COHORT, Worker
+    from optlayers.workers.worker import COHORT, Worker
 
     index = zlib.crc32(process_name().encode()) if options.index is None else options.index
     say_line("working")
@@ -193,7 +193,7 @@ def _shown(definition: Any, opened: Any, attached: bool) -> Iterator[None]:
 def _evaluator(definition: Any, options: _Options) -> tuple[Any, str]:
     """What answers the questions, and the device that it runs on."""
     if options.replay is not None:
-        from optlayers.evaluation.replay import Replay
+        from optlayers.testing.replay import Replay
 
         return Replay.load(Path(options.replay)), "replay"
     import torch

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from optlayers.cost import Table, counted
+from optlayers.config.study import CostKind
+from optlayers.inference.loading import Side
+from optlayers.inference.stack import LayerStack
 from optlayers.models.generation import RecurrentCache
 from optlayers.models.hybrid import HybridConfig
-from optlayers.models.loading import Side
-from optlayers.models.stack import LayerStack
-from optlayers.study import CostKind
+from optlayers.trials.cost import Table, counted
 
 # Tokens in the cache before the steps that are timed.
 CONTEXT = 1024

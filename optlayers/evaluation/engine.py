@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError
-from optlayers.evaluation.lanes import in_lanes
-from optlayers.evaluation.packing import MIN_SHARED, new_tokens, pack
-from optlayers.evaluation.picks import Picks, Row, collect, distinct_rows
-from optlayers.evaluation.prefix_tree import schedule, walk
+from optlayers.evaluation.gather import Picks, Row, collect, distinct_rows
 from optlayers.evaluation.questions import Judged, Question
-from optlayers.evaluation.tuning import tuned_budget
+from optlayers.inference.batch_size import tuned_budget
+from optlayers.inference.packed import PackedBatch
+from optlayers.inference.packing import MIN_SHARED, new_tokens, pack
+from optlayers.inference.prefix_tree import schedule, walk
+from optlayers.inference.stack import LayerStack
+from optlayers.inference.threads import in_lanes
 from optlayers.layerset import ONE, Donors, LayerSet
-from optlayers.models.packed import PackedBatch
-from optlayers.models.stack import LayerStack
-from optlayers.search import as_stored
+from optlayers.trials.record import as_stored
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from optlayers.checkpoints.compatibility import check_parents, differing_ends
 from optlayers.checkpoints.fetch import (
     decoder_layers,
     everything,
@@ -23,20 +24,19 @@ from optlayers.checkpoints.fetch import (
     open_model,
 )
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.cost import Table
+from optlayers.config.metrics import to_unit
+from optlayers.config.study import CostKind, StudyDefinition
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Judged, Question, order_questions, without_logs
 from optlayers.evaluation.tasks import TaskSet, hush
 from optlayers.evaluation.texts import Texts, load_reference
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.metrics import to_unit
 from optlayers.models.families import embedding_rows
-from optlayers.models.pair import check_parents, differing_ends
-from optlayers.models.stack import LayerStack
-from optlayers.search import as_stored
-from optlayers.study import CostKind, StudyDefinition
+from optlayers.trials.cost import Table
+from optlayers.trials.record import as_stored
 
 Answers = NDArray[Any] | EvaluationError
 # MySQL keeps 64 KB of text in a field.

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from optlayers.config.study import Questions
 from optlayers.errors import EvaluationError
-from optlayers.study import Questions
 
 
 class Judged(NamedTuple):

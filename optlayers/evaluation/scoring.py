@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from optlayers.config.metrics import LOGPROB
+from optlayers.config.study import TaskSpec
 from optlayers.errors import EvaluationError, TaskError
-from optlayers.metrics import LOGPROB
-from optlayers.study import TaskSpec
 
 SCORED = ("multiple_choice", "loglikelihood")
 MEANS = ("lm_eval.api.metrics.mean", "lm_eval.api.metrics.nanmean")

@@ -23,11 +23,11 @@ from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
 from numpy.typing import NDArray
 
+from optlayers.config.metrics import LOGPROB
+from optlayers.config.study import StudyDefinition, TaskSpec
 from optlayers.errors import TaskError
 from optlayers.evaluation.questions import Question, Request, Subject
 from optlayers.evaluation.scoring import Judge, why
-from optlayers.metrics import LOGPROB
-from optlayers.study import StudyDefinition, TaskSpec
 
 
 class _Tokens(HFLM):

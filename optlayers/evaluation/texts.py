@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from optlayers.config.study import StudyDefinition, TaskSpec
 from optlayers.errors import InputError, ModelError
-from optlayers.evaluation.prefix_tree import schedule, walk
 from optlayers.evaluation.questions import Request, Subject
+from optlayers.inference.prefix_tree import schedule, walk
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.models.stack import LayerStack
-from optlayers.study import StudyDefinition, TaskSpec
 
 # Tokens a batch: every one of them meets the whole vocabulary.
 BUDGET = 2_048

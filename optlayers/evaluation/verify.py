@@ -12,11 +12,12 @@ import numpy as np
 
 from optlayers.checkpoints.hashes import differences
 from optlayers.checkpoints.info import FILE
+from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError, ModelError
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.evaluation.tasks import TaskSet
-from optlayers.search import StratifiedScore, decode_answers
-from optlayers.study import StudyDefinition
+from optlayers.trials.record import decode_answers
+from optlayers.trials.statistics import StratifiedScore
 
 # Where rounding differs (another device or dtype), near ties flip: this share of them may.
 MAX_FLIPPED = 0.05

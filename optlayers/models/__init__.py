@@ -1,8 +1,7 @@
 """Models: the Llamba classes, the hybrid, and the stack of layers that the engine runs.
 
 Importing this package tells transformers' Auto classes of Llamba and of the hybrid, so that
-their checkpoints load without `trust_remote_code`; `optlayers.autoclasses` has it imported when one
-of them is asked for.
+their checkpoints load without `trust_remote_code`.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from optuna.trial import FrozenTrial
 
 from optlayers.layerset import ONE, Donors, Labels, LayerSet
-from optlayers.search import Phase, Record
+from optlayers.search import Phase
+from optlayers.trials.record import Record
 
 # The best sets whose layers show what the search has learnt.
 ELITE = 20

@@ -21,16 +21,18 @@ import optuna
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import Donors
 from optlayers.report.data import Report, gather
 from optlayers.report.figures import figures
 from optlayers.report.images import titled
 from optlayers.report.notes import MARK, study_note, trial_note
 from optlayers.report.page import definition_text
-from optlayers.search import Record, keys, read_records
-from optlayers.storage import DEFAULT_URL, DEFINITION
-from optlayers.study import StudyDefinition
-from optlayers.transactions import put_study_attrs
+from optlayers.storage.connect import DEFAULT_URL, DEFINITION
+from optlayers.storage.transactions import put_study_attrs
+from optlayers.trials import keys
+from optlayers.trials.record import Record
+from optlayers.trials.records import read_records
 
 # The dashboard looks at every note for every trial: more of them would make it slow.
 MOST_NOTES = 1500

@@ -11,28 +11,23 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from optlayers import holdout
-from optlayers.cost import Cost, cost_of
-from optlayers.evidence import Evidence, evidence
-from optlayers.holdout import HeldOut
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import BASE, DONOR, Donors, Labels, LayerSet
-from optlayers.leaderboard import Row, front, leaderboard
-from optlayers.leaderboard import status as read_status
 from optlayers.report.baselines import Baseline
 from optlayers.report.course import Course, Generation, course, generations
 from optlayers.report.effects import Effects, effects
 from optlayers.report.progress import Failure, Funnel, Savings, failures, funnel, savings
-from optlayers.search import (
-    Record,
-    StratifiedScore,
-    best_by_layers,
-    decode_answers,
-    keys,
-    read_records,
-)
-from optlayers.search.statistics import spearman
-from optlayers.study import StudyDefinition
-from optlayers.worklog import WorkerState, read_workers
+from optlayers.results.comparisons import Evidence, evidence
+from optlayers.results.leaderboard import Row, front, leaderboard
+from optlayers.results.leaderboard import status as read_status
+from optlayers.storage.worker_status import WorkerState, read_workers
+from optlayers.trials import keys
+from optlayers.trials.cost import Cost, cost_of
+from optlayers.trials.record import Record, decode_answers
+from optlayers.trials.records import best_by_layers, read_records
+from optlayers.trials.statistics import StratifiedScore, spearman
+from optlayers.workers import heldout as holdout
+from optlayers.workers.heldout import HeldOut
 
 # Rows of the leaderboard whose evidence is gathered, beside all full ones.
 COMPARED = 200

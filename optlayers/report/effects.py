@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optlayers.search import Effect, Explanation, Record, explain
+from optlayers.search import Effect, Explanation, explain
+from optlayers.trials.record import Record
 
 Matrix = NDArray[np.float64]
 

@@ -7,16 +7,7 @@ from typing import Any
 from optlayers.report.course import Step
 from optlayers.report.data import Report
 from optlayers.report.figure import Figure, hundredths, percent, shown
-from optlayers.report.theme import (
-    BLUE,
-    GREY,
-    INK,
-    PHASES,
-    SEARCHES,
-    SOFT,
-    axis,
-    layout,
-)
+from optlayers.report.theme import BLUE, GREY, INK, PHASES, SEARCHES, SOFT, axis, layout
 
 MOST_ROWS = 300
 DASHES = ("dot", "dash", "dashdot", "9px 3px")

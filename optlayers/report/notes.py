@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 
-from optlayers.graft import Graft
+from optlayers.config.graft import Graft
+from optlayers.config.study import shipped_studies
 from optlayers.layerset import DONOR, ONE, Donors
-from optlayers.masking import MASK
 from optlayers.report.figure import given_by, interval, percent, shown
-from optlayers.search import Goal, Record, keys
-from optlayers.study import shipped_studies
+from optlayers.search import Goal
+from optlayers.storage.redact import MASK
+from optlayers.trials import keys
+from optlayers.trials.record import Record
 
 # By it a note is known as ours; one that somebody wrote is left alone.
 MARK = "*Written by optlayers.*"

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import TrialState
 
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import ONE, Donors, Labels
-from optlayers.leaderboard import Status, status
-from optlayers.search import Goal, Phase, Record, keys, read_records
-from optlayers.study import StudyDefinition
-from optlayers.worklog import WorkerState, read_workers
+from optlayers.results.leaderboard import Status, status
+from optlayers.search import Goal, Phase
+from optlayers.storage.worker_status import WorkerState, read_workers
+from optlayers.trials import keys
+from optlayers.trials.record import Record
+from optlayers.trials.records import read_records
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from optlayers.graft import Graft
+from optlayers.config.graft import Graft
+from optlayers.config.metrics import REAL, describe
 from optlayers.layerset import sortable
-from optlayers.metrics import REAL, describe
 from optlayers.report.data import Entry, Report
 from optlayers.report.figure import chance, given_by, interval, percent, points, shown
-from optlayers.search.records import MAX_FAILURES
+from optlayers.trials.records import MAX_FAILURES
 
 Cells = list[Any]
 MOST_REASONS = 20

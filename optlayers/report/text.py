@@ -23,7 +23,7 @@ from optlayers.report.tables import (
     versions_table,
     workers_table,
 )
-from optlayers.search import encode_answers
+from optlayers.trials.record import encode_answers
 
 ROWS = 30
 FORMAT = 1

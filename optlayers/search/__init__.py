@@ -26,19 +26,19 @@ for every layer. A study file's whole course (probe, explore, validate, refine) 
 from __future__ import annotations
 
 from optlayers.layerset import LayerSet
-from optlayers.search.alternatives import Explorer
-from optlayers.search.choices import pruner_for, sampler_for
+from optlayers.search.baselines import Explorer
 from optlayers.search.effects import Effect, Explanation, explain
-from optlayers.search.phases import Plan, plan, single_layer_scores
+from optlayers.search.factory import pruner_for, sampler_for
+from optlayers.search.planner import Plan, plan, single_layer_scores
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.racing import rungs
-from optlayers.search.reader import RecordReader
-from optlayers.search.record import Record, as_stored, decode_answers, encode_answers
-from optlayers.search.records import best_by_layers, donors_in, read_record, read_records
 from optlayers.search.sampler import PatternGASampler
 from optlayers.search.space import LayerSpace, search_space
-from optlayers.search.statistics import StratifiedScore, paired_difference
+from optlayers.trials.reader import RecordReader
+from optlayers.trials.record import Record, as_stored, decode_answers, encode_answers
+from optlayers.trials.records import best_by_layers, donors_in, read_record, read_records
+from optlayers.trials.statistics import StratifiedScore, paired_difference
 
 __all__ = [
     "Effect",

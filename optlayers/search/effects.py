@@ -13,11 +13,11 @@ import numpy as np
 
 from optlayers.layerset import LayerSet
 from optlayers.search.individual import Individual
-from optlayers.search.offsets import levelled
 from optlayers.search.patterns import Pattern, mine_patterns
-from optlayers.search.record import Record
-from optlayers.search.statistics import Z95
+from optlayers.search.prefix_bias import levelled
 from optlayers.search.surrogate import Observation, Surrogate
+from optlayers.trials.record import Record
+from optlayers.trials.statistics import Z95
 
 # Evaluated sets that a layer is added to, for its mean effect.
 _COMPANY = 150

@@ -11,7 +11,7 @@ from optlayers.errors import InputError
 from optlayers.layerset import LayerSet
 from optlayers.search.guide import Guide, guide_from
 from optlayers.search.individual import Individual
-from optlayers.search.initialise import initial_set
+from optlayers.search.initial import initial_set
 from optlayers.search.operators import Crossover, Mutation, mutate, repair, uniform_crossover
 from optlayers.search.pairs import PairSets, pair_share
 from optlayers.search.selection import select_parents, tournament

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optlayers.layerset import LayerSet
-from optlayers.search.covariate import sharpened
-from optlayers.search.offsets import prefix_offsets
+from optlayers.search.logprobs import sharpened
+from optlayers.search.prefix_bias import prefix_offsets
 from optlayers.search.proposal import Phase
-from optlayers.search.record import Record
-from optlayers.search.records import outranks
 from optlayers.search.space import LayerSpace
-from optlayers.search.statistics import FloatArray, prior_strength, share_variance
+from optlayers.trials.record import Record
+from optlayers.trials.records import outranks
+from optlayers.trials.statistics import FloatArray, prior_strength, share_variance
 
 # Evaluated before the first generation or outside of any: a parent for every generation.
 NO_GENERATION = -1

@@ -18,8 +18,8 @@ import numpy as np
 from optlayers.layerset import LayerSet
 from optlayers.search.individual import Individual
 from optlayers.search.space import LayerSpace, SeenSets
-from optlayers.search.statistics import FloatArray
 from optlayers.search.surrogate import Surrogate, indicators_of
+from optlayers.trials.statistics import FloatArray
 
 # Generations without a better set after which pairs are looked for, and after which they get their
 # largest share of the proposals.

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from optlayers.layerset import ONE, Donors, LayerSet
-from optlayers.search import keys
+from optlayers.trials import keys
 
 
 class Phase(StrEnum):

@@ -12,12 +12,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import InputError
-from optlayers.search import keys
 from optlayers.search.racing import Race, rungs
-from optlayers.search.reader import RecordReader
-from optlayers.search.record import Record
-from optlayers.search.records import best_by_layers, read_record
-from optlayers.search.statistics import FloatArray, IntArray
+from optlayers.trials import keys
+from optlayers.trials.reader import RecordReader
+from optlayers.trials.record import Record
+from optlayers.trials.records import best_by_layers, read_record
+from optlayers.trials.statistics import FloatArray, IntArray
 
 
 class RacingPruner(BasePruner):

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.errors import InputError
-from optlayers.search.record import Record
-from optlayers.search.statistics import (
+from optlayers.trials.record import Record
+from optlayers.trials.statistics import (
     FloatArray,
     IntArray,
     StratifiedScore,

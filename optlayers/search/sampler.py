@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import InputError
 from optlayers.layerset import ONE, Donors, LayerSet
-from optlayers.search import keys
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import (
     History,
@@ -23,12 +22,13 @@ from optlayers.search.individual import (
     individuals_from,
     is_explored,
 )
+from optlayers.search.patience import explored_sets, stagnates
 from optlayers.search.proposal import Goal, Phase, Proposal
-from optlayers.search.reader import RecordReader
-from optlayers.search.record import Record
-from optlayers.search.records import CLAIM_KEY, GENERATION_KEY, best_by_layers, given_up
 from optlayers.search.space import LayerSpace, search_space
-from optlayers.search.stagnation import explored_sets, stagnates
+from optlayers.trials import keys
+from optlayers.trials.reader import RecordReader
+from optlayers.trials.record import Record
+from optlayers.trials.records import CLAIM_KEY, GENERATION_KEY, best_by_layers, given_up
 
 # Individuals that a proposal looks at: the best and an even choice of the others, so that it takes
 # no longer after many trials.

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from optlayers.checkpoints import converted
-from optlayers.checkpoints.converted import FOLDER, LOCK, Wanted, hold
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.models.stack import LayerStack
-from optlayers.study import load_study
+from optlayers.config.study import load_study
+from optlayers.inference import converted
+from optlayers.inference.converted import FOLDER, LOCK, Wanted, hold
+from optlayers.inference.stack import LayerStack
 
 # Loads the demo pair, says where its weights lie, and waits for a line.
 LOAD = """

@@ -21,9 +21,9 @@ from optlayers.checkpoints.plan import Shelf
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.tensorfile import read_header, write_tensors
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.config.study import load_study
 from optlayers.errors import InputError, ModelError
 from optlayers.layerset import LayerSet
-from optlayers.study import load_study
 
 LAYERS = LayerSet.of(1, 4)
 SCORE: dict[str, Any] = {

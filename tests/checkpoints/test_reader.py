@@ -13,7 +13,7 @@ from optlayers.checkpoints.fetch import model_folder, open_model
 from optlayers.checkpoints.plan import plan_pieces
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.errors import ModelError
-from optlayers.models.stack import LayerStack
+from optlayers.inference.stack import LayerStack
 
 
 @pytest.fixture

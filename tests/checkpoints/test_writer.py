@@ -25,10 +25,10 @@ from optlayers.checkpoints import plan, writer
 from optlayers.checkpoints.info import checkpoint_info
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.config.study import load_study
 from optlayers.errors import ExportError, InputError, ModelError
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.models.stack import LayerStack
-from optlayers.study import load_study
 
 LAYERS = LayerSet.of(1, 4)
 TOKENS = [[5, 6, 7, 8, 9, 10, 11]]

@@ -133,8 +133,8 @@ def test_all_faults_of_a_study_file_are_told_at_once(run: Run, tmp_path: Path) -
 def test_a_study_of_another_definition_is_refused_with_the_difference(
     run: Run, tmp_path: Path
 ) -> None:
-    import optlayers.storage as storage
-    from optlayers.study import parse_study
+    from optlayers.config.study import parse_study
+    from optlayers.storage import connect as storage
 
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
     storage.open_study(url, parse_study(GOOD, "mine.yaml", tmp_path))
@@ -151,8 +151,8 @@ def test_a_password_is_never_shown(run: Run) -> None:
 
 
 def test_what_has_no_result_yet_says_so(run: Run, tmp_path: Path) -> None:
-    import optlayers.storage as storage
-    from optlayers.study import parse_study
+    from optlayers.config.study import parse_study
+    from optlayers.storage import connect as storage
 
     (tmp_path / "mine.yaml").write_text(GOOD)
     url = f"sqlite:///{tmp_path / 'optuna.db'}"

@@ -16,7 +16,7 @@ import optuna
 import pytest
 from fresh import run_fresh
 
-from optlayers.study import load_study
+from optlayers.config.study import load_study
 
 BEST = [0, 10, 11, 15]
 ROOT = Path(__file__).resolve().parents[2]

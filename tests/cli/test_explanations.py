@@ -11,9 +11,9 @@ import pytest
 from commands import Commands
 from replayed import search, write_replay
 
-from optlayers.search import keys
-from optlayers.storage import open_study
-from optlayers.study import load_study
+from optlayers.config.study import load_study
+from optlayers.storage.connect import open_study
+from optlayers.trials import keys
 
 
 @pytest.fixture(scope="module")

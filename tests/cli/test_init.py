@@ -14,7 +14,7 @@ from commands import Commands, Done
 from conftest import DEMO_TASKS
 from hub import Hub
 
-from optlayers.study import load_study
+from optlayers.config.study import load_study
 
 Init = Callable[..., Done]
 

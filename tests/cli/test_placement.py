@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from optlayers import liveness
 from optlayers.cli.placement import Place, parse_devices, places
 from optlayers.cli.search import _first_index
 from optlayers.errors import InputError
+from optlayers.storage import heartbeat as liveness
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2"]
 

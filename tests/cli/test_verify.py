@@ -17,12 +17,13 @@ from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.cli.doctor import _python
+from optlayers.config.study import load_study
 from optlayers.errors import ModelError
 from optlayers.evaluation.evaluator import open_pair
 from optlayers.evaluation.verify import changed_files, read_info, runs_changed_code
 from optlayers.layerset import LayerSet
-from optlayers.search import StratifiedScore, encode_answers
-from optlayers.study import load_study
+from optlayers.trials.record import encode_answers
+from optlayers.trials.statistics import StratifiedScore
 
 LAYERS = LayerSet.of(1, 4)
 NOWHERE = "http://127.0.0.1:9"

@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 from replayed import children, search, start, write_replay
 from servers import PASSWORD
 
-from optlayers.search import keys
-from optlayers.storage import open_storage
+from optlayers.storage.connect import open_storage
+from optlayers.trials import keys
 
 
 def trials(url: str) -> list[optuna.trial.FrozenTrial]:

@@ -18,16 +18,17 @@ from lm_eval.tasks import TaskManager
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.config.study import TaskSpec
 from optlayers.errors import TaskError
 from optlayers.evaluation.engine import Engine
+from optlayers.evaluation.isolated import Stranger
 from optlayers.evaluation.questions import by_subject
-from optlayers.evaluation.strangers import Stranger
 from optlayers.evaluation.tasks import TaskSet
 from optlayers.evaluation.verify import Recorded, compare
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.models.stack import LayerStack
-from optlayers.search import StratifiedScore, decode_answers, encode_answers
-from optlayers.study import TaskSpec
+from optlayers.trials.record import decode_answers, encode_answers
+from optlayers.trials.statistics import StratifiedScore
 
 LAYERS = LayerSet.of(1, 4)
 CPU = torch.device("cpu")
@@ -458,8 +459,8 @@ def test_scores_agree_where_prompts_are_truncated(
 def test_the_exported_checkpoint_has_the_length_that_the_evaluator_uses(
     both: Both, tiny_study: Path
 ) -> None:
+    from optlayers.config.study import load_study
     from optlayers.evaluation.evaluator import ModelEvaluator
-    from optlayers.study import load_study
 
     evaluator = ModelEvaluator(load_study(str(tiny_study)), CPU, torch.float32, limit=1)
     assert evaluator.tasks._encoder.max_length == both.lm.max_length == 512

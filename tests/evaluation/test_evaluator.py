@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from optlayers.config.study import StudyDefinition, load_study, parse_study
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.evaluator import (
@@ -18,7 +19,6 @@ from optlayers.evaluation.evaluator import (
     pick_dtype,
 )
 from optlayers.layerset import LayerSet
-from optlayers.study import StudyDefinition, load_study, parse_study
 
 CPU = torch.device("cpu")
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from optlayers.config.study import StudyDefinition, load_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.evaluation.questions import Judged
 from optlayers.layerset import LayerSet
-from optlayers.search import decode_answers, keys
-from optlayers.storage import open_study
-from optlayers.study import StudyDefinition, load_study
-from optlayers.worker import Worker
+from optlayers.storage.connect import open_study
+from optlayers.trials import keys
+from optlayers.trials.record import decode_answers
+from optlayers.workers.worker import Worker
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from optlayers.config.study import Questions
 from optlayers.errors import InputError
-from optlayers.evaluation.landscape import Landscape, ReplayEvaluator
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.study import Questions
+from optlayers.testing.landscape import Landscape, ReplayEvaluator
 
 SUBJECTS = [Subject("capitals", 9, 0.75), Subject("recall", 4, 0.25)]
 SETS = list(all_layer_sets(5, 0, 2))

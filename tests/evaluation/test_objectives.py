@@ -12,17 +12,18 @@ from conftest import DEMO_TASKS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.config.metrics import NATS, describe, native, to_nats, to_unit
+from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import InputError
 from optlayers.evaluation.evaluator import ModelEvaluator, open_pair
 from optlayers.evaluation.questions import by_subject
-from optlayers.evidence import evidence
 from optlayers.layerset import LayerSet
-from optlayers.leaderboard import leaderboard
-from optlayers.metrics import NATS, describe, native, to_nats, to_unit
-from optlayers.search import decode_answers, encode_answers, read_records
-from optlayers.storage import open_study
-from optlayers.study import StudyDefinition, parse_study
-from optlayers.worker import Worker
+from optlayers.results.comparisons import evidence
+from optlayers.results.leaderboard import leaderboard
+from optlayers.storage.connect import open_study
+from optlayers.trials.record import decode_answers, encode_answers
+from optlayers.trials.records import read_records
+from optlayers.workers.worker import Worker
 
 CPU = torch.device("cpu")
 LAYERS = LayerSet.of(1, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optlayers.evaluation.packing import MAX_DEPTH, NO_SHARING, Pack, common, new_tokens, pack
+from optlayers.inference.packing import MAX_DEPTH, NO_SHARING, Pack, common, new_tokens, pack
 
 Tokens = tuple[int, ...]
 

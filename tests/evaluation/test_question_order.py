@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from optlayers.config.study import Questions
 from optlayers.evaluation.questions import Subject, order_questions
-from optlayers.search import StratifiedScore
-from optlayers.study import Questions
+from optlayers.trials.statistics import StratifiedScore
 
 SUBJECTS = [Subject("a", 100, 0.5), Subject("b", 40, 0.2), Subject("c", 7, 0.3)]
 

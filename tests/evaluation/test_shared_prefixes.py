@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from optlayers.config.study import load_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.evaluation.prefix_tree import layer_passes, walk
 from optlayers.evaluation.questions import Question
+from optlayers.inference.prefix_tree import layer_passes, walk
 from optlayers.layerset import LayerSet
-from optlayers.study import load_study
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator, open_pair, tokenizer_folder
 from optlayers.layerset import LayerSet
-from optlayers.search import encode_answers
-from optlayers.study import load_study
+from optlayers.trials.record import encode_answers
 
 LAYERS = LayerSet.of(1, 4)
 

@@ -7,9 +7,9 @@ import lm_eval.tasks
 import pytest
 from transformers import AutoTokenizer
 
+from optlayers.config.study import TaskSpec
 from optlayers.errors import TaskError
 from optlayers.evaluation.tasks import TaskSet
-from optlayers.study import TaskSpec
 
 DATA = """
 from datasets import Dataset

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.inference.packed import PackedBatch
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.models.packed import PackedBatch
-from optlayers.models.stack import LayerStack
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = LayerSet.of(2, 5, 11)

@@ -11,13 +11,13 @@ from conftest import tiny_llama
 from test_streaming import Nothing
 
 from optlayers.checkpoints.reader import Checkpoint
+from optlayers.config.graft import Graft
 from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
-from optlayers.graft import Graft
+from optlayers.inference import offload as residency
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.models import residency
-from optlayers.models.stack import LayerStack
 
 pytestmark = pytest.mark.gpu
 

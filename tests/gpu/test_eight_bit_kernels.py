@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optlayers.models.eight_bit import Rows
+from optlayers.inference.fp8 import Rows
 
 pytestmark = pytest.mark.gpu
 
@@ -30,7 +30,7 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("width", [32, 96, 4096, 14336])
 def test_rows_are_rounded_as_their_twin_rounds(cuda: torch.device, width: int) -> None:
-    from optlayers.models.eight_bit_kernels import quantise
+    from optlayers.inference.fp8_kernels import quantise
 
     x = torch.randn(77, 2 * width, device=cuda, dtype=torch.bfloat16)[:, :width]
     found, wanted = quantise(x), Rows.of(x)
@@ -41,7 +41,7 @@ def test_rows_are_rounded_as_their_twin_rounds(cuda: torch.device, width: int) -
 
 @pytest.mark.parametrize("width", [128, 4096])
 def test_norm_and_swiglu(cuda: torch.device, width: int) -> None:
-    from optlayers.models.eight_bit_kernels import add_norm, swiglu
+    from optlayers.inference.fp8_kernels import add_norm, swiglu
 
     h, y = (torch.randn(50, width, device=cuda, dtype=torch.bfloat16) for _ in range(2))
     weight = torch.randn(width, device=cuda, dtype=torch.bfloat16)
@@ -56,7 +56,7 @@ def test_norm_and_swiglu(cuda: torch.device, width: int) -> None:
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(100, 128, 266), (1000, 4096, 12320)])
 def test_products(cuda: torch.device, rows: int, inputs: int, outputs: int) -> None:
-    from optlayers.models.eight_bit_kernels import multiply, quantise
+    from optlayers.inference.fp8_kernels import multiply, quantise
 
     x = torch.randn(rows, inputs, device=cuda, dtype=torch.bfloat16)
     w = torch.randn(outputs, inputs, device=cuda, dtype=torch.bfloat16) * inputs**-0.5

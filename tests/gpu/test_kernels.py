@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from optlayers.inference.packed import PackedBatch, PlainOps
 from optlayers.models.llamba import DiscreteMamba2
-from optlayers.models.packed import PackedBatch, PlainOps
 from optlayers.models.ssd import ssd_ref
 
 pytestmark = pytest.mark.gpu
@@ -52,7 +52,7 @@ def draw(*shape: int, like: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize("width", [96, 4096])
 def test_norm_and_sum(cuda: torch.device, dtype: torch.dtype, width: int) -> None:
-    from optlayers.models.kernels import add_norm
+    from optlayers.inference.kernels import add_norm
 
     h, y = (draw(77, width, like=cuda, dtype=dtype) for _ in range(2))
     w = draw(width, like=cuda, dtype=dtype)
@@ -63,7 +63,7 @@ def test_norm_and_sum(cuda: torch.device, dtype: torch.dtype, width: int) -> Non
 
 
 def test_swiglu(cuda: torch.device, dtype: torch.dtype) -> None:
-    from optlayers.models.kernels import swiglu
+    from optlayers.inference.kernels import swiglu
 
     x = draw(33, 2 * 1000, like=cuda, dtype=dtype)
     assert error(swiglu(x), F.silu(x[:, :1000].double()) * x[:, 1000:].double()) < TOLERANCE[dtype]
@@ -73,7 +73,7 @@ def test_swiglu(cuda: torch.device, dtype: torch.dtype) -> None:
 def test_attention_over_shared_contexts(
     cuda: torch.device, dtype: torch.dtype, batch: PackedBatch, queries: int, keys: int, width: int
 ) -> None:
-    from optlayers.models.kernels import attention
+    from optlayers.inference.kernels import attention
 
     tokens = len(batch.tokens)
     qkv = draw(tokens, (queries + 2 * keys) * width, like=cuda, dtype=dtype)
@@ -130,7 +130,7 @@ def in_float64(m: Any) -> Any:
 def test_the_mixer_branches_from_the_state_of_a_shared_context(
     cuda: torch.device, dtype: torch.dtype, batch: PackedBatch, sizes: tuple[int, int, int, int]
 ) -> None:
-    from optlayers.models.fused import FusedOps
+    from optlayers.inference.fused import FusedOps
 
     m = mixer(sizes, cuda, dtype)
     p = draw(len(batch.tokens), m.conv_channels + m.inner + m.heads, like=cuda, dtype=dtype)
@@ -142,7 +142,7 @@ def test_the_mixer_branches_from_the_state_of_a_shared_context(
 def test_ssd_gives_outputs_and_last_state_of_the_recurrence(
     cuda: torch.device, dtype: torch.dtype, length: int
 ) -> None:
-    from optlayers.models.kernels import ssd_packed
+    from optlayers.inference.kernels import ssd_packed
 
     heads, groups, width, state_size = sizes = (32, 32, 128, 64)
     batch = PackedBatch.of([([1] * length, 0, -1)] * 2, cuda)

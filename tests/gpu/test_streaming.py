@@ -11,9 +11,9 @@ import torch
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
+from optlayers.inference import offload as residency
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.models import residency
-from optlayers.models.stack import LayerStack
 
 pytestmark = pytest.mark.gpu
 

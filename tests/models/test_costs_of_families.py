@@ -11,8 +11,8 @@ from test_families import saved, tiny
 
 from optlayers.checkpoints.memory import assemble
 from optlayers.evaluation.costs import layer_costs
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.models.stack import LayerStack
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,9 @@ from optlayers.checkpoints.reader import Checkpoint
 from optlayers.errors import ModelError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
+from optlayers.inference.fp8 import PlainEightBitOps, Rows, add_eight_bit, projections
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.models.eight_bit import PlainEightBitOps, Rows, add_eight_bit, projections
-from optlayers.models.stack import LayerStack
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
+from optlayers.config.graft import Graft, Swap
 from optlayers.errors import ModelError
-from optlayers.graft import Graft, Swap
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.models.stack import LayerStack
 
 CPU = torch.device("cpu")
 MAMBA = {

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from optlayers.checkpoints.reader import Checkpoint
+from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.models import LlambaConfig, LlambaForCausalLM
 from optlayers.models.llamba import LlambaBlock
-from optlayers.models.stack import LayerStack
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9]
 # transformers' RMS norm works in float32 whatever it is given; all else here is float64.
@@ -164,8 +164,8 @@ def test_the_stack_and_the_model_agree_to_the_last_bit(tiny_pair: Path) -> None:
 def test_models_of_another_depth_or_width_do_not_make_a_pair(
     tiny_pair: Path, tmp_path: Path
 ) -> None:
+    from optlayers.checkpoints.compatibility import check_pair
     from optlayers.errors import ModelError
-    from optlayers.models.pair import check_pair
 
     config, weights = published_checkpoint(tied=False)
     small = Checkpoint("small", write(tmp_path / "small", config, weights))

@@ -11,14 +11,14 @@ import torch
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.lanes import in_lanes
-from optlayers.evaluation.packing import NO_SHARING
 from optlayers.evaluation.questions import Question, Request
+from optlayers.inference.even import ONE_CHUNK, EvenOps
+from optlayers.inference.flat import flat_size, flatten
+from optlayers.inference.packed import PACKED, PackedBatch, PlainOps
+from optlayers.inference.packing import NO_SHARING
+from optlayers.inference.stack import LayerStack
+from optlayers.inference.threads import in_lanes
 from optlayers.layerset import LayerSet
-from optlayers.models.even import ONE_CHUNK, EvenOps
-from optlayers.models.flat import flat_size, flatten
-from optlayers.models.packed import PACKED, PackedBatch, PlainOps
-from optlayers.models.stack import LayerStack
 
 CPU = torch.device("cpu")
 

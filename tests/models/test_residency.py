@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optlayers.errors import ModelError
-from optlayers.models.residency import GB, RESERVE, place
+from optlayers.inference.offload import GB, RESERVE, place
 
 BASE, DONOR, ENDS = 486_000_000, 436_000_000, 2_100_000_000
 

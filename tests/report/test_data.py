@@ -25,8 +25,10 @@ from optlayers.report.page import numeric, page, typeset
 from optlayers.report.progress import Failure, failures, funnel, savings
 from optlayers.report.text import as_data, markdown
 from optlayers.report.theme import DARK, PHASES, SEARCHES, SOFT, SURFACE
-from optlayers.search import Record, StratifiedScore, paired_difference, read_records
-from optlayers.worklog import WorkerState
+from optlayers.storage.worker_status import WorkerState
+from optlayers.trials.record import Record
+from optlayers.trials.records import read_records
+from optlayers.trials.statistics import StratifiedScore, paired_difference
 
 
 def record(number: int, layers: tuple[int, ...], **more: object) -> Record:

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from optlayers.cli.live import LiveView, renews_itself
 from optlayers.cli.view import LocalWorker, Pace, line, present, view
-from optlayers.liveness import process_name
 from optlayers.report.progress import snapshot
-from optlayers.worklog import WorkerState
+from optlayers.storage.heartbeat import process_name
+from optlayers.storage.worker_status import WorkerState
 
 
 def on_terminal(block: object) -> str:

@@ -11,6 +11,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 from search_landscape import N_FAST, N_FULL, N_LAYERS, Landscape
 
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
 from optlayers.search import (
     Explorer,
@@ -18,17 +19,16 @@ from optlayers.search import (
     Phase,
     Plan,
     RacingPruner,
-    RecordReader,
-    StratifiedScore,
-    best_by_layers,
-    encode_answers,
-    keys,
     plan,
     rungs,
     sampler_for,
     search_space,
 )
-from optlayers.study import StudyDefinition
+from optlayers.trials import keys
+from optlayers.trials.reader import RecordReader
+from optlayers.trials.record import encode_answers
+from optlayers.trials.records import best_by_layers
+from optlayers.trials.statistics import StratifiedScore
 
 
 def definition(**changes: Any) -> StudyDefinition:

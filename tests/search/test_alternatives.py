@@ -10,18 +10,11 @@ import pytest
 from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
+from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet
-from optlayers.search import (
-    Explorer,
-    Phase,
-    RacingPruner,
-    Record,
-    plan,
-    pruner_for,
-    sampler_for,
-)
-from optlayers.study import StudyDefinition, parse_study
+from optlayers.search import Explorer, Phase, RacingPruner, plan, pruner_for, sampler_for
+from optlayers.trials.record import Record
 
 N = 8
 NAMES = ["pattern-ga", "tpe", "nsgaii", "random", "greedy", "beam"]

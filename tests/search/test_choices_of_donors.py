@@ -8,13 +8,14 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet, all_layer_sets, all_of
-from optlayers.search import PatternGASampler, read_records
-from optlayers.search.alternatives import BeamSearch, Explorer, OptunaSearch, RandomSearch
+from optlayers.search import PatternGASampler
+from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, RandomSearch
 from optlayers.search.guide import Guide
-from optlayers.search.initialise import scored_set
+from optlayers.search.initial import scored_set
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.patterns import Pattern
 from optlayers.search.space import LayerSpace
+from optlayers.trials.records import read_records
 
 DONORS = ("a", "b", "c")
 SPACE = LayerSpace(n_layers=5, min_layers=1, max_layers=3, n_donors=3)

@@ -9,11 +9,11 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
-from optlayers.search.covariate import LEAST, note_rung, sharpened
 from optlayers.search.individual import individuals_from
-from optlayers.search.record import Halves, Record
+from optlayers.search.logprobs import LEAST, note_rung, sharpened
 from optlayers.search.space import LayerSpace
-from optlayers.search.statistics import FloatArray, spearman
+from optlayers.trials.record import Halves, Record
+from optlayers.trials.statistics import FloatArray, spearman
 
 SETS = [LayerSet.of(i, j) for i in range(12) for j in range(i)]
 QUESTIONS = 40

@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
-from optlayers.search import Effect, Record, explain
+from optlayers.search import Effect, explain
+from optlayers.trials.record import Record
 
 N, QUESTIONS = 8, 4000
 

@@ -10,7 +10,7 @@ from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search import LayerSpace
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import Individual
-from optlayers.search.initialise import scored_set
+from optlayers.search.initial import scored_set
 from optlayers.search.selection import non_dominated_fronts, select_parents, tournament
 
 SPACE = LayerSpace(n_layers=16, min_layers=1, max_layers=4)

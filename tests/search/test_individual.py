@@ -7,9 +7,10 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
-from optlayers.search import LayerSpace, Record
+from optlayers.search import LayerSpace
 from optlayers.search.individual import NO_GENERATION, estimates, individuals_from
-from optlayers.search.statistics import prior_strength, shrunk
+from optlayers.trials.record import Record
+from optlayers.trials.statistics import prior_strength, shrunk
 
 SPACE = LayerSpace(n_layers=6, min_layers=2, max_layers=3)
 

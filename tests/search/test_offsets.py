@@ -5,8 +5,8 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
-from optlayers.search import Record
-from optlayers.search.offsets import levelled, prefix_offsets
+from optlayers.search.prefix_bias import levelled, prefix_offsets
+from optlayers.trials.record import Record
 
 
 def raced(rng: np.random.Generator, easier: float) -> tuple[list[dict[int, float]], np.ndarray]:

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
-from optlayers.search import (
-    Goal,
-    Phase,
-    Plan,
-    Record,
-    keys,
-    plan,
-    sampler_for,
-    single_layer_scores,
-)
-from optlayers.study import StudyDefinition
+from optlayers.search import Goal, Phase, Plan, plan, sampler_for, single_layer_scores
+from optlayers.trials import keys
+from optlayers.trials.record import Record
 
 N = 5
 

@@ -13,7 +13,9 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from optlayers.errors import InputError
-from optlayers.search import RacingPruner, Record, keys, rungs
+from optlayers.search import RacingPruner, rungs
+from optlayers.trials import keys
+from optlayers.trials.record import Record
 
 BoolArray = npt.NDArray[np.bool_]
 

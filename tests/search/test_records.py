@@ -9,18 +9,11 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from optlayers.layerset import LayerSet
-from optlayers.search import (
-    RecordReader,
-    best_by_layers,
-    decode_answers,
-    encode_answers,
-    keys,
-    read_record,
-    read_records,
-    search_space,
-)
-from optlayers.search.record import Record
-from optlayers.search.records import given_up
+from optlayers.search import search_space
+from optlayers.trials import keys
+from optlayers.trials.reader import RecordReader
+from optlayers.trials.record import Record, decode_answers, encode_answers
+from optlayers.trials.records import best_by_layers, given_up, read_record, read_records
 
 
 def trial(state: TrialState, value: float | None = None, **attrs: Any) -> FrozenTrial:

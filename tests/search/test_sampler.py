@@ -13,7 +13,10 @@ from optuna.trial import Trial, TrialState
 
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.search import PatternGASampler, Phase, Proposal, Record, keys, read_records
+from optlayers.search import PatternGASampler, Phase, Proposal
+from optlayers.trials import keys
+from optlayers.trials.record import Record
+from optlayers.trials.records import read_records
 
 
 def value(layers: LayerSet) -> float:

@@ -12,7 +12,10 @@ from search_landscape import N_FAST, N_FULL, N_LAYERS, landscape_of
 from search_simulation import Worker, definition, new_study, run
 
 from optlayers.layerset import LayerSet
-from optlayers.search import PatternGASampler, Phase, Record, best_by_layers, keys, read_records
+from optlayers.search import PatternGASampler, Phase
+from optlayers.trials import keys
+from optlayers.trials.record import Record
+from optlayers.trials.records import best_by_layers, read_records
 
 ORDER = ["probe", "explore", "validate", "refine", "done"]
 

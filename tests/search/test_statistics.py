@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from optlayers.search.statistics import (
+from optlayers.trials.statistics import (
     Z95,
     StratifiedScore,
     paired_difference,

@@ -6,7 +6,7 @@ import json
 
 from datasets import Dataset
 
-from optlayers.study import STUDIES
+from optlayers.config.study import STUDIES
 
 
 def load(file: str, **_: object) -> dict[str, Dataset]:

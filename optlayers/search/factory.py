@@ -1,0 +1,62 @@
+"""What a study file may choose: the sampler and the pruner of the explore phase, by name."""
+
+from __future__ import annotations
+
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import NSGAIISampler, TPESampler
+
+from optlayers.config.study import StudyDefinition
+from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, RandomSearch
+from optlayers.search.pruner import RacingPruner
+from optlayers.search.sampler import PatternGASampler
+from optlayers.search.space import LayerSpace
+
+BEAM_WIDTH = 3
+# A race is for the best place alone; its error is split over the rungs.
+RACE_TOP_K, RACE_ALPHA = 1, 0.1
+
+
+def space_of(definition: StudyDefinition, n_layers: int) -> LayerSpace:
+    """The layer sets of a study whose models have so many layers."""
+    return LayerSpace(
+        n_layers=n_layers,
+        min_layers=definition.layers.min,
+        max_layers=definition.layers.max,
+        n_donors=len(definition.donor_names),
+    )
+
+
+def sampler_for(definition: StudyDefinition, n_layers: int, seed: int | None = None) -> Explorer:
+    """The sampler of a study; `seed` (default: the definition's) must differ by worker."""
+    seed = definition.seed if seed is None else seed
+    name, donors = definition.explore.sampler, definition.donor_names
+    if name == "pattern-ga":
+        return PatternGASampler(
+            n_layers=n_layers,
+            min_layers=definition.layers.min,
+            max_layers=definition.layers.max,
+            seed=seed,
+            population_size=definition.explore.population,
+            single_layer_scores=definition.prior.single_layer_scores,
+            known_sets=definition.prior_layer_sets,
+            donors=donors,
+        )
+    space = space_of(definition, n_layers)
+    if name in ("greedy", "beam"):
+        return BeamSearch(space=space, width=1 if name == "greedy" else BEAM_WIDTH)
+    if name == "random":
+        return RandomSearch(space=space, seed=seed)
+    # Optuna's own take 32 bits. Several sets are asked for before the first is told.
+    own = seed % 2**32
+    sampler = TPESampler(seed=own, constant_liar=True) if name == "tpe" else NSGAIISampler(seed=own)
+    return OptunaSearch(space=space, sampler=sampler, seed=seed)
+
+
+def pruner_for(definition: StudyDefinition, n_fast: int = 1) -> BasePruner:
+    """The pruner of a study: racing, successive halving from `n_fast` questions on, or none."""
+    if definition.explore.pruner == "racing":
+        return RacingPruner(top_k=RACE_TOP_K, alpha=RACE_ALPHA)
+    if definition.explore.pruner == "halving":
+        # The rungs double, and so the better half goes on (Li et al. 2020).
+        return SuccessiveHalvingPruner(min_resource=max(1, n_fast), reduction_factor=2)
+    return NopPruner()

@@ -1,0 +1,272 @@
+"""Phases: what a study should evaluate next, as a pure function of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from optlayers.config.study import StudyDefinition
+from optlayers.layerset import LayerSet
+from optlayers.search.baselines import Explorer
+from optlayers.search.factory import space_of
+from optlayers.search.individual import fitness_from, is_explored
+from optlayers.search.patience import explored_sets
+from optlayers.search.proposal import Goal, Phase, Proposal
+from optlayers.trials.record import Record
+from optlayers.trials.records import best_by_layers, given_up
+
+__all__ = ["Goal", "Phase", "Plan", "Proposal", "plan", "single_layer_scores"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The phase of a study and what to claim now.
+
+    `waiting` means that nothing can be proposed before trials of other workers finish.
+    """
+
+    phase: Phase
+    proposals: tuple[Proposal, ...] = ()
+    waiting: bool = False
+
+
+def single_layer_scores(
+    records: Iterable[Record], definition: StudyDefinition, n_layers: int
+) -> list[float] | None:
+    """Scores of the single layers, float [choices]: the prior's, or else the probe's.
+
+    None before the first is known; a layer whose probe failed for good gets the mean.
+    """
+    if definition.prior.single_layer_scores is not None:
+        return list(definition.prior.single_layer_scores)
+    # First scores, so that a layer that went on to all questions compares with the others.
+    known: dict[int, float] = {}
+    single = [r for r in records if len(r.layers.indices) == 1 and r.is_evaluated]
+    for record in sorted(single, key=lambda r: r.number):
+        if record.first_score is not None:
+            known.setdefault(record.layers.indices[0], record.first_score)
+    if not known:
+        return None
+    mean = sum(known.values()) / len(known)
+    n_choices = n_layers * len(definition.donor_names)
+    return [known.get(layer, mean) for layer in range(n_choices)]
+
+
+def plan(
+    definition: StudyDefinition,
+    n_layers: int,
+    records: Iterable[Record],
+    sampler: Explorer,
+    k: int,
+) -> Plan:
+    """At most k proposals for a study of these trials, in any order, and its phase.
+
+    Nothing is proposed that is evaluated as far already, being evaluated, or given up. Phases
+    follow each other where the next decision needs all of the last one; inside probe and
+    explore no worker waits for another. The same trials give the same plan.
+    """
+    planner = _Planner(definition, n_layers, sorted(records, key=lambda r: r.number), sampler, k)
+    for step in (planner.probe, planner.explore, planner.validate, planner.refine):
+        found = step()
+        if found is not None:
+            return found
+    return Plan(Phase.done)
+
+
+class _Planner:
+    """One call of `plan`; each phase returns its plan, or None where it is over."""
+
+    def __init__(
+        self,
+        definition: StudyDefinition,
+        n_layers: int,
+        records: Sequence[Record],
+        sampler: Explorer,
+        k: int,
+    ) -> None:
+        self.definition = definition
+        self.n_layers = n_layers
+        self.records = records
+        self.sampler = sampler
+        self.k = k
+        self.space = space_of(definition, n_layers)
+        # Only our own sampler takes up again what has paused.
+        self.pausing = (definition.explore.sampler, definition.explore.pruner) == (
+            "pattern-ga",
+            "racing",
+        )
+        # The few that need more than one look, of ten thousand.
+        self.single: list[Record] = []
+        self.others: list[Record] = []
+        for record in records:
+            if not record.is_evaluated:
+                self.others.append(record)
+            elif len(record.layers.indices) == 1:
+                self.single.append(record)
+        self.claimed = {r.layers for r in self.others if r.is_claimed}
+        self.dropped = given_up(self.others)
+
+    @cached_property
+    def best(self) -> dict[LayerSet, Record]:
+        """The most telling record of each evaluated set."""
+        return best_by_layers(self.records)
+
+    @cached_property
+    def full(self) -> set[LayerSet]:
+        """The sets evaluated on all questions."""
+        return {layers for layers, record in self.best.items() if record.is_full}
+
+    def probe(self) -> Plan | None:
+        """Every single layer, on few questions; one outside the budget serves as a weight only."""
+        if self.definition.prior.single_layer_scores is not None:
+            return None
+        known = {r.layers for r in self.single}
+        wanted = [LayerSet.of(layer) for layer in range(self.space.n_choices)]
+        return self._all_of(wanted, known, Phase.probe, Goal.step if self.pausing else Goal.fast)
+
+    def explore(self) -> Plan | None:
+        """The sampler's proposals, until the budget, the patience or the space is used up."""
+        explore = self.definition.explore
+        explored = explored_sets(self.records, self.space)
+        running = {
+            r.layers.indices
+            for r in self.others
+            if r.is_claimed and is_explored(r) and r.layers in self.space
+        } - explored.keys()
+        room = explore.population * explore.generations - len(explored) - len(running)
+        found: list[Proposal] = []
+        tired = not self.sampler.ends_itself and self._out_of_patience(list(explored))
+        if room > 0 and not tired and not self._is_exhausted():
+            found = self.sampler.propose_from(
+                self.records,
+                min(self.k, room),
+                single_layer_scores=single_layer_scores(
+                    self.single, self.definition, self.n_layers
+                ),
+                pausing=self.pausing,
+            )
+        if found:
+            return Plan(Phase.explore, tuple(found))
+        # The best of the phase are known only when all of it is finished.
+        return Plan(Phase.explore, waiting=True) if running else None
+
+    def _is_exhausted(self) -> bool:
+        """Whether every set of the budget was looked at; those that paused are for validate."""
+        if len(self.records) < self.space.size:
+            return False
+        seen = {r.layers for r in self.records if r.is_evaluated} | self.claimed | self.dropped
+        return sum(1 for layers in seen if layers in self.space) >= self.space.size
+
+    def validate(self) -> Plan | None:
+        """The best sets, in full, as far as they are not.
+
+        Chosen from what probe and explore found alone, so that the list does not change
+        while its own trials finish.
+        """
+        search = [r for r in self.records if _is_search(r)]
+        found = [layers for layers in best_by_layers(search) if self._is_candidate(layers)]
+        chosen = _fittest(found, self._estimates(search), self.definition.validation.top)
+        return self._all_of(chosen, self.full, Phase.validate, Goal.full)
+
+    def refine(self) -> Plan | None:
+        """Neighbours of the best sets, round by round, until a round finds nothing better."""
+        refine = self.definition.refine
+        for number in range(1, refine.rounds + 1):
+            known = self._full_before(number)
+            near = sorted(
+                {
+                    layers
+                    for centre in _best_scores(known, refine.top)
+                    for layers in self.space.neighbours(centre.layers)
+                }
+            )
+            found = self._all_of(near, self.best, Phase.refine, Goal.fast, number)
+            if found is not None:
+                return found
+            # Full evaluations of this round are left out, or its own choice would change as
+            # they come in.
+            before = [
+                r for r in self.records if not (r.goal == Goal.full and _is_refined(r, number))
+            ]
+            partial = best_by_layers(before)
+            unverified = [
+                layers
+                for layers in near
+                if layers in partial and not partial[layers].is_full and self._is_candidate(layers)
+            ]
+            chosen = _fittest(unverified, self._estimates(before), refine.verify)
+            found = self._all_of(chosen, self.full, Phase.refine, Goal.full, number)
+            if found is not None:
+                return found
+            if _top_score(self._full_before(number + 1)) <= _top_score(known):
+                return None
+        return None
+
+    def _full_before(self, number: int) -> list[Record]:
+        """The fully evaluated candidates as they were when round `number` began."""
+        before = best_by_layers(r for r in self.records if not _is_refined(r, number))
+        return [r for layers, r in before.items() if r.is_full and self._is_candidate(layers)]
+
+    def _is_candidate(self, layers: LayerSet) -> bool:
+        return layers in self.space and layers not in self.dropped
+
+    def _all_of(
+        self,
+        wanted: Sequence[LayerSet],
+        finished: Collection[LayerSet],
+        phase: Phase,
+        goal: Goal,
+        number: int | None = None,
+    ) -> Plan | None:
+        """A plan until every wanted set is finished (or given up), then None."""
+        missing = [s for s in wanted if s not in finished and s not in self.dropped]
+        if not missing:
+            return None
+        free = [s for s in missing if s not in self.claimed][: self.k]
+        proposals = tuple(Proposal(s, phase, goal, round=number) for s in free)
+        return Plan(phase, proposals, waiting=not proposals)
+
+    def _out_of_patience(self, explored: Sequence[tuple[int, ...]]) -> bool:
+        """Whether the best set of the search is older than the last generations.
+
+        By what probe and explore found alone, so that later phases cannot reopen this one.
+        """
+        size, patience = self.definition.explore.population, self.definition.explore.patience
+        complete = len(explored) // size
+        if complete <= patience:
+            return False
+        fitness = self._estimates(r for r in self.records if _is_search(r))
+        whole = explored[: complete * size]
+        best = max(range(len(whole)), key=lambda i: fitness[whole[i]])
+        return best < (complete - patience) * size
+
+    def _estimates(self, records: Iterable[Record]) -> dict[tuple[int, ...], float]:
+        """What each set of the budget is worth, comparable across numbers of questions."""
+        size = self.definition.explore.population
+        return fitness_from(records, space=self.space, population_size=size)
+
+
+def _is_search(record: Record) -> bool:
+    return is_explored(record) or record.phase == Phase.probe
+
+
+def _is_refined(record: Record, number: int) -> bool:
+    """Whether a record is of round `number` of refine, or of a later one."""
+    return record.phase == Phase.refine and record.round is not None and record.round >= number
+
+
+def _top_score(records: Iterable[Record]) -> float:
+    return max((r.score for r in records if r.score is not None), default=float("-inf"))
+
+
+def _fittest(
+    sets: Iterable[LayerSet], worth: Mapping[tuple[int, ...], float], count: int
+) -> list[LayerSet]:
+    """The best of the sets; ties go to fewer layers."""
+    return sorted(sets, key=lambda s: (-worth[s.indices], len(s), s))[:count]
+
+
+def _best_scores(records: Sequence[Record], count: int) -> list[Record]:
+    """The best records of full evaluations; ties go to fewer layers."""
+    return sorted(records, key=lambda r: (-(r.score or 0.0), len(r.layers), r.layers))[:count]

@@ -1,0 +1,333 @@
+"""Storage: a database URL becomes an Optuna storage, and a study in it.
+
+SQLite gets write-ahead logging, so that readers and writers do not wait for each other; PostgreSQL,
+MySQL and MariaDB get time limits, so that a host that vanished is noticed. All wait while the
+database is away. A study is tied to its definition: one of another definition is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from pydantic import ValidationError
+from sqlalchemy import create_engine, event, inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning, SQLAlchemyError
+
+from optlayers.config.study import StudyDefinition
+from optlayers.errors import MissingStudyError, StorageError
+from optlayers.storage.read import QuickStorage
+from optlayers.storage.redact import mask_password, remember_password
+from optlayers.storage.retry import Patience, PatientStorage, one_line
+from optlayers.storage.sqlite import (
+    BUSY_SECONDS,
+    check_file,
+    has_table,
+    prepare_file,
+    set_pragmas,
+)
+
+DEFAULT_URL = "sqlite:///optuna.db"
+CONNECT_SECONDS = 10
+# Longer than any statement of ours: a connection that is silent for so long leads nowhere.
+SILENCE_SECONDS = 120
+CREATE_TRIES = 20
+
+DEFINITION = "definition"
+FINGERPRINT = "fingerprint"
+
+
+def quiet_optuna() -> None:
+    """Keep Optuna's log lines and the warnings of what is used on purpose off the screen."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+    warnings.filterwarnings("ignore", message=".*Heartbeat of storage is supposed.*")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn the many errors of drivers into one line that names the database."""
+    shown = mask_password(url)
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise StorageError(
+            f"storage {shown}: {one_line(error)}; check that the database is up and "
+            "the URL is right"
+        ) from None
+
+
+def open_storage(
+    url: str,
+    say: Callable[[str], None] = lambda text: None,
+    wait: bool = False,
+    create: bool = True,
+) -> BaseStorage:
+    """The Optuna storage of a database URL, such as `sqlite:///optuna.db`.
+
+    Its calls wait for up to `PATIENCE_SECONDS` while the database is away; `say` is told so. With
+    `wait` opening it waits too; without `create` no table is made. Raises `StorageError` for a URL
+    that is none, a missing driver, a database that cannot be reached, or one of another schema;
+    `MissingStudyError` where there would be tables to make.
+    """
+    quiet_optuna()
+    remember_password(url)
+    shown = mask_password(url)
+    patience = Patience(shown, say=say)
+    try:
+        backend = make_url(url).get_backend_name()
+        make_url(url).get_dialect()
+    except NoSuchModuleError as error:
+        raise StorageError(f"storage {shown}: {error}; mend the part before ://") from None
+    except (ArgumentError, ValueError):
+        signs = "; in a password write @ : / % # as %40 %3A %2F %25 %23" if shown != url else ""
+        raise StorageError(
+            f"storage {shown}: not a database URL; write for example {DEFAULT_URL} or "
+            f"postgresql+psycopg://user@host/database{signs}"
+        ) from None
+    except ImportError as error:
+        raise _no_driver(shown, error) from None
+    if "@" in (make_url(url).host or ""):
+        # Its driver would look for that host, and name a part of the password.
+        raise StorageError(
+            f"storage {shown}: there is more than one at sign before the host; write one that "
+            "belongs to the password as %40"
+        )
+    with storage_errors(url):
+        try:
+            options = _engine_options(url)
+            if backend == "sqlite":
+                check_file(url)
+            if not create and not _has_studies(url, options):
+                raise MissingStudyError(f"storage {shown}: it holds no studies; name another")
+            if backend == "sqlite":
+                prepare_file(url)
+            opening = functools.partial(_open_tables, url, options)
+            storage = patience.call(opening) if wait else opening()
+        except (ModuleNotFoundError, ImportError) as error:
+            raise _no_driver(shown, error) from None
+        except (RuntimeError, SAWarning) as error:
+            # Of Optuna, about its tables, or of SQLAlchemy, about what stands behind the `?`.
+            why = str(error).splitlines()[0].partition(" (Background")[0].rstrip(".")
+            mend = "" if "upgrade" in why else "; mend it"
+            raise StorageError(f"storage {shown}: {why}{mend}") from None
+        if backend == "sqlite":
+            event.listen(storage.engine, "connect", set_pragmas)
+            storage.engine.dispose()  # the connections so far know no pragmas
+    return PatientStorage(storage, patience)
+
+
+_DRIVERS = {
+    "postgresql": "write postgresql+psycopg://, and install optlayers[postgres]",
+    "mysql": "write mysql+pymysql://, and install optlayers[mysql]",
+    "mariadb": "write mysql+pymysql://, and install optlayers[mysql]",
+}
+
+
+def _no_driver(shown: str, error: Exception) -> StorageError:
+    backend = shown.partition(":")[0].partition("+")[0]
+    mend = _DRIVERS.get(backend, "use SQLite, PostgreSQL, MySQL or MariaDB")
+    why = str(error).splitlines()[0].rstrip(".")
+    return StorageError(f"storage {shown}: its driver is missing ({why}); {mend}")
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    """Options of SQLAlchemy's engine for that database."""
+    parts = make_url(url)
+    backend, driver = parts.get_backend_name(), parts.get_driver_name()
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if driver in ("psycopg", "psycopg2"):
+        options["connect_args"] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": SILENCE_SECONDS // 4,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 1000 * SILENCE_SECONDS,
+        }
+    elif driver in ("pymysql", "mysqldb"):
+        options["connect_args"] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": SILENCE_SECONDS,
+            "write_timeout": SILENCE_SECONDS,
+        }
+    if backend in ("mysql", "mariadb"):
+        # As PostgreSQL does it; the default locks gaps between rows, and so ends in deadlocks.
+        options["isolation_level"] = "READ COMMITTED"
+    return options
+
+
+def _open_tables(url: str, options: dict[str, Any]) -> QuickStorage:
+    """Optuna's storage of that URL, whose tables several processes may be making at once.
+
+    Whoever comes second fails where the first is just making a table; it looks again.
+    """
+    for attempt in range(1, CREATE_TRIES + 1):
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Query string argument", SAWarning)
+                return QuickStorage(url, engine_kwargs=options)
+        except (StorageInternalError, SQLAlchemyError) as error:
+            text = f"{error} {error.__cause__}".lower()
+            racing = any(
+                w in text for w in ("already exists", "duplicate key", "unique constraint")
+            )
+            if attempt == CREATE_TRIES or not racing:
+                raise
+            time.sleep(0.02 * attempt * (0.5 + random.random()))
+    raise AssertionError("unreachable")
+
+
+def _has_studies(url: str, options: dict[str, Any]) -> bool:
+    """Whether the database has Optuna's tables; nothing is written to it."""
+    if make_url(url).get_backend_name() == "sqlite":
+        return has_table(url, "studies")
+    engine = create_engine(url, **options)
+    try:
+        return bool(inspect(engine).has_table("studies"))
+    finally:
+        engine.dispose()
+
+
+def open_study(
+    url: str,
+    definition: StudyDefinition,
+    sampler: BaseSampler | None = None,
+    pruner: BasePruner | None = None,
+    create: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+    wait: bool = False,
+) -> optuna.Study:
+    """The study of that definition in the database.
+
+    Raises `StorageError` where it is missing (and `create` is false), or was made from another
+    definition; a change of the budget alone (explore, validate, refine) is taken over. `say` and
+    `wait` as for `open_storage`.
+    """
+    try:
+        storage = open_storage(url, say, wait, create)
+    except MissingStudyError:
+        raise _not_there(url, definition.name) from None
+    with storage_errors(url):
+        for attempt in range(2):
+            try:
+                study = optuna.load_study(
+                    study_name=definition.name, storage=storage, sampler=sampler, pruner=pruner
+                )
+                break
+            except KeyError:
+                if not create or attempt:
+                    raise _not_there(url, definition.name) from None
+                # Two workers may create it at once: the second loads what the first made.
+                with contextlib.suppress(DuplicatedStudyError):
+                    storage.create_new_study(
+                        [optuna.study.StudyDirection.MAXIMIZE], definition.name
+                    )
+        attrs = study.user_attrs
+        found = attrs.get(FINGERPRINT)
+        if found is None and _is_foreign(study):
+            # Unless another process signed it between the two looks.
+            attrs = study.user_attrs
+            found = attrs.get(FINGERPRINT)
+            if found is None:
+                raise StorageError(
+                    f"study {definition.name!r} in {mask_password(url)} was not made by "
+                    "optlayers; choose another name in the study file or another database"
+                )
+        known = _identity(attrs.get(DEFINITION, {}))
+        if found not in (None, definition.fingerprint()) and known != definition.identity():
+            raise StorageError(
+                f"study {definition.name!r} in {mask_password(url)} has another definition: "
+                f"{_difference(known, definition)}; restore it, or choose "
+                "another name or database"
+            )
+        if found != definition.fingerprint() and create:
+            # First of all: by it a second process, or a later one, knows the study as ours.
+            study.set_user_attr(FINGERPRINT, definition.fingerprint())
+            study.set_metric_names(["score"])
+        if attrs.get(DEFINITION) != definition.to_dict() and create:
+            study.set_user_attr(DEFINITION, definition.to_dict())
+    return study
+
+
+def _identity(stored: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a stored definition, fields that came later at their defaults."""
+    try:
+        return StudyDefinition.model_validate({**stored, "folder": Path()}).identity()
+    except ValidationError:
+        return stored
+
+
+def _is_foreign(study: optuna.Study) -> bool:
+    """Whether a study without a fingerprint is more than a name that was just taken."""
+    return (
+        study.directions != [optuna.study.StudyDirection.MAXIMIZE]
+        or bool(study.user_attrs)
+        or bool(study.get_trials(deepcopy=False))
+    )
+
+
+def _not_there(url: str, name: str) -> MissingStudyError:
+    return MissingStudyError(
+        f"study {name!r} is not in {mask_password(url)}; run `search` with the same --study and "
+        "--storage first"
+    )
+
+
+def stored_definition(url: str, name: str) -> dict[str, Any] | None:
+    """The definition that a study in the database was made from, or None."""
+    try:
+        storage = open_storage(url, create=False)
+    except MissingStudyError:
+        return None
+    with storage_errors(url):
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
+            return None
+        found: dict[str, Any] | None = study.user_attrs.get(DEFINITION)
+        return found
+
+
+def _difference(stored: dict[str, Any], definition: StudyDefinition) -> str:
+    """The first fields that differ: what they are there, and here."""
+    there, here = _fields(stored), _fields(definition.identity())
+    parts = [
+        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
+        for key in {**here, **there}
+        if there.get(key) != here.get(key) and key.partition(".")[0] in definition.identity()
+    ]
+    more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return "; ".join(parts[:3]) + more or "its fingerprint differs"
+
+
+def _fields(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by their dotted names, such as `base.model`."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            found |= _fields(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

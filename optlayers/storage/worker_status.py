@@ -1,0 +1,148 @@
+"""Work log: what each worker of a study says of itself, kept with the study.
+
+Device, hardware, versions, what it is doing, and how much it has done: so that anyone who reads
+the database sees all workers together. One small commit, at most one a second.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from optlayers import __version__
+from optlayers.inference.prefix_tree import layer_passes
+from optlayers.layerset import LayerSet
+
+KEY = "worker:"
+SECONDS = 1.0
+PACKAGES = ("torch", "transformers", "lm_eval", "optuna", "numpy")
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """One worker as it last said.
+
+    `questions` counts the answers it found; `passes` layer passes (one layer on one question),
+    `saved_passes` those that shared prefixes spared; `seconds` the time spent evaluating; `begun`
+    and `seen` are seconds since 1970 by its own clock.
+    """
+
+    name: str
+    device: str = ""
+    hardware: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    state: str = ""
+    questions: int = 0
+    passes: int = 0
+    saved_passes: int = 0
+    seconds: float = 0.0
+    begun: float = 0.0
+    seen: float = 0.0
+
+    @property
+    def host(self) -> str:
+        """The name of its machine."""
+        return self.name.split("/")[0].split(":")[0]
+
+    @property
+    def pid(self) -> str:
+        """Its process number."""
+        parts = self.name.rsplit(":", 2)
+        return parts[1] if len(parts) == 3 else ""
+
+
+class WorkLog:
+    """The log of one worker; `device` and `hardware` are what it runs on."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        name: str,
+        n_layers: int,
+        device: str,
+        hardware: str,
+        n_donors: int = 1,
+    ) -> None:
+        self.study = study
+        self.n_layers, self.n_donors = n_layers, n_donors
+        self._facts: dict[str, Any] = {
+            "name": name,
+            "device": device,
+            "hardware": hardware,
+            "versions": versions(),
+            "begun": time.time(),
+        }
+        self._questions = self._passes = self._saved = 0
+        self._seconds = 0.0
+        self._written = float("-inf")
+
+    def did(self, sets: Sequence[LayerSet], questions: int, seconds: float) -> None:
+        """Count an evaluation of `sets` on so many questions each."""
+        passes = layer_passes(sets, self.n_layers, self.n_donors) * questions
+        self._questions += len(sets) * questions
+        self._passes += passes
+        self._saved += len(sets) * self.n_layers * questions - passes
+        self._seconds += seconds
+
+    def say(self, state: str, now: bool = False) -> None:
+        """Store what it does; left out where it was stored a moment ago, unless `now`."""
+        if not now and time.monotonic() - self._written < SECONDS:
+            return
+        self._written = time.monotonic()
+        mine = WorkerState(
+            **self._facts,
+            state=state,
+            questions=self._questions,
+            passes=self._passes,
+            saved_passes=self._saved,
+            seconds=round(self._seconds, 3),
+            seen=time.time(),
+        )
+        self.study.set_user_attr(f"{KEY}{mine.name}", asdict(mine))
+
+
+def read_workers(attrs: dict[str, Any]) -> list[WorkerState]:
+    """The workers that the study's user attributes tell of, the first to begin first."""
+    names = {f.name for f in fields(WorkerState)}
+    found = [
+        WorkerState(**{k: v for k, v in value.items() if k in names})
+        for key, value in attrs.items()
+        if key.startswith(KEY) and isinstance(value, dict)
+    ]
+    return sorted(found, key=lambda worker: (worker.begun, worker.name))
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python, optlayers and the libraries that decide about a score."""
+    found = {"optlayers": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The CPU of this machine and the number of cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {cores} cores"

@@ -1,0 +1,155 @@
+"""Reading trials as records, and what a set of records says about each layer set."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from optlayers.errors import InputError
+from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet
+from optlayers.trials import keys
+from optlayers.trials.record import Halves, Record
+
+# Where a sampler notes the set that it gave to a trial whose parameters are still coming.
+CLAIM_KEY = "PatternGASampler:layers"
+GENERATION_KEY = "PatternGASampler:generation"
+
+MAX_FAILURES = 3
+
+
+def _layers_of(trial: FrozenTrial) -> LayerSet | None:
+    """The layer set of a trial, or None where it has none (yet)."""
+    text = trial.user_attrs.get(keys.LAYERS)
+    if isinstance(text, str):
+        try:
+            return _parsed(text, _donors_of(trial) if AT in text else ONE)
+        except InputError:
+            return None
+    # `Trial.params` copies nothing, but a trial in the middle of `ask` has only some of them.
+    claim = trial.system_attrs.get(CLAIM_KEY)
+    if claim is not None and not trial.state.is_finished():
+        return LayerSet(tuple(claim))
+    params: Mapping[str, Any] = trial.params
+    if not params:
+        params = trial.system_attrs.get("fixed_params", {})
+    if not any(name.startswith("layer_") for name in params):
+        return None
+    return LayerSet.from_params(params, _donors_of(trial))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _parsed(text: str, donors: Donors) -> LayerSet:
+    return LayerSet.parse(text, donors=donors)
+
+
+def _donors_of(trial: FrozenTrial) -> Donors:
+    """The names of the donors, as the trial's own parameters have them."""
+    for name, distribution in trial.distributions.items():
+        if name.startswith("layer_") and isinstance(distribution, CategoricalDistribution):
+            return tuple(str(choice) for choice in distribution.choices if choice != BASE)
+    return ONE
+
+
+def donors_in(attrs: Mapping[str, Any]) -> Donors:
+    """The names of a study's donors, by its user attributes."""
+    return tuple(attrs.get(keys.DONORS, ONE))
+
+
+def read_record(trial: FrozenTrial) -> Record | None:
+    """One trial as a record, or None where it is about no layer set.
+
+    The attribute `layers` is preferred to the parameters: it is one short text.
+    """
+    layers = _layers_of(trial)
+    if layers is None:
+        return None
+    attrs = trial.user_attrs
+    intermediate = trial.intermediate_values
+    last = max(intermediate) if intermediate else None
+    score = attrs.get(keys.SCORE)
+    if score is None and trial.state != TrialState.FAIL:
+        values = trial.values
+        score = values[0] if values else intermediate[last] if last is not None else None
+    generation = attrs.get(keys.GENERATION)
+    if generation is None:
+        generation = trial.system_attrs.get(GENERATION_KEY)
+    return Record(
+        number=trial.number,
+        state=trial.state,
+        layers=layers,
+        phase=attrs.get(keys.PHASE, ""),
+        goal=attrs.get(keys.GOAL, ""),
+        questions=attrs.get(keys.QUESTIONS, last),
+        score=score,
+        ci_low=attrs.get(keys.CI_LOW),
+        ci_high=attrs.get(keys.CI_HIGH),
+        fidelity=attrs.get(keys.FIDELITY, ""),
+        evaluated=attrs.get(keys.EVALUATED, 0),
+        generation=generation,
+        round=attrs.get(keys.ROUND),
+        worker=attrs.get(keys.WORKER, ""),
+        reason=attrs.get(keys.REASON, ""),
+        packed_answers=attrs.get(keys.ANSWERS, ""),
+        intermediate=intermediate,
+        halves={
+            int(n): Halves((first, second), (third, fourth))
+            for n, first, second, third, fourth in attrs.get(keys.HALVES, ())
+        },
+    )
+
+
+def read_records(trials: Iterable[FrozenTrial]) -> list[Record]:
+    """Trials as records, by trial number; trials without a layer set are left out.
+
+    Many trials read again and again are faster through a `RecordReader`.
+    """
+    found = [record for record in map(read_record, trials) if record is not None]
+    return sorted(found, key=lambda record: record.number)
+
+
+def outranks(record: Record, other: Record) -> bool:
+    """Whether `record` tells more than `other` of the same set: questions, then lower number.
+
+    A plain trial without a number of questions counts as the whole evaluation it is.
+    """
+    mine = _weight(record)
+    others = _weight(other)
+    return mine > others or (mine == others and record.number < other.number)
+
+
+def _weight(record: Record) -> float:
+    return float("inf") if record.questions is None else record.questions
+
+
+def best_by_layers(records: Iterable[Record]) -> dict[LayerSet, Record]:
+    """For each evaluated layer set, the record with most questions (ties: lower number)."""
+    # Tuples of indices hash many times faster than the dataclass around them.
+    best: dict[tuple[int, ...], Record] = {}
+    for record in records:
+        if record.is_evaluated:
+            key = record.layers.indices
+            known = best.get(key)
+            if known is None or outranks(record, known):
+                best[key] = record
+    return {record.layers: record for record in best.values()}
+
+
+def given_up(records: Iterable[Record]) -> set[LayerSet]:
+    """Layer sets that failed `MAX_FAILURES` times by their own fault: never proposed again.
+
+    A worker that dies cannot leave a reason, so a failed trial of a worker without one counts
+    as lost, not as failed.
+    """
+    failures: Counter[LayerSet] = Counter()
+    fail = TrialState.FAIL  # an enum looks its members up each time
+    for record in [r for r in records if r.state is fail]:
+        lost = record.worker and not record.reason
+        if not lost and not record.reason.startswith(keys.HARMLESS_REASONS):
+            spent = record.reason.startswith(keys.REASON_SPENT)
+            failures[record.layers] += MAX_FAILURES if spent else 1
+    return {layers for layers, count in failures.items() if count >= MAX_FAILURES}

@@ -1,0 +1,341 @@
+"""Claims: how a worker takes a layer set, and tells what it found.
+
+A claim is a RUNNING trial made in one commit with its whole cohort, unless another is on the same
+layer set; where two are made all the same, the lower trial number stands. A trial whose worker is
+gone is failed, and its layer set goes back to the queue as a WAITING trial in the same commit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from optlayers.errors import RunError
+from optlayers.layerset import ONE, Donors, LayerSet, sortable
+from optlayers.search import Goal, Proposal, search_space
+from optlayers.storage.heartbeat import Heart, is_gone, process_name
+from optlayers.storage.transactions import ACTIVE, Change, NewTrial, insert_running, swap_states
+from optlayers.trials import keys
+from optlayers.trials.record import encode_answers
+from optlayers.trials.statistics import ScoreInterval
+
+MAX_RETRIES = 3
+# From this retry on a set is evaluated alone: one that ends its workers takes no other with it.
+ALONE_FROM = 2
+RETRIES = "retries"
+# For whoever sorts trials in a table: the number of layers, and the set so that text sorts well.
+SIZE, SET = "size", "set"
+_KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, keys.START, SIZE, SET)
+
+
+@dataclass
+class Claim:
+    """One layer set that this worker has taken, and the answers it has so far.
+
+    halves: what the halves of them say at each rung, as `keys.HALVES` keeps it.
+    """
+
+    study: optuna.Study
+    trial_id: int
+    number: int
+    layers: LayerSet
+    goal: Goal
+    start: int = 0  # questions that the set had answered when it was proposed to go on
+    answers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    inherited: int = 0
+    halves: list[list[float]] = field(default_factory=list)
+
+    @functools.cached_property
+    def trial(self) -> Trial:
+        """Optuna's trial, which a pruner of another make asks for."""
+        return Trial(self.study, self.trial_id)
+
+    @property
+    def evaluated(self) -> int:
+        """Number of questions that this trial itself paid for."""
+        return len(self.answers) - self.inherited
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a claim has come to: its score so far and, where it is `over`, how it ended."""
+
+    claim: Claim
+    interval: ScoreInterval
+    over: bool = False
+    full: bool = False
+    beaten: bool = False
+
+
+class Claims:
+    """The claims of one worker in one study."""
+
+    def __init__(
+        self, study: optuna.Study, n_layers: int, device: str, donors: Donors = ONE
+    ) -> None:
+        self.study = study
+        self.storage: BaseStorage = study._storage
+        self.n_layers = n_layers
+        self.donors = donors
+        self.worker = process_name()
+        self.device = device
+        self.heart = Heart(self.storage, study._study_id)
+        # The study as it was read after the last claims: with them, and all that was told before.
+        self.seen: list[FrozenTrial] = []
+        self._space = search_space(n_layers, donors)
+
+    # ------------------------------------------------------------------ taking
+
+    def take(self, proposals: Sequence[Proposal]) -> list[Claim]:
+        """Claim the proposals, less those that another worker claimed first."""
+        made = self._create(proposals)
+        mine = {claim.layers.text(self.donors) for claim in made}
+        first: dict[tuple[str, str], int] = {}
+        self.seen = self.study.get_trials(deepcopy=False) if mine else []
+        for trial in self.seen:
+            layers = trial.user_attrs.get(keys.LAYERS)
+            if layers in mine and trial.state != TrialState.FAIL:
+                key = (layers, _work(trial)[1])
+                first[key] = min(first.get(key, trial.number), trial.number)
+        kept = []
+        for claim in made:
+            layers = claim.layers.text(self.donors)
+            # One that another worker began and ended in the meantime counts as well.
+            works = {
+                _work_of(state, claim.goal.value, claim.start)
+                for state in (TrialState.RUNNING, TrialState.COMPLETE)
+            }
+            lowest = min(first.get((layers, work), claim.number) for work in works)
+            if lowest < claim.number:
+                self.fail(claim, f"{keys.REASON_DUPLICATE}: trial {lowest} has the same layers")
+            else:
+                kept.append(claim)
+        return kept
+
+    def _create(self, proposals: Sequence[Proposal]) -> list[Claim]:
+        """The claims, less those whose work another worker has in hand."""
+        wanted = [
+            NewTrial(
+                proposal.layers.to_params(self.n_layers, self.donors),
+                {
+                    **proposal.user_attrs(self.donors),
+                    SIZE: len(proposal.layers),
+                    SET: sortable(proposal.layers.labels(self.donors)),
+                    keys.WORKER: self.worker,
+                    keys.DEVICE: self.device,
+                },
+            )
+            for proposal in proposals
+        ]
+        made = insert_running(
+            self.storage, self.study._study_id, wanted, self._space, same_work, same_claim
+        )
+        claims = []
+        for proposal, found in zip(proposals, made, strict=True):
+            if found is not None:
+                trial_id, number = found
+                self.heart.held.add(trial_id)
+                claims.append(
+                    Claim(
+                        self.study,
+                        trial_id,
+                        number,
+                        proposal.layers,
+                        proposal.goal,
+                        proposal.start,
+                    )
+                )
+        return claims
+
+    def _read(self, text: str) -> LayerSet:
+        return LayerSet.parse(text, donors=self.donors)
+
+    def pop_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
+        """Take at most k trials that wait in the queue; one that failed often, alone."""
+        trials = list(trials)
+        under_way = {_work(t) for t in trials if t.state == TrialState.RUNNING}
+        changes: dict[int, Change] = {}
+        chosen: dict[int, FrozenTrial] = {}
+        for trial in trials:
+            if trial.state != TrialState.WAITING or keys.LAYERS not in trial.user_attrs:
+                continue
+            if _work(trial) in under_way:
+                # Two workers may have queued one lost set, each for its own lost trial.
+                attrs = {keys.REASON: f"{keys.REASON_DUPLICATE}: the set is under way already"}
+                changes[trial._trial_id] = Change(
+                    trial._trial_id, trial.state, TrialState.FAIL, attrs
+                )
+                continue
+            alone = int(trial.user_attrs.get(RETRIES, 0)) >= ALONE_FROM
+            if alone and chosen:
+                continue
+            under_way.add(_work(trial))
+            chosen[trial._trial_id] = trial
+            changes[trial._trial_id] = Change(
+                trial._trial_id,
+                TrialState.WAITING,
+                TrialState.RUNNING,
+                {keys.WORKER: self.worker, keys.DEVICE: self.device},
+            )
+            if alone or len(chosen) == k:
+                break
+        done = self._swap(list(changes.values()))
+        taken = []
+        for trial_id, trial in chosen.items():
+            if done[list(changes).index(trial_id)]:
+                self.heart.held.add(trial_id)
+                layers = self._read(trial.user_attrs[keys.LAYERS])
+                goal = Goal(trial.user_attrs[keys.GOAL])
+                taken.append(Claim(self.study, trial_id, trial.number, layers, goal))
+        return taken
+
+    # ------------------------------------------------------------------ telling
+
+    def tell(self, told: Sequence[Told]) -> None:
+        """Store scores and answers; end what is over, COMPLETE on all questions, else PRUNED.
+
+        Nothing is written of a trial that is not RUNNING any more: a worker that slept too long
+        finds it failed by another, and its layer set in the queue again.
+        """
+        changes = []
+        for item in told:
+            claim, interval = item.claim, item.interval
+            attrs: dict[str, Any] = {
+                keys.ANSWERS: encode_answers(claim.answers),
+                keys.QUESTIONS: len(claim.answers),
+                keys.EVALUATED: claim.evaluated,
+            }
+            if claim.halves:
+                attrs[keys.HALVES] = claim.halves
+            state, value = TrialState.RUNNING, None
+            if item.over:
+                state = TrialState.COMPLETE if item.full else TrialState.PRUNED
+                value = interval.score
+                attrs |= {
+                    keys.SCORE: interval.score,
+                    keys.CI_LOW: interval.ci_low,
+                    keys.CI_HIGH: interval.ci_high,
+                    keys.FIDELITY: "full" if item.full else "fast",
+                }
+                if item.beaten:
+                    attrs[keys.REASON] = keys.REASON_BEATEN
+            steps = {len(claim.answers): interval.score}
+            changes.append(Change(claim.trial_id, TrialState.RUNNING, state, attrs, value, steps))
+        self._swap(changes)
+        self.heart.held -= {item.claim.trial_id for item in told if item.over}
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """Fail a trial with its reason."""
+        attrs = {keys.REASON: reason[:500] or "no reason was given"}
+        self._swap([Change(claim.trial_id, TrialState.RUNNING, TrialState.FAIL, attrs)])
+        self.heart.held.discard(claim.trial_id)
+
+    def _swap(self, changes: Sequence[Change]) -> list[bool]:
+        return swap_states(self.storage, self.study._study_id, changes, self._space)
+
+    # ------------------------------------------------------------------ giving back
+
+    def give_back(self, reason: str = keys.REASON_INTERRUPTED, retries: int = 0) -> None:
+        """Return all claims of this worker to the queue: fail them, and enqueue them again.
+
+        They are found in the study, since a signal may have come in the middle of a claim.
+        `retries` is 1 where the layer sets themselves may be what ended the worker.
+        """
+        mine = [
+            trial
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state == TrialState.RUNNING
+            and trial.user_attrs.get(keys.WORKER) == self.worker
+        ]
+        self._abandon(mine, reason, retries)
+
+    def reap(self, trials: Iterable[FrozenTrial]) -> int:
+        """Fail the trials of workers that are gone, and put their layer sets into the queue.
+
+        A dead process of this host is known at once, one of another host by its heartbeats.
+        Returns how many were found.
+        """
+        running = {t._trial_id: t for t in trials if t.state == TrialState.RUNNING}
+        # Two workers in threads of one process have one name.
+        others = {i: t for i, t in running.items() if i not in self.heart.held}
+        workers = {i: str(t.user_attrs.get(keys.WORKER, "")) for i, t in others.items()}
+        gone = {worker for worker in set(workers.values()) if is_gone(worker)}
+        stale = {i for i, worker in workers.items() if worker in gone}
+        if others:
+            stale |= self.heart.left_behind() & others.keys()
+        reason = f"{keys.REASON_LOST}: it ended without a result"
+        return self._abandon([others[i] for i in sorted(stale)], reason, 1)
+
+    def _abandon(self, trials: Sequence[FrozenTrial], reason: str, retries: int) -> int:
+        """Fail running trials and queue their layer sets again; how many were not done before.
+
+        The answers that a trial has stored stay with it, and its layer set takes them over.
+        """
+        changes = []
+        for trial in trials:
+            attrs = trial.user_attrs
+            tried = int(attrs.get(RETRIES, 0)) + retries
+            why, again = reason, None
+            if tried > MAX_RETRIES:
+                # Not among the harmless reasons: the set itself may be what ends its workers.
+                last = reason.removeprefix(f"{keys.REASON_LOST}: ")
+                why = f"{keys.REASON_SPENT} in {MAX_RETRIES + 1} tries; the last: {last}"
+            elif keys.LAYERS in attrs:
+                kept = {key: attrs[key] for key in _KEPT if key in attrs}
+                params = self._read(attrs[keys.LAYERS]).to_params(self.n_layers, self.donors)
+                again = NewTrial(params, {**kept, RETRIES: tried})
+            state = {keys.REASON: why[:500]}
+            changes.append(
+                Change(trial._trial_id, TrialState.RUNNING, TrialState.FAIL, state, again=again)
+            )
+        self.heart.held -= {trial._trial_id for trial in trials}
+        return sum(self._swap(changes))
+
+
+def _work(trial: FrozenTrial) -> tuple[str, str]:
+    """The layer set of a trial, and what is done for it."""
+    attrs = trial.user_attrs
+    return str(attrs.get(keys.LAYERS)), _work_of(
+        trial.state, attrs.get(keys.GOAL), attrs.get(keys.START, 0)
+    )
+
+
+def _work_of(state: TrialState, goal: str | None, start: int = 0) -> str:
+    """What a trial does for its set: two of the same work are one too many.
+
+    Under way, all are: whatever their goals, the next questions would be paid for twice. Finished,
+    a trial spares only one of its own goal that was to start from as many questions.
+    """
+    return "under way" if state in ACTIVE else f"finished {goal} from {start}"
+
+
+def same_work(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two trials under way, by their attributes, are one too many."""
+    return bool(mine.get(keys.LAYERS) == other.get(keys.LAYERS))
+
+
+def same_claim(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the other trial is the very one that this claim was to make."""
+    return same_work(mine, other) and mine[keys.WORKER] == other.get(keys.WORKER)
+
+
+def stand(trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
+    """What changes whenever a trial is made, goes a rung further or ends."""
+    active = [trial for trial in trials if not trial.state.is_finished()]
+    return len(trials), len(active), sum(len(trial.intermediate_values) for trial in active)
+
+
+def check_alive(trials: Sequence[FrozenTrial], least: int = 10) -> None:
+    """Raise `RunError` where every trial, of at least so many, has failed: nothing is left."""
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    if len(failed) >= least and len(failed) == len(trials):
+        reason = failed[-1].user_attrs.get(keys.REASON, "no reason was stored")
+        raise RunError(f"all {len(failed)} trials have failed; the last one: {reason}")

@@ -1,0 +1,93 @@
+"""Asking an evaluator, with an eye on how long it takes: it may hang."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optlayers.errors import EvaluationError
+from optlayers.evaluation.questions import Judged, QuestionOrder, without_logs
+from optlayers.layerset import LayerSet
+from optlayers.storage.heartbeat import Heart
+from optlayers.storage.signals import raise_interrupt
+
+Answers = NDArray[np.bool_] | EvaluationError
+T = TypeVar("T")
+
+# An evaluation hangs when it lasts so many times longer than the slowest so far, and at least so
+# long; the first one, of which nothing is known, when it lasts hours.
+HANG_FACTOR, HANG_LEAST, HANG_FIRST = 20.0, 600.0, 4 * 3600.0
+
+
+class Evaluator(Protocol):
+    """Answers of layer sets on the questions of a study.
+
+    It may have `judge` as well, `evaluate` with the log-probabilities of the right choices.
+    """
+
+    n_layers: int
+    order: QuestionOrder
+
+    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> Sequence[Answers]:
+        """Right or wrong [stop - start] of each set, or the error that it met."""
+        ...
+
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
+        """Right or wrong [held-out questions] of each set, or the error that it met."""
+        ...
+
+
+class Asked:
+    """An evaluator whose evaluations the heart watches, an `Evaluator` itself.
+
+    hang_seconds: the longest that one may take (None: by the pace so far).
+    """
+
+    def __init__(self, evaluator: Evaluator, heart: Heart, hang_seconds: float | None) -> None:
+        self.evaluator, self.heart, self.hang_seconds = evaluator, heart, hang_seconds
+        self.n_layers, self.order = evaluator.n_layers, evaluator.order
+        self._pace = 0.0  # seconds of one question of one set, at the slowest
+
+    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> Sequence[Answers]:
+        """The evaluator's."""
+        return self._watch(
+            layer_sets, stop - start, lambda: self.evaluator.evaluate(layer_sets, start, stop)
+        )
+
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
+        """The evaluator's."""
+        questions = len(self.order.held_subject)
+        return self._watch(layer_sets, questions, lambda: self.evaluator.held_out(layer_sets))
+
+    def judge(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> Sequence[Judged | EvaluationError]:
+        """The evaluator's; without log-probabilities where it has none, as one that replays."""
+        judge = getattr(self.evaluator, "judge", None)
+
+        def ask() -> Sequence[Judged | EvaluationError]:
+            if judge is not None:
+                found: Sequence[Judged | EvaluationError] = judge(layer_sets, start, stop)
+                return found
+            return without_logs(self.evaluator.evaluate(layer_sets, start, stop))
+
+        return self._watch(layer_sets, stop - start, ask)
+
+    def _watch(self, sets: Sequence[LayerSet], questions: int, ask: Callable[[], T]) -> T:
+        """What is asked; the heart watches how long it takes."""
+        work = len(sets) * questions
+        least = HANG_LEAST if self._pace else HANG_FIRST
+        limit = self.hang_seconds or max(least, HANG_FACTOR * self._pace * work)
+        raise_interrupt()
+        began = time.monotonic()
+        self.heart.expect(limit)
+        try:
+            return ask()
+        finally:
+            self.heart.expect(None)
+            seconds = time.monotonic() - began
+            self._pace = max(self._pace, seconds / max(1, work))
