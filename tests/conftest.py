@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Commands
-from servers import MariaDB, MissingServerError, Postgres, Server
+
+from benchmarks.lib.servers import MariaDB, MissingServerError, Postgres, Server
+from tests.helpers.commands import Commands
 
 # Tests never reach for the network: a name that is not a folder fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -207,7 +208,7 @@ def mysql_url(mariadb: Server) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A replayed search that is done, with its report (`finished.Finished`)."""
-    from finished import make_in
+    from tests.helpers.finished import make_in
 
     return make_in(tmp_path_factory.mktemp("finished"))
 
@@ -215,7 +216,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def chrome() -> Iterator[Any]:
     """Chromium, driven by Playwright; skipped where it is missing (fails in CI)."""
-    from browser import launched
+    from tests.helpers.browser import launched
 
     yield from launched()
 

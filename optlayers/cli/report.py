@@ -40,7 +40,9 @@ def report(
     baselines: Annotated[
         Path | None,
         typer.Option(
-            "--baselines", metavar="FILE", help="Other searches, as scripts/baselines.py writes."
+            "--baselines",
+            metavar="FILE",
+            help="Other searches, as benchmarks/search/demo_baselines.py writes.",
         ),
     ] = None,
 ) -> None:

@@ -15,7 +15,7 @@ from optlayers.inference.packed import QUERY_BLOCK, PackedBatch
 
 CHUNK = 64  # tokens a step of the recurrence
 # Parts of a head run side by side where there are too few sequences and heads to fill the device
-# (measured on an H100: scripts/bench_ssd.py).
+# (measured on an H100: benchmarks/engine/ssd.py).
 WIDE, NARROW, FILLED = 128, 32, 256
 
 

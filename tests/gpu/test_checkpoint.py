@@ -5,7 +5,6 @@ Run by hand on a machine with a GPU: `python -m pytest -m gpu tests/gpu`.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,7 @@ def cuda() -> torch.device:
 
 @pytest.fixture(scope="module")
 def pair(cuda: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from random_pair import make_pair
+    from benchmarks.lib.random_pair import make_pair
 
     folder: Path = tmp_path_factory.mktemp("pair")
     make_pair(folder, "demo", "cuda", "float32")

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_llama
-from test_streaming import Nothing
 
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.graft import Graft
@@ -18,6 +16,8 @@ from optlayers.evaluation.questions import Question, Request
 from optlayers.inference import offload as residency
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet, all_layer_sets
+from tests.conftest import tiny_llama
+from tests.gpu.test_streaming import Nothing
 
 pytestmark = pytest.mark.gpu
 

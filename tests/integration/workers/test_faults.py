@@ -1,0 +1,176 @@
+"""What goes wrong around workers: servers that stop, disks that fill."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from optuna import load_study
+from optuna.trial import FrozenTrial
+
+from benchmarks.lib.servers import Server
+from optlayers.errors import StorageAwayError, StorageError
+from optlayers.storage import heartbeat as liveness
+from optlayers.storage.connect import open_storage, open_study
+from optlayers.storage.retry import Patience, limit_patience
+from tests.helpers.replay import definition, worker_at
+from tests.helpers.replayed import start, write_replay
+from tests.helpers.soundness import assert_sound
+
+SMALL = definition(small=True)
+
+
+def finished(url: str) -> int:
+    study = open_study(url, SMALL, create=False)
+    return sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
+
+
+def trials_of(url: str) -> list[FrozenTrial]:
+    try:
+        return load_study(study_name="demo", storage=open_storage(url)).get_trials(deepcopy=False)
+    except KeyError:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"), [("postgres", signal.SIGKILL), ("mariadb", signal.SIGTERM)]
+)
+def test_workers_wait_for_a_server_that_restarts(
+    kind: str, how: int, request: pytest.FixtureRequest
+) -> None:
+    server: Server = request.getfixturevalue(kind)
+    with server.database() as url:
+        said: list[str] = []
+        workers = [
+            worker_at(url, index=i, seconds=1e-3, say=said.append, small=True) for i in range(2)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            done = [pool.submit(worker.run) for worker in workers]
+            while finished(url) < 10:
+                time.sleep(0.05)
+            server.stop(how)
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline and not said:
+                time.sleep(0.05)
+            assert not any(future.done() for future in done)
+            server.start()
+            assert [future.result(timeout=60) for future in done] == [True, True]
+        assert_sound(open_study(url, SMALL), small=True)
+        assert any(text.startswith("waiting for storage") for text in said)
+        assert any(text.endswith("is back") for text in said)
+        assert "s3cret" not in "".join(said)
+
+
+def test_a_server_that_stays_away_is_an_error_in_one_line(postgres: Server) -> None:
+    with postgres.database() as url:
+        study = open_study(url, SMALL)
+        limit_patience(study._storage, 1.0)
+        postgres.stop()
+        try:
+            began = time.monotonic()
+            with pytest.raises(StorageAwayError, match=r"away for 1 s.*run the same") as caught:
+                study.get_trials()
+            assert time.monotonic() - began < 10
+            assert "\n" not in str(caught.value)
+            assert "s3cret" not in str(caught.value)
+            # One that was never there shows at once.
+            with pytest.raises(StorageError, match="check that the database is up"):
+                open_storage(url)
+        finally:
+            postgres.start()
+
+
+def test_a_worker_may_wait_for_a_server_at_its_start(postgres: Server, tmp_path: Path) -> None:
+    write_replay(tmp_path)
+    worker = ("worker", "--replay", str(tmp_path / "replay.yaml"), "--max-minutes", "1")
+    with postgres.database() as url:
+        postgres.stop()
+        try:
+            assert start(tmp_path, *worker, url=url).wait(timeout=60) == 2
+            waiting = start(tmp_path, *worker, "--wait", url=url)
+            deadline = time.monotonic() + 60
+            while "waiting for storage" not in (tmp_path / "err").read_text():
+                assert waiting.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            postgres.start()
+        while not any(t.state.is_finished() for t in trials_of(url)):
+            assert waiting.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        waiting.terminate()
+        assert waiting.wait(timeout=20) == 130
+
+
+def test_patience_grows_and_ends_and_leaves_other_errors_alone() -> None:
+    patience = Patience("there", seconds=60)
+    assert patience.call(lambda: 7) == 7
+    with pytest.raises(ValueError, match="invalid literal"):
+        patience.call(lambda: int("number"))
+
+
+def test_a_full_disk_is_waited_out_and_nothing_is_torn(small_disk: Path) -> None:
+    url = f"sqlite:///{small_disk / 'optuna.db'}"
+    said: list[str] = []
+    worker = worker_at(url, seconds=1e-5, say=said.append, small=True)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 400_000)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(worker.run)
+        deadline = time.monotonic() + 60
+        while not said:
+            assert not done.done()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert "disk is full" in said[0]
+        ballast.unlink()
+        subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+        assert done.result(timeout=60)
+    assert_sound(open_study(url, SMALL), small=True)
+
+
+def test_a_full_disk_is_named_when_a_database_is_opened(small_disk: Path) -> None:
+    with contextlib.suppress(OSError):
+        (small_disk / "ballast").write_bytes(b"x" * 1_100_000)
+    with pytest.raises(StorageError, match="its disk is full, so make room"):
+        open_storage(f"sqlite:///{small_disk / 'optuna.db'}")
+
+
+def test_a_disk_that_stays_full_ends_the_worker_and_the_study_goes_on_later(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both workers are this process, so that only the heartbeats tell.
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.5)
+    url = f"sqlite:///{small_disk / 'optuna.db'}"
+    worker = worker_at(url, seconds=1e-5, small=True)
+    limit_patience(worker.study._storage, 1.0)
+    (small_disk / "ballast").write_bytes(b"x" * 400_000)
+    with pytest.raises(StorageAwayError, match="disk is full"):
+        worker.run()
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    assert worker_at(url, index=1, small=True).run()
+    assert_sound(open_study(url, SMALL), small=True)
+
+
+def test_a_port_that_is_taken_is_one_line_and_a_dashboard_for_others_warns(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = start(tmp_path, "dashboard", "--host", "0.0.0.0", "--port", port)
+        assert done.wait(timeout=60) == 1
+    shown = (tmp_path / "err").read_text().splitlines()
+    warnings = [line for line in shown if line.startswith("warning: whoever reaches")]
+    assert len(warnings) == 1
+    assert "0.0.0.0" in warnings[0]
+    lines = [x for x in shown if x.startswith("optlayers:")]
+    assert len(lines) == 1
+    assert "choose another --host or --port" in lines[0]

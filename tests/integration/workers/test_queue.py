@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from benchmarks.lib.forked_worker import CONTEXT
+from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.search import Goal, Phase, Proposal
+from optlayers.storage import heartbeat as liveness
+from optlayers.storage.connect import open_study
+from optlayers.storage.heartbeat import is_gone, process_name
+from optlayers.trials import keys
+from optlayers.trials.records import given_up, read_records
+from optlayers.trials.statistics import ScoreInterval
+from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, Claims, Told
+from tests.helpers.replay import N_LAYERS, definition, study_in
+
+SET = LayerSet.of(1, 4)
+
+
+def claims_in(folder: Path, worker: str | None = None) -> Claims:
+    claims = Claims(study_in(folder), N_LAYERS, "cpu")
+    claims.worker = worker or claims.worker
+    return claims
+
+
+def proposal(goal: Goal = Goal.race) -> Proposal:
+    return Proposal(SET, Phase.explore, goal, generation=2)
+
+
+def test_a_claim_is_a_running_trial_with_all_there_is_to_know(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    [claim] = claims.take([proposal()])
+    [trial] = claims.study.get_trials()
+    assert trial.state == TrialState.RUNNING
+    assert trial.params == SET.to_params(N_LAYERS)
+    assert trial.user_attrs == {
+        keys.LAYERS: "1,4",
+        keys.GOAL: "race",
+        keys.PHASE: "explore",
+        keys.GENERATION: 2,
+        "size": 2,
+        "set": "01 04",
+        keys.WORKER: process_name(),
+        keys.DEVICE: "cpu",
+    }
+    assert claim.number == trial.number
+
+
+def test_a_set_that_another_has_in_hand_is_not_claimed_and_leaves_no_trial(tmp_path: Path) -> None:
+    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
+    [kept] = first.take([proposal()])
+    # Nor for more questions: it would pay for those that are being answered once more.
+    assert second.take([proposal(), proposal(Goal.fast), proposal(Goal.full)]) == []
+    [trial] = first.study.get_trials()
+    assert (trial.number, trial.state) == (kept.number, TrialState.RUNNING)
+
+
+def test_of_two_claims_of_one_set_the_lower_number_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
+    [kept] = first.take([proposal()])
+
+    # A database whose lock did not hold: the look at the others finds nothing.
+    monkeypatch.setattr("optlayers.storage.transactions._active", lambda *_: [])
+    assert second.take([proposal()]) == []
+    states = {t.number: t for t in first.study.get_trials()}
+    assert states[kept.number].state == TrialState.RUNNING
+    assert states[1].state == TrialState.FAIL
+    assert states[1].user_attrs[keys.REASON].startswith("duplicate: trial 0")
+
+
+def test_a_set_that_another_has_just_finished_is_not_claimed(tmp_path: Path) -> None:
+    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
+    [claim] = first.take([proposal(Goal.fast)])
+    claim.answers = np.ones(32, dtype=np.bool_)
+    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0), over=True)])
+    assert second.take([proposal(Goal.fast)]) == []
+    assert second.study.get_trials()[1].user_attrs[keys.REASON].startswith("duplicate: trial 0")
+    assert len(second.take([proposal(Goal.full)])) == 1  # more questions than it was finished on
+
+
+def test_a_set_that_paused_goes_on_once_from_where_it_stands(tmp_path: Path) -> None:
+    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
+    [claim] = first.take([proposal(Goal.step)])
+    claim.answers = np.ones(16, dtype=np.bool_)
+    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0), over=True)])
+    assert keys.REASON not in first.study.get_trials()[0].user_attrs
+    further = Proposal(SET, Phase.explore, Goal.step, start=16)
+    [claim] = first.take([further])
+    assert second.take([further]) == []
+    claim.answers = np.ones(32, dtype=np.bool_)
+    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0), over=True, beaten=True)])
+    # A plan from before that goes on from the same place comes too late.
+    assert second.take([further]) == []
+    trial = first.study.get_trials()[claim.number]
+    assert (trial.state, trial.user_attrs[keys.REASON]) == (TrialState.PRUNED, keys.REASON_BEATEN)
+
+
+def pop_all(folder: Path, barrier: Any, found: Any) -> None:
+    claims = claims_in(folder)
+    trials = claims.study.get_trials()
+    barrier.wait(60)
+    found.put([claim.number for claim in claims.pop_waiting(trials, 99)])
+
+
+def test_workers_that_reach_for_the_queue_at_once_take_each_trial_once(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:30]
+    claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in sets])
+    claims.give_back()
+    barrier, found = CONTEXT.Barrier(3), CONTEXT.Queue()
+    arguments = (tmp_path, barrier, found)
+    processes = [CONTEXT.Process(target=pop_all, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    taken = [number for _ in processes for number in found.get(timeout=60)]
+    for process in processes:
+        process.join(60)
+    assert sorted(taken) == list(range(30, 60))
+
+
+def test_a_claim_given_back_waits_and_is_taken_once(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    claims.take([proposal()])
+    claims.give_back()
+    trials = claims.study.get_trials()
+    assert [t.state for t in trials] == [TrialState.FAIL, TrialState.WAITING]
+    [again] = claims.pop_waiting(trials, 5)
+    assert (again.layers, again.goal) == (SET, Goal.race)
+    assert claims_in(tmp_path, "elsewhere:1:1").pop_waiting(trials, 5) == []
+
+
+def test_the_trials_of_a_dead_process_are_queued_again_a_few_times(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    host, pid, start = process_name().rsplit(":", 2)
+    dead = f"{host}:{pid}:{int(start) + 1}"  # this process number, but of another start
+    assert is_gone(dead)
+    assert not is_gone(process_name())
+    assert not is_gone(f"another-host:{pid}:{start}")
+    gone = claims_in(tmp_path, dead)
+    gone.take([proposal()])
+    for times in range(MAX_RETRIES + 1):
+        assert claims.reap(claims.study.get_trials(deepcopy=False)) == 1
+        waiting = [t for t in claims.study.get_trials() if t.state == TrialState.WAITING]
+        assert len(waiting) == (1 if times < MAX_RETRIES else 0)
+        gone.pop_waiting(waiting, 1)
+    failed = [t for t in claims.study.get_trials() if t.state == TrialState.FAIL]
+    assert len(failed) == MAX_RETRIES + 1
+    reasons = [t.user_attrs[keys.REASON] for t in failed]
+    assert all(reason.startswith("lost worker") for reason in reasons[:-1])
+    # The last one counts against the layer set, which may be what ends its workers.
+    assert not reasons[-1].startswith(keys.HARMLESS_REASONS)
+
+
+def test_a_living_worker_is_not_reaped(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    claims.take([proposal()])
+    assert claims_in(tmp_path).reap(claims.study.get_trials(deepcopy=False)) == 0
+
+
+def test_a_worker_that_slept_too_long_leaves_its_lost_trials_alone(tmp_path: Path) -> None:
+    sleeper, other = claims_in(tmp_path), claims_in(tmp_path)
+    taken = sleeper.take(
+        [Proposal(LayerSet.of(layer), Phase.probe, Goal.fast) for layer in range(3)]
+    )
+    lost = {t.number: t for t in other.study.get_trials()}
+    for claim in taken:
+        assert other._abandon([lost[claim.number]], f"{keys.REASON_LOST}: silent", 1) == 1
+    interval = ScoreInterval(0.5, 0.4, 0.6)
+    for claim in taken:
+        claim.answers = np.ones(32, dtype=np.bool_)
+        sleeper.tell([Told(claim, interval)])
+    sleeper.tell([Told(taken[0], interval, over=True, full=True)])
+    sleeper.tell([Told(taken[1], interval, over=True)])
+    sleeper.fail(taken[2], "late")
+    for trial in other.study.get_trials()[:3]:
+        assert trial.state == TrialState.FAIL
+        assert trial.user_attrs[keys.REASON] == "lost worker: silent"
+        assert keys.ANSWERS not in trial.user_attrs
+        assert trial.intermediate_values == {}
+
+
+def test_a_failure_without_a_reason_counts_against_the_set_all_the_same(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    for _ in range(3):
+        [claim] = claims.take([proposal()])
+        claims.fail(claim, "")
+    assert given_up(read_records(claims.study.get_trials())) == {SET}
+
+
+def hold(folder: Path, started: Any) -> None:
+    claims_in(folder).take([proposal()])
+    started.set()
+    time.sleep(60)
+
+
+def test_the_claim_of_a_killed_process_is_failed_and_queued_once(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    started = CONTEXT.Event()
+    process = CONTEXT.Process(target=hold, args=(tmp_path, started))
+    process.start()
+    assert started.wait(60)
+    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0  # it lives
+    process.kill()
+    process.join()
+    seen = claims.study.get_trials(deepcopy=False)
+    assert claims.reap(seen) == 1
+    assert claims_in(tmp_path).reap(seen) == 0  # another worker that saw the same was too late
+    lost, again = claims.study.get_trials()
+    assert lost.state == TrialState.FAIL
+    assert lost.user_attrs[keys.REASON].startswith("lost worker")
+    assert (again.state, again.user_attrs[keys.LAYERS]) == (TrialState.WAITING, "1,4")
+    assert again.params == SET.to_params(N_LAYERS)
+
+
+def test_a_trial_whose_heart_stopped_elsewhere_is_taken_for_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = claims_in(tmp_path, "elsewhere:1:1")
+    [claim] = claims.take([proposal()])
+    others = claims_in(tmp_path)
+    assert others.reap(others.study.get_trials(deepcopy=False)) == 0
+    # The first heartbeat is part of the claim, so a worker that dies at once is found as well.
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        changed = database.execute(
+            "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-61 seconds') "
+            "WHERE trial_id = ?",
+            [claim.trial_id],
+        )
+        assert changed.rowcount == 1
+    # It may have been the database that was away: an old heartbeat is watched for a while.
+    trials = others.study.get_trials(deepcopy=False)
+    assert others.reap(trials) == 0
+    monkeypatch.setattr(liveness, "CONFIRM_SECONDS", 0.2)
+    time.sleep(0.3)
+    assert others.reap(trials) == 1
+
+
+def test_a_trial_without_any_heartbeat_is_lost_once_it_was_watched_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_in(tmp_path)
+    study.ask()  # by a storage proxy, say, whose worker ended before its first beat
+    claims = claims_in(tmp_path)
+    assert claims.reap(study.get_trials(deepcopy=False)) == 0
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.2)
+    time.sleep(0.3)
+    assert claims.reap(study.get_trials(deepcopy=False)) == 1
+
+
+def test_a_worker_elsewhere_that_beats_is_not_lost_whatever_its_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "CONFIRM_SECONDS", 0.5)
+    far, near = claims_in(tmp_path, "elsewhere:1:1"), claims_in(tmp_path)
+    [claim] = far.take([proposal()])
+    for step in range(4):
+        with sqlite3.connect(tmp_path / "optuna.db") as database:
+            database.execute(
+                "UPDATE trial_heartbeats SET heartbeat = datetime('now', ?)",
+                [f"-{3600 - step} seconds"],
+            )
+        assert near.reap(near.study.get_trials(deepcopy=False)) == 0
+        time.sleep(0.25)
+    assert claim.trial_id in far.heart.held
+
+
+def test_what_was_seen_before_the_database_was_away_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.1)
+    claims_in(tmp_path, "elsewhere:1:1").take([proposal()])
+    claims = claims_in(tmp_path)
+    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0
+    time.sleep(0.5)  # five heartbeats long nobody looked
+    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0
+
+
+def test_heartbeats_are_renewed_while_a_claim_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = claims_in(tmp_path)
+    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.1)
+    beaten: list[set[int]] = []
+    monkeypatch.setattr(liveness, "beat", lambda _, held: beaten.append(set(held)))
+    claims.heart.start()
+    first, second = claims.take(
+        [proposal(), Proposal(LayerSet.of(2), Phase.explore, Goal.race, generation=2)]
+    )
+    claims.fail(second, "NaN in the logits")
+    time.sleep(0.5)
+    claims.heart.stop()
+    assert len(beaten) >= 2
+    assert beaten[-1] == {first.trial_id}
+    count = len(beaten)
+    time.sleep(0.25)
+    assert len(beaten) == count
+
+
+def test_a_beat_changes_the_heartbeat_in_the_database(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    [claim] = claims.take([proposal()])
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00'")
+    study_id = claims.study._study_id
+    assert liveness.heartbeats(claims.storage, study_id)[claim.trial_id][1] > 1e6
+    liveness.beat(claims.storage, claims.heart.held)
+    assert abs(liveness.heartbeats(claims.storage, study_id)[claim.trial_id][1]) < 60
+
+
+def test_a_lost_set_keeps_its_answers_so_far(tmp_path: Path) -> None:
+    first, second = claims_in(tmp_path, "elsewhere:1:1"), claims_in(tmp_path)
+    [claim] = first.take([proposal()])
+    claim.answers = np.ones(32, dtype=np.bool_)
+    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0))])
+    second._abandon(second.study.get_trials(), f"{keys.REASON_LOST}: silent", 1)
+    lost, again = read_records(second.study.get_trials())
+    assert (lost.questions, lost.evaluated) == (32, 32)
+    assert lost.answers is not None
+    assert lost.answers.all()
+    assert again.state == TrialState.WAITING
+
+
+def test_a_set_that_was_lost_often_is_taken_alone(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    sets = [LayerSet.of(layer) for layer in range(4)]
+    claims.take([Proposal(layers, Phase.probe, Goal.fast) for layers in sets])
+    deadly, *others = claims.study.get_trials()
+    claims._abandon([deadly], f"{keys.REASON_LOST}: silent", ALONE_FROM)
+    claims._abandon(others, f"{keys.REASON_LOST}: silent", 1)
+
+    def pop() -> list[LayerSet]:
+        taken: list[Claim] = claims.pop_waiting(claims.study.get_trials(), 16)
+        return [claim.layers for claim in taken]
+
+    assert pop() == [sets[0]]
+    assert pop() == sets[1:]
+
+
+def test_a_set_that_is_lost_too_often_is_given_up_with_the_last_reason(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    claims.take([proposal()])
+    reason = f"{keys.REASON_LOST}: RuntimeError: the device has left"
+    claims._abandon(claims.study.get_trials(), reason, MAX_RETRIES + 1)
+    [trial] = claims.study.get_trials()
+    assert trial.state == TrialState.FAIL
+    assert "4 tries; the last: RuntimeError: the device has left" in trial.user_attrs[keys.REASON]
+    assert given_up(read_records([trial])) == {SET}
+
+
+@pytest.mark.parametrize("server", ["postgresql_url", "mysql_url"])
+def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(server)
+    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:12]
+    workers = 4
+    barrier = threading.Barrier(workers)
+
+    def claim(index: int) -> tuple[list[LayerSet], list[int]]:
+        claims = Claims(open_study(url, definition()), N_LAYERS, "cpu")
+        claims.worker = f"elsewhere:{index}:1"
+        mine = sets[index:] + sets[:index]
+        barrier.wait(60)
+        taken = claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in mine])
+        barrier.wait(60)
+        claims.give_back()
+        barrier.wait(60)
+        again = claims.pop_waiting(claims.study.get_trials(), 99)
+        claims.tell([Told(c, ScoreInterval(0.5, 0.4, 0.6), over=True) for c in again])
+        return [c.layers for c in taken], [c.number for c in again]
+
+    open_study(url, definition())
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(claim, range(workers)))
+    assert sorted(layers for taken, _ in results for layers in taken) == sets
+    assert sorted(number for _, again in results for number in again) == list(range(12, 24))
+    trials = open_study(url, definition()).get_trials()
+    assert [t.number for t in trials] == list(range(24))
+    assert {t.state for t in trials[12:]} == {TrialState.PRUNED}

@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import optlayers
+import optlayers.models as models
+from optlayers.checkpoints import plan, writer
+from optlayers.checkpoints.info import checkpoint_info
+from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
+from optlayers.checkpoints.writer import export_hybrid
+from optlayers.config.study import load_study
+from optlayers.errors import ExportError, InputError, ModelError
+from optlayers.inference.stack import LayerStack
+from optlayers.layerset import LayerSet
+from tests.helpers.fresh import run_fresh
+
+LAYERS = LayerSet.of(1, 4)
+TOKENS = [[5, 6, 7, 8, 9, 10, 11]]
+
+# Run where optlayers cannot be imported: only what lies in the folder is used.
+STANDALONE = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = sys.argv[1]
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+tokens = torch.tensor(json.loads(sys.argv[2]))
+with torch.inference_mode():
+    logits = model(tokens).logits
+torch.save(logits, sys.argv[3])
+text = tokenizer("Question:", return_tensors="pt")
+made = model.generate(**text, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+assert made.shape[1] == text.input_ids.shape[1] + 5
+assert sys.modules["optlayers"] is None
+print(type(model).__module__)
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_pair: Path) -> tuple[Checkpoint, Checkpoint]:
+    return Checkpoint("base", tiny_pair / "base"), Checkpoint("donor", tiny_pair / "donor")
+
+
+def write(pair: tuple[Checkpoint, Checkpoint], out: Path, layers: LayerSet = LAYERS) -> Path:
+    return export_hybrid(
+        *pair,
+        layers,
+        out,
+        pair[1].folder,
+        {"checkpoint_info.json": json.dumps({"layers": list(layers.indices)})},
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(pair: tuple[Checkpoint, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(pair, tmp_path_factory.mktemp("export") / "hybrid")
+
+
+def stack_logits(pair: tuple[Checkpoint, Checkpoint], layers: LayerSet) -> torch.Tensor:
+    stack = LayerStack.load(*pair, torch.device("cpu"), torch.float32)
+    with torch.inference_mode():
+        h, inputs = stack.begin(torch.tensor(TOKENS))
+        for layer in range(stack.n_layers):
+            h = stack.run(layer, layer in layers, h, inputs)
+        return stack.logits(h)
+
+
+def model_logits(folder: Path) -> torch.Tensor:
+    with torch.inference_mode():
+        logits: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder)(
+            torch.tensor(TOKENS)
+        ).logits
+    return logits
+
+
+def test_an_export_loads_and_generates_without_optlayers(
+    pair: tuple[Checkpoint, Checkpoint], exported: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported, tmp_path / "elsewhere")
+    # No path of this repository, and a cache of its own for the code that travels along.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    block = "import sys; sys.modules['optlayers'] = None\n"
+    logits_file = tmp_path / "logits.pt"
+    said = run_fresh(
+        block + STANDALONE,
+        folder,
+        json.dumps(TOKENS),
+        logits_file,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert said.startswith("transformers_modules.")
+    logits = torch.load(logits_file, weights_only=True)
+    assert torch.equal(logits, stack_logits(pair, LAYERS))
+
+
+def test_an_export_loads_with_optlayers_and_without_trust(
+    pair: tuple[Checkpoint, Checkpoint], exported: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(exported)
+    assert isinstance(model, models.HybridForCausalLM)
+    assert model.config.donor_layers == [1, 4]
+    assert torch.equal(model_logits(exported), stack_logits(pair, LAYERS))
+
+
+@pytest.mark.parametrize("layers", ["", "all"])
+def test_the_ends_of_the_scale_are_the_parents(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, layers: str
+) -> None:
+    parent = pair[1] if layers else pair[0]
+    out = write(pair, tmp_path / "out", LayerSet.parse(layers, 6))
+    assert torch.equal(model_logits(out), model_logits(parent.folder))
+
+
+def test_the_folder_holds_what_a_model_folder_holds(exported: Path, tiny_pair: Path) -> None:
+    names = {path.name for path in exported.iterdir()}
+    assert {
+        "config.json",
+        "generation_config.json",
+        "checkpoint_info.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        SINGLE,
+        *writer.MODELING,
+    } <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+    mine = AutoTokenizer.from_pretrained(exported)
+    theirs = AutoTokenizer.from_pretrained(tiny_pair / "donor")
+    text = "Question: which is the capital?\nAnswer: A"
+    assert mine(text).input_ids == theirs(text).input_ids
+    assert mine.eos_token == theirs.eos_token
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in exported.iterdir())
+    assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_the_modeling_files_are_those_of_the_package(exported: Path) -> None:
+    folder = Path(models.__file__).parent
+    for file in writer.MODELING:
+        assert (exported / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_a_tied_base_is_exported_tied(pair: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    from tests.conftest import tiny_llamba
+
+    tiny_llamba(tied=True).save_pretrained(tmp_path / "tied")
+    tied = Checkpoint("tied", tmp_path / "tied")
+    out = write((tied, pair[1]), tmp_path / "out")
+    model, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(model_logits(out), stack_logits((tied, pair[1]), LAYERS))
+
+
+def test_small_shards_have_an_index_that_loads(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "SHARD_BYTES", 60_000)
+    steps: list[tuple[int, int]] = []
+    out = export_hybrid(
+        *pair,
+        LAYERS,
+        tmp_path / "out",
+        pair[1].folder,
+        {},
+        lambda done, total: steps.append((done, total)),
+    )
+    files = sorted(path.name for path in out.glob("*.safetensors"))
+    assert len(files) > 3
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    index = json.loads((out / INDEX).read_text())
+    assert set(index["weight_map"].values()) == set(files)
+    assert torch.equal(model_logits(out), stack_logits(pair, LAYERS))
+    total = index["metadata"]["total_size"]
+    assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+    assert steps[-1] == (total, total)
+    # A tensor larger than a shard stands alone; every other shard keeps the limit.
+    for file in files:
+        tensors = [name for name, where in index["weight_map"].items() if where == file]
+        size = (out / file).stat().st_size
+        assert size < 70_000 or len(tensors) == 1
+
+
+def test_a_target_that_exists_is_refused_and_left_alone(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "nowhere").symlink_to("nothing")
+    for name in ("out", "file", "link", "nowhere"):
+        with pytest.raises(InputError, match=f"{name}: it exists already; choose another"):
+            write(pair, tmp_path / name)
+    assert (tmp_path / "out" / "mine.txt").read_text() == "precious"
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_an_empty_folder_is_filled(pair: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert (write(pair, tmp_path / "out") / SINGLE).is_file()
+
+
+def test_a_layer_that_does_not_exist_is_refused(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="layer 6: the models have 6 layers"):
+        write(pair, tmp_path / "out", LayerSet.of(1, 6))
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_space_says_how_much_is_needed(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(ExportError, match=r"0\.05 GB are needed and 0\.00 GB are free; free some"):
+        write(pair, tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["file/out", "file/deep/out", "nowhere/out"])
+def test_a_target_below_what_is_no_folder_is_refused(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to("nothing")
+    with pytest.raises(InputError, match=r"(file|nowhere)(/deep)? is no folder|Not a directory"):
+        write(pair, tmp_path / where)
+
+
+def test_a_source_that_lacks_a_weight_is_refused(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    base, donor = pair
+    shutil.copytree(donor.folder, tmp_path / "donor")
+    [file] = (tmp_path / "donor").glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[f"model.layers.{LAYERS.indices[0]}.self_attn.q_proj.weight"]
+    save_file(tensors, file)
+    with pytest.raises(ModelError, match=r"q_proj\.weight of the hybrid is missing from"):
+        write((base, Checkpoint("donor", tmp_path / "donor")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_tokenizer_leaves_nothing(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ExportError, match="holds no tokenizer files"):
+        export_hybrid(*pair, LAYERS, tmp_path / "out", tmp_path / "empty", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def in_a_process(run: Callable[[], object]) -> int | None:
+    """Run in a forked process; its exit code (negative: the signal)."""
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def test_a_disk_that_refuses_a_write_leaves_nothing(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    def run() -> None:
+        # The largest file that the kernel lets this process write ends within the weights.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        try:
+            write(pair, tmp_path / "disk" / "out")
+        except ExportError as error:
+            (tmp_path / "said").write_text(str(error))
+
+    assert in_a_process(run) == 0
+    said = (tmp_path / "said").read_text()
+    assert "\n" not in said
+    assert "could not be written" in said
+    assert "nothing was left behind" in said
+    assert list((tmp_path / "disk").iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["_write_config", "copy_tokenizer", "_write_weights"])
+def test_a_kill_half_way_leaves_nothing_that_looks_finished(
+    pair: tuple[Checkpoint, Checkpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert in_a_process(lambda: write(pair, out)) == -signal.SIGKILL
+    assert not out.exists()
+    left = [path.name for path in tmp_path.iterdir()]
+    assert all(name.startswith(".out.partial-") for name in left)
+    assert torch.equal(model_logits(write(pair, out)), stack_logits(pair, LAYERS))
+
+
+def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finished(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    begun = tmp_path / "begun"
+
+    def slow(done: int, total: int) -> None:
+        if done > total / 2:
+            begun.touch()
+            time.sleep(60)
+
+    def run() -> None:
+        export_hybrid(*pair, LAYERS, out, pair[1].folder, {}, slow)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    deadline = time.monotonic() + 60
+    while not begun.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert not out.exists()
+    begun.unlink()
+    write(pair, out)
+    # The next export to the same folder sweeps up what the dead one left.
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_is_interrupted_is_swept_up(
+    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "copy_tokenizer", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(pair, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_info_names_layers_score_models_hashes_and_versions(
+    pair: tuple[Checkpoint, Checkpoint], tiny_study: Path
+) -> None:
+    definition = load_study(str(tiny_study))
+    score = {"score": 0.5, "ci_low": 0.4, "ci_high": 0.6, "questions": 32}
+    info = json.loads(json.dumps(checkpoint_info(definition, *pair, LAYERS, score)))
+    assert info["layers"] == [1, 4]
+    assert info["n_layers"] == 2
+    assert info["score"] == score
+    assert info["study"]["name"] == "tiny"
+    assert info["study"]["fingerprint"] == definition.fingerprint()
+    assert [task["name"] for task in info["study"]["tasks"]] == ["demo"]
+    for side, checkpoint in zip(("base", "donor"), pair, strict=True):
+        assert info[side]["sha256"] == checkpoint.sha256
+        assert len(info[side]["sha256"][SINGLE]) == 64
+    assert info["versions"]["optlayers"] == optlayers.__version__
+    assert info["versions"]["torch"] == importlib.metadata.version("torch")
+    assert checkpoint_info(definition, *pair, LAYERS, None)["score"] is None
+
+
+def test_the_info_lies_in_the_folder(exported: Path) -> None:
+    assert json.loads((exported / "checkpoint_info.json").read_text()) == {"layers": [1, 4]}

@@ -1,0 +1,34 @@
+"""What a layer costs, for families whose layers are of several kinds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from optlayers.checkpoints.memory import assemble
+from optlayers.evaluation.costs import layer_costs
+from optlayers.inference.stack import LayerStack
+from optlayers.layerset import LayerSet
+from tests.unit.models.test_families import saved, tiny
+from tests.unit.trials.test_cost import cache_bytes
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["bamba", "falcon_h1", "gemma3_text", "granitemoehybrid"])
+def test_the_cache_grows_as_told_and_every_kind_of_layer_is_timed(
+    kind: str, tmp_path: Path
+) -> None:
+    base, donor = saved(tiny(kind, 3), tmp_path / kind), saved(tiny("qwen3", 1), tmp_path / "donor")
+    stack = LayerStack.load(base, donor, CPU, torch.float32)
+    for costs in layer_costs("latency", stack):
+        assert all(0 < seconds < 1 for seconds in costs)
+    mine, theirs = layer_costs("kv_bytes", stack)
+    for layers in (LayerSet(()), LayerSet.of(1, 4)):
+        model = assemble(base, donor, layers, torch.float32)
+        told = sum(theirs[i] if i in layers else mine[i] for i in range(6))
+        assert (
+            cache_bytes(model, 31) - cache_bytes(model, 30) == told
+        )  # beyond the windows, of 8 tokens

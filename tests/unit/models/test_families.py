@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.writer import export_hybrid
+from optlayers.config.graft import Graft, Swap
+from optlayers.errors import ModelError
+from optlayers.inference.stack import LayerStack
+from optlayers.layerset import LayerSet
+from tests.conftest import LAYERS, VOCAB, WIDTH, loud, tiny_llama, tiny_llamba
+
+CPU = torch.device("cpu")
+MAMBA = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 2 * WIDTH // 4,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 8,
+}
+# What each family has beside Llama's settings; head_dim where it is free.
+KINDS: dict[str, dict[str, Any]] = {
+    "bamba": {**MAMBA, "attn_layer_indices": [1, 4]},
+    "falcon_h1": {
+        **MAMBA,
+        "mamba_d_ssm": 2 * WIDTH,
+        "embedding_multiplier": 3.0,
+        "lm_head_multiplier": 0.5,
+        "ssm_multipliers": [0.5, 1.5, 0.7, 1.2, 0.9],
+        "ssm_in_multiplier": 0.8,
+        "ssm_out_multiplier": 0.6,
+        "attention_in_multiplier": 0.9,
+        "attention_out_multiplier": 0.7,
+        "key_multiplier": 0.5,
+    },
+    "gemma2": {
+        "head_dim": 12,
+        "sliding_window": 8,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 12,
+    },
+    "gemma3_text": {
+        "head_dim": 12,
+        "sliding_window": 8,
+        "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 2,
+        "query_pre_attn_scalar": 12,
+    },
+    "granitemoehybrid": {
+        **MAMBA,
+        "layer_types": (["linear_attention"] * 2 + ["full_attention"]) * 2,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "shared_intermediate_size": 48,
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 2.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.3,
+        "position_embedding_type": "nope",
+    },
+    "llama": {"tie_word_embeddings": True},
+    "mistral": {"sliding_window": None},
+    "mistral-window": {"sliding_window": 8},
+    "olmo2": {},
+    "phi3": {"tie_word_embeddings": False, "sliding_window": 8},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen2-window": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+    "qwen3": {"head_dim": 12},
+    "smollm3": {"no_rope_layer_interval": 2},
+}
+SET = (1, 2, 4)
+
+
+def tiny(kind: str, seed: int, **more: Any) -> Any:
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        **KINDS[kind],
+        **more,
+    }
+    config = AutoConfig.for_model(kind.partition("-")[0], **settings)
+    model = loud(AutoModelForCausalLM.from_config(config), seed)
+    if "attn_logit_softcapping" in settings:
+        # Some versions of transformers run it on attention that leaves the caps out.
+        model.set_attn_implementation("eager")
+    return model
+
+
+def saved(model: Any, folder: Path) -> Checkpoint:
+    model.save_pretrained(folder)
+    return Checkpoint(folder.name, folder)
+
+
+def tokens(length: int = 19, seed: int = 0) -> torch.Tensor:
+    return torch.randint(1, VOCAB, (2, length), generator=torch.Generator().manual_seed(seed))
+
+
+def by_layers(stack: LayerStack, ids: torch.Tensor, chosen: tuple[int, ...]) -> torch.Tensor:
+    """Logits [B, T, V], one layer at a time."""
+    h, inputs = stack.begin(ids)
+    for i in range(LAYERS):
+        h = stack.run(i, i in chosen, h, inputs)
+    return stack.logits(h.reshape(-1, WIDTH)).reshape(*ids.shape, -1)
+
+
+def check_export(
+    base: Checkpoint, donor: Checkpoint, tokenizer: Path, out: Path, graft: Graft
+) -> torch.Tensor:
+    """The engine's logits of `SET`, which the exported hybrid gives too, with and without cache."""
+    stack = LayerStack.load(base, donor, CPU, torch.float32, graft=graft)
+    export_hybrid(base, donor, LayerSet(SET), out, tokenizer, {}, graft=graft)
+    hybrid = AutoModelForCausalLM.from_pretrained(out)
+    ids = tokens()
+    how = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    with torch.inference_mode():
+        mixed = by_layers(stack, ids, SET)
+        assert torch.equal(mixed, hybrid(ids).logits)
+        mask = torch.ones_like(ids)
+        mask[1, :4] = 0
+        made = hybrid.generate(ids, attention_mask=mask, **how)
+        assert torch.equal(made, hybrid.generate(ids, attention_mask=mask, use_cache=False, **how))
+    return mixed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layer_by_layer_equals_the_model_and_a_mixture_the_exported_hybrid(
+    kind: str, tiny_pair: Path, tmp_path: Path
+) -> None:
+    model = tiny(kind, 3)
+    base = saved(model, tmp_path / "base")
+    other = saved(tiny_llama(seed=4), tmp_path / "other")
+    with torch.inference_mode():
+        stack = LayerStack.load(base, other, CPU, torch.float32)
+        own = by_layers(stack, tokens(), ())
+        assert torch.equal(own, model(tokens()).logits)
+        stack = LayerStack.load(saved(model, tmp_path / "all"), base, CPU, torch.float32)
+        assert torch.equal(by_layers(stack, tokens(), SET), own)
+    mixed = check_export(base, other, tiny_pair / "donor", tmp_path / "hybrid", Graft())
+    assert not torch.allclose(own, mixed)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if "-" not in k and k != "qwen2"])
+def test_the_two_halves_of_a_layer_are_the_layer(kind: str, tmp_path: Path) -> None:
+    model = tiny(kind, 3)
+    same = saved(model, tmp_path)
+    for swap in get_args(Swap):
+        stack = LayerStack.load(same, same, CPU, torch.float32, graft=Graft(swap=swap))
+        with torch.inference_mode():
+            assert torch.equal(by_layers(stack, tokens(), SET), model(tokens()).logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "swap"), [("bamba", "mixer"), ("falcon_h1", "mlp"), ("gemma2", "mixer")]
+)
+def test_a_half_is_swapped_alone(kind: str, swap: Swap, tiny_pair: Path, tmp_path: Path) -> None:
+    one = saved(tiny(kind, 3), tmp_path / "one")
+    other = saved(tiny_llamba(seed=5), tmp_path / "other")
+    found = [
+        check_export(base, donor, tiny_pair / "donor", tmp_path / base.name / "out", graft)
+        for base, donor in ((one, other), (other, one))
+        for graft in [Graft(swap=swap)]
+    ]
+    with torch.inference_mode():
+        for base, donor, mixed in ((one, other, found[0]), (other, one, found[1])):
+            for chosen in ((), SET):
+                whole = LayerStack.load(base, donor, CPU, torch.float32)
+                assert not torch.allclose(by_layers(whole, tokens(), chosen), mixed)
+
+
+@pytest.mark.parametrize("kind", ["bamba", "gemma3_text", "smollm3"])
+def test_a_map_takes_another_layer_of_a_deeper_donor(
+    kind: str, tiny_pair: Path, tmp_path: Path
+) -> None:
+    more = {"layer_types": ["sliding_attention", "full_attention"] * 4} if "gemma" in kind else {}
+    donor = tiny(kind, 6, num_hidden_layers=8, **more)
+    base = saved(tiny_llama(seed=4), tmp_path / "base")
+    theirs = saved(donor, tmp_path / "donor")
+    graft = Graft(donor_map=(7, 6, 5, 4, 3, 2))
+    mixed = check_export(base, theirs, tiny_pair / "donor", tmp_path / "hybrid", graft)
+    with pytest.raises(ModelError, match="one depth and width, or give a donor_map"):
+        LayerStack.load(base, theirs, CPU, torch.float32)
+    stack = LayerStack.load(base, theirs, CPU, torch.float32, graft=graft)
+    for i in range(LAYERS):
+        want = donor.model.layers[7 - i].state_dict()
+        found = stack.sides[1].layers[i].state_dict()
+        assert all(torch.equal(found[name], want[name]) for name in want)
+    assert mixed.isfinite().all()
+
+
+def test_both_parents_look_through_windows_of_their_own(tiny_pair: Path, tmp_path: Path) -> None:
+    base = saved(tiny("mistral-window", 3), tmp_path / "base")
+    donor = saved(tiny("mistral-window", 4, sliding_window=5), tmp_path / "donor")
+    check_export(base, donor, tiny_pair / "donor", tmp_path / "hybrid", Graft())
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("zamba2", r"no adapter in optlayers/models/families\.py: .* no layer of it stands alone"),
+        ("gemma3", "gemma3_text"),
+        ("gpt2", r"add a Family to optlayers/models/families\.py"),
+    ],
+)
+def test_what_has_no_adapter_is_refused_in_a_line(kind: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+    with pytest.raises(ModelError, match=words) as caught:
+        Checkpoint("model", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_mamba_without_a_model_type_is_not_taken_for_a_llamba(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"d_model": 64, "n_layer": 2, "ssm_cfg": {}}')
+    with pytest.raises(ModelError, match="no model_type is named; add it, such as llama"):
+        Checkpoint("model", tmp_path)

@@ -1,0 +1,263 @@
+"""What a report gathers, against the truth that the search was replayed from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from optuna.trial import TrialState
+
+from optlayers.errors import InputError
+from optlayers.layerset import LayerSet
+from optlayers.report.baselines import read_baselines
+from optlayers.report.course import _covered
+from optlayers.report.data import gather
+from optlayers.report.effects import effects
+from optlayers.report.figure import plain_names
+from optlayers.report.figures import MAKERS, figures
+from optlayers.report.page import numeric, page, typeset
+from optlayers.report.progress import Failure, failures, funnel, savings
+from optlayers.report.text import as_data, markdown
+from optlayers.report.theme import DARK, PHASES, SEARCHES, SOFT, SURFACE
+from optlayers.storage.worker_status import WorkerState
+from optlayers.trials.record import Record
+from optlayers.trials.records import read_records
+from optlayers.trials.statistics import StratifiedScore, paired_difference
+from tests.helpers.finished import Finished
+from tests.helpers.replay import BEST, N_LAYERS, definition, landscape, study_in
+
+
+def record(number: int, layers: tuple[int, ...], **more: object) -> Record:
+    done = {"state": TrialState.PRUNED, "score": 0.5, "questions": 32, "fidelity": "fast"}
+    return Record(number=number, layers=LayerSet(layers), **{**done, **more})  # type: ignore[arg-type]
+
+
+FULL = {"state": TrialState.COMPLETE, "questions": 160, "fidelity": "full"}
+
+
+def test_the_funnel_counts_distinct_sets_by_how_far_they_came() -> None:
+    found = funnel(
+        [
+            record(0, (1,), goal="fast", phase="probe"),
+            record(1, (1, 2), goal="race", phase="explore"),
+            record(2, (1, 3), goal="race", phase="explore"),
+            record(3, (1, 3), goal="full", phase="validate", **FULL),
+            record(4, (2, 3), goal="full", phase="refine", **FULL),
+            record(5, (4,), state=TrialState.RUNNING, score=None),
+            record(6, (5,), state=TrialState.WAITING, score=None),
+            record(7, (6,), state=TrialState.FAIL, score=None),
+            record(8, (5, 6), goal="step", phase="explore", questions=8),
+        ],
+        n_fast=32,
+    )
+    assert found.evaluated == 5
+    assert [count for _, count, _ in found.steps()] == [7, 4, 2, 2, 1]
+
+
+def test_what_failed_is_told_apart_from_what_went_back() -> None:
+    none = {"state": TrialState.FAIL, "score": None}
+    nan = "NaN in the logits; these layers do not work together"
+    found = failures(
+        [
+            record(0, (1,), worker="a:1:1", reason="interrupted: the worker was stopped", **none),
+            record(1, (1, 2), worker="a:1:1", reason=f"layers [1,2]: {nan}", **none),
+            record(2, (3,), worker="a:1:1", reason=f"layers [3]: {nan}", **none),
+            record(3, (4,), worker="a:1:1", **none),
+            record(4, (5,)),
+        ]
+    )
+    assert found == [
+        Failure(nan, 2, False, [1, 2]),
+        Failure("interrupted: the worker was stopped", 1, True, [1]),
+        Failure("lost worker", 1, True, [4]),
+    ]
+
+
+def test_numbers_are_set_as_in_print() -> None:
+    assert typeset("-2.6 of 97.4 %, demo-pair, p-1") == "\u22122.6 of 97.4\u00a0%, demo-pair, p-1"
+    columns = ([1], [{"text": "-2.6", "sort": 0}], ["94.4 to 98.8 %"], ["<0.001"], ["48 of 1,140"])
+    assert all(numeric([column, [""], [None]], 0) for column in columns)
+    assert not any(numeric([[text]], 0) for text in ("0, 10", "vm", "2.13.0+cpu", "", "5 workers"))
+
+
+def test_subjects_have_names_as_one_would_say_them() -> None:
+    assert plain_names(["mmlu_anatomy", "mmlu_world_religions"]) == ["anatomy", "world religions"]
+    assert plain_names(["arc", "mmlu_anatomy"]) == ["arc", "mmlu anatomy"]
+    assert plain_names(["mmlu", "mmlu_anatomy"]) == ["mmlu", "mmlu anatomy"]
+    assert plain_names(["s0"]) == ["s0"]
+
+
+def test_colours_stand_out_in_both_lights() -> None:
+    def bright(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(parts, (0.2126, 0.7152, 0.0722)))
+
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((bright(one), bright(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    # WCAG 2, level AA: 4.5 for text, 3 for what a figure draws.
+    for colour, least in ((SOFT, 4.5), *((c, 3.0) for c in {*SEARCHES, *PHASES.values()})):
+        assert contrast(colour, SURFACE) >= least
+        assert contrast(DARK[colour], DARK[SURFACE]) >= least
+
+
+def test_savings_are_against_every_set_in_full_and_every_pass_alone() -> None:
+    records = [record(0, (1,), evaluated=32), record(1, (2,), evaluated=160, **FULL)]
+    found = savings(records, [WorkerState("a", passes=30, saved_passes=10)], 160)
+    assert found.racing == pytest.approx(1 - 192 / 320)
+    assert found.prefixes == pytest.approx(0.25)
+    assert found.together == pytest.approx(1 - 0.6 * 0.75)
+    assert savings([], [], 160).together is None
+
+
+def test_the_report_agrees_with_the_truth(finished: Finished) -> None:
+    report, known = finished.report, landscape()
+    truth = known.scores()
+    assert report.best is not None
+    assert report.best.row.layers == list(BEST.indices)
+    assert (report.phase, report.n_layers, report.n_full) == ("done", N_LAYERS, 160)
+    for entry in report.full:
+        layers = LayerSet(tuple(entry.row.layers))
+        assert entry.row.score == pytest.approx(truth[layers])
+        against = paired_difference(
+            known.answers[known.index[layers]],
+            known.answers[known.index[BEST]],
+            known.order.subject,
+            known.order.weights,
+        )
+        assert entry.behind == pytest.approx(0 if layers == BEST else against.difference)
+        assert entry.tied == (layers == BEST or against.p_value > 0.05)
+    assert not any(entry.tied for entry in report.entries if entry.row.fidelity == "fast")
+    assert report.references["base"].score == pytest.approx(truth[LayerSet(())])
+    assert report.references["donor"].score == pytest.approx(0.9, abs=0.08)
+    for subject, name in enumerate(s.name for s in known.order.subjects):
+        [row] = [s for s in report.subjects if s.name == name]
+        mine = known.order.subject == subject
+        assert row.winner == pytest.approx(known.answers[known.index[BEST]][mine].mean())
+        assert row.base == pytest.approx(known.answers[known.index[LayerSet(())]][mine].mean())
+        assert row.donor is not None
+
+
+def test_what_was_paid_adds_up(finished: Finished) -> None:
+    report = finished.report
+    records = read_records(finished.study.get_trials(deepcopy=False))
+    paid = sum(r.evaluated for r in records)
+    assert report.course.questions == paid
+    assert report.course.cost == pytest.approx(paid / 160)
+    assert [p.phase for p in report.course.phases] == ["probe", "explore", "validate", "refine"]
+    [worker] = report.workers
+    assert worker.questions == paid
+    assert worker.state == "done"
+    assert worker.passes + worker.saved_passes == worker.questions * N_LAYERS
+    assert worker.saved_passes > 0
+    assert "cores" in worker.hardware
+    assert "optuna" in worker.versions
+    full = [s.score for s in report.course.full]
+    assert full == sorted(full)
+    assert full[-1] == report.entries[0].row.score
+    # The grey line is of the fast questions, not of the part of them that a race begins with.
+    fast = [s.score for s in report.course.fast]
+    assert fast == sorted(fast)
+    known = landscape()
+    scale = StratifiedScore(strata=known.order.subject, weights=known.order.weights)
+    reached = [e.row.layers for e in report.entries if e.row.questions >= report.n_fast]
+    rows = [known.answers[known.index[LayerSet(tuple(layers))]] for layers in reached]
+    assert fast[-1] == pytest.approx(max(scale.score(row[: report.n_fast]) for row in rows))
+    assert report.funnel.fast == len(reached) < report.funnel.evaluated
+
+
+def test_every_full_set_has_its_fast_score_beside_it(finished: Finished) -> None:
+    """Though the trial that took it further may have asked later questions only."""
+    report, known = finished.report, landscape()
+    assert len(report.fast_full) == len(report.full)
+    scale = StratifiedScore(strata=known.order.subject, weights=known.order.weights)
+    for pair in report.fast_full:
+        answers = known.answers[known.index[LayerSet(tuple(pair.layers))]]
+        assert pair.fast == pytest.approx(scale.score(answers[: report.n_fast]))
+        assert pair.full == pytest.approx(scale.score(answers))
+
+
+def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
+    found = finished.report.effects
+    assert found is not None
+    ranked = sorted(found.layers, key=lambda e: -e.effect)
+    assert {e.layers.indices[0] for e in ranked[:3]} == set(BEST.indices)
+    assert all(e.is_sure for e in ranked[:3])
+    assert np.isnan(np.diag(found.synergy)).all()
+    np.testing.assert_array_equal(found.synergy, found.synergy.T)
+    for pair in found.pairs:
+        i, j = pair.layers.indices
+        assert found.synergy[i, j] == pair.effect
+        assert found.half[j, i] == pytest.approx(pair.ci_high - pair.effect)
+    assert np.isfinite(found.synergy).sum() == 2 * len(found.pairs)
+    assert effects([], N_LAYERS) is None
+
+
+def test_time_under_way_counts_overlaps_once() -> None:
+    assert _covered([(0, 10), (5, 12), (20, 21), (20.5, 20.7)]) == 13
+    assert _covered([]) == 0
+
+
+def test_every_figure_is_valid_and_has_words_and_a_table(finished: Finished) -> None:
+    found = figures(finished.report)
+    assert len(found) == len(MAKERS) == 9
+    for figure in found:
+        drawn = go.Figure(figure.plot)
+        assert len(drawn.data) > 0
+        assert len(figure.alt) > 30
+        assert figure.rows
+        assert all(len(row) == len(figure.head) for row in figure.rows), figure.name
+    assert len({figure.name for figure in found}) == 9
+
+
+def test_json_holds_every_set_and_markdown_every_section(finished: Finished) -> None:
+    report = finished.report
+    data = json.loads(json.dumps(as_data(report), allow_nan=False))
+    assert data["format"] == 1
+    assert len(data["entries"]) == len(report.entries)
+    assert data["entries"][0]["layers"] == list(BEST.indices)
+    assert data["effects"]["synergy"][0][0] is None
+    assert data["definition"]["name"] == "replayed"
+    text = markdown(report, figures(report), "figures")
+    for part in ("## Leaderboard", "## What it cost", "```yaml", "2, 5, 7", "figures/funnel.svg"):
+        assert part in text
+    widths = [line.count("|") for line in text.splitlines() if line.startswith("| rank")]
+    assert widths
+
+
+def test_a_study_that_has_just_begun_has_a_report_too(tmp_path: Path) -> None:
+    report = gather(definition(), study_in(tmp_path))
+    assert figures(report) == []
+    assert "Nothing has been evaluated yet" in page(report, [])
+    assert json.dumps(as_data(report), allow_nan=False)
+
+
+def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:
+    bad = '</script><img src=x onerror=alert(1)>"'
+    subjects = [dataclasses.replace(s, name=bad) for s in finished.report.subjects]
+    report = dataclasses.replace(finished.report, name=bad, subjects=subjects)
+    text = page(report, figures(report))
+    assert "<img" not in text
+    assert text.count("</script>") == 4
+    report = dataclasses.replace(finished.report, workers=[WorkerState("a:1:2", hardware=bad)])
+    assert "&lt;img" in markdown(report, figures(report))
+    assert "<img" not in markdown(report, figures(report))
+
+
+def test_baselines_are_drawn_and_a_bad_file_is_told(tmp_path: Path, finished: Finished) -> None:
+    path = tmp_path / "baselines.json"
+    path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3, 0.4]}}}')
+    report = gather(finished.definition, finished.study, read_baselines(path))
+    [drawn] = [f for f in figures(report) if f.name == "score-by-cost"]
+    assert "random" in [trace["name"] for trace in drawn.plot["data"]]
+    path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3]}}}')
+    with pytest.raises(InputError, match=r"baselines\.json"):
+        read_baselines(path)
+    with pytest.raises(InputError, match="No such file"):
+        read_baselines(tmp_path / "none.json")

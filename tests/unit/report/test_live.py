@@ -1,0 +1,190 @@
+"""What one sees while a search goes, on a terminal and on a pipe, from the database alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from optlayers.cli.live import LiveView, renews_itself
+from optlayers.cli.view import LocalWorker, Pace, line, present, view
+from optlayers.report.progress import snapshot
+from optlayers.storage.heartbeat import process_name
+from optlayers.storage.worker_status import WorkerState
+from tests.helpers.finished import Finished
+from tests.helpers.replay import STUDY, definition, study_in, url_in, worker_in
+
+
+def on_terminal(block: object) -> str:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, color_system=None)
+    console.print(block)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def worker(name: str = "far/1-2:7:1", **more: object) -> WorkerState:
+    return WorkerState(name, **{"device": "cuda:0", "state": "explore: 16 layer sets", **more})  # type: ignore[arg-type]
+
+
+def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
+    found = snapshot(finished.definition, finished.study)
+    now = dataclasses.replace(
+        found,
+        workers=[worker(seen=time.time(), questions=500, seconds=2.0)],
+        status=dataclasses.replace(found.status, phase="refine"),
+    )
+    local = [LocalWorker("cpu", "loading models")]
+    text = on_terminal(view(now, local, Pace(1234.0, 5678.0, 75.0)))
+    f = found.funnel
+    for part in (
+        "replayed", "✓ validate", "● refine",
+        f"{f.proposed} proposed, {f.fast} fast, {f.raced_out} raced out, {f.full} full",
+        f"{f.refined} refined", "[2,5,7]", "of 1", "of 2", "of 3",
+        "1,234 questions/s", "5,678 layer passes/s", "about 75 s left",
+        "% by racing", "by shared prefixes",
+        "far 7 cuda:0: explore: 16 layer sets, 250 questions/s",
+        "cpu: loading models",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_a_line_says_the_same_in_short(finished: Finished) -> None:
+    found = snapshot(finished.definition, finished.study)
+    text = line(found, [], Pace(10.0, 20.0, None))
+    assert text.startswith("done: ")
+    assert "[2,5,7], 10 questions/s, 20 layer passes/s" in text
+    assert "\n" not in text
+
+
+def test_before_the_first_result_the_workers_speak(tmp_path: Path) -> None:
+    found = snapshot(definition(), study_in(tmp_path))
+    assert line(found, [LocalWorker("cpu", "loading tasks")], Pace()).endswith(
+        "starting: cpu: loading tasks"
+    )
+    assert "no worker yet" in line(found, [], Pace())
+
+
+def test_workers_that_have_left_are_not_shown_and_silent_ones_are_told() -> None:
+    mine = process_name()
+    host, pid, start = mine.rsplit(":", 2)
+    states = [
+        worker(mine),
+        worker(f"{host}:{pid}:{int(start) + 1}"),  # its number was given to another
+        worker("a:1:1", state="done"),
+        worker("b:1:1", state="left: time is up"),
+        worker("c:1:1", seen=time.time() - 1000),
+    ]
+    assert {w.name for w in present(states)} == {mine, "c:1:1"}
+
+
+def test_the_rate_is_of_the_last_while(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    found = snapshot(finished.definition, finished.study)
+    shown = LiveView(Console(file=io.StringIO()))
+
+    def look(second: float, questions: int) -> Pace:
+        now[0] = 100.0 + second
+        state = dataclasses.replace(found.status, question_evaluations=questions, expected=8000)
+        return shown._pace(dataclasses.replace(found, status=state, workers=[]))
+
+    for second, questions in ((0, 0), (10, 1000), (35, 3000)):
+        look(second, questions)
+    pace = look(45, 4000)
+    # The first look is out of the window of 30 s; the one at 35 s remains, and the one at 45 s.
+    assert pace.questions == pytest.approx(100.0)
+    assert pace.left == pytest.approx(40.0)
+    # While a cohort takes longer than the window, the rate falls, but never to nothing.
+    for second in range(46, 136):
+        pace = look(second, 4000)
+    assert pace.questions == pytest.approx(1000 / 100)
+    assert len(shown._seen) < 10
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_view_fits_every_terminal(finished: Finished, width: int) -> None:
+    found = snapshot(finished.definition, finished.study)
+    many = [worker(f"far/1-2:{i}:1", seen=time.time()) for i in range(40)]
+    now = dataclasses.replace(found, workers=many)
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=width, height=24, color_system=None
+    )
+    console.print(view(now, [], Pace(1234.0, 5678.0, 75.0)))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert f"{found.funnel.refined} refined" in text
+    assert "by shared prefixes" in text
+    assert text.endswith(" more")
+    for row in found.status.best_of_size:
+        assert f"[{','.join(map(str, row.layers))}]" in text
+    # The interval of the best, drawn where there is room.
+    assert ("─●" in text) == (width > 60)
+
+
+def test_only_a_terminal_that_somebody_watches_is_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("CI", raising=False)
+    assert renews_itself(Console(file=Terminal(), force_terminal=True))
+    # What FORCE_COLOR does to a pipe.
+    assert not renews_itself(Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setenv("TERM", "dumb")
+    assert not renews_itself(Console(file=Terminal(), force_terminal=True))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("CI", "true")
+    assert not renews_itself(Console(file=Terminal(), force_terminal=True))
+
+
+def test_a_log_has_no_line_twice_and_one_at_the_end(finished: Finished) -> None:
+    begun = dataclasses.replace(
+        snapshot(finished.definition, finished.study),
+        status=dataclasses.replace(
+            snapshot(finished.definition, finished.study).status,
+            phase="starting",
+            trials=dict.fromkeys(("complete", "pruned", "running", "waiting", "failed"), 0),
+        ),
+    )
+    out = io.StringIO()
+    shown = LiveView(Console(file=out))
+    for found in (begun, begun, snapshot(finished.definition, finished.study)):
+        for _ in range(3):
+            shown._next_line = 0.0 if found is begun else shown._next_line
+            shown.show(found, [LocalWorker("cpu", "starting")])
+    starts = [text.partition(":")[0] for text in out.getvalue().splitlines()]
+    assert starts == ["starting", "done"]
+
+
+def test_watching_a_study_that_others_run_ends_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "replayed.yaml"
+    file.write_text(f"{STUDY}seed: 0\n")
+    study_in(tmp_path)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "optlayers", "status", "--study", str(file), "--watch",
+         "--storage", url_in(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    worker_in(tmp_path, seconds=0.0001).run()
+    out, err = watching.communicate(timeout=60)
+    assert watching.returncode == 0, err
+    lines = out.splitlines()
+    assert lines[-1].startswith("done: ")
+    assert "[2,5,7]" in lines[-1]
+    assert "\x1b" not in out
+
+
+def test_a_view_that_renews_itself_is_no_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "optlayers", "status", "--watch", "--json"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--watch and --json" in done.stderr

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+import pytest
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+
+from benchmarks.search.racing import crowd as crowd_of
+from benchmarks.search.racing import record
+from optlayers.errors import InputError
+from optlayers.search import RacingPruner, rungs
+from optlayers.trials import keys
+from optlayers.trials.record import Record
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def contender(number: int, answers: BoolArray, steps: list[int] | None = None) -> Record:
+    return record(number, answers, steps or [len(answers)])
+
+
+def running(study: Study, layers: str, score: float, questions: int, **attrs: Any) -> Trial:
+    trial = study.ask()
+    trial.set_user_attr(keys.LAYERS, layers)
+    for key, found in attrs.items():
+        trial.set_user_attr(key, found)
+    trial.report(score, questions)
+    return trial
+
+
+def test_rungs_double_from_fast_to_full() -> None:
+    assert rungs(570, 2850) == [142, 285, 570, 1140, 2280, 2850]
+    assert rungs(40, 100) == [20, 40, 80, 100]  # a quarter would be too few to tell
+    assert rungs(10, 10) == [10]
+    assert rungs(10, 20) == [10, 20]
+    assert rungs(30, 20) == [20]
+
+
+def test_a_poor_trial_is_pruned_and_a_good_one_goes_on() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(top_k=2))
+    for i, score in enumerate((0.7, 0.72, 0.4)):
+        study.tell(running(study, str(i), score, 400), score)
+    assert running(study, "10", 0.4, 400).should_prune()
+    assert not running(study, "11", 0.68, 400).should_prune()
+
+
+def test_minimising_turns_it_round() -> None:
+    study = optuna.create_study(direction="minimize", pruner=RacingPruner(top_k=2))
+    for i, score in enumerate((0.1, 0.12, 0.6)):
+        study.tell(running(study, str(i), score, 400), score)
+    assert running(study, "10", 0.6, 400).should_prune()
+    assert not running(study, "11", 0.13, 400).should_prune()
+
+
+def test_few_contenders_prune_nothing() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(top_k=3))
+    for i in range(2):
+        study.tell(running(study, str(i), 0.9, 400), 0.9)
+    # A trial of fewer questions, another of the same set, and a failed one are no contenders.
+    running(study, "7", 0.9, 100)
+    study.tell(running(study, "10", 0.9, 400), 0.9)
+    study.tell(running(study, "8", 0.9, 400), state=TrialState.FAIL)
+    assert not running(study, "10", 0.1, 400).should_prune()
+
+
+def test_running_trials_of_the_cohort_are_contenders() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(top_k=3))
+    for i in range(3):
+        running(study, str(i), 0.9, 400)
+    assert running(study, "10", 0.1, 400).should_prune()
+
+
+def test_nothing_is_decided_before_min_questions_or_at_the_end() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(min_questions=500))
+    study.set_user_attr(keys.N_FAST, 100)
+    study.set_user_attr(keys.N_FULL, 800)
+    for i in range(8):
+        study.tell(running(study, str(i), 0.9, 800), 0.9)
+    assert not running(study, "10", 0.1, 400).should_prune()
+    assert running(study, "11", 0.1, 600).should_prune()
+    assert not running(study, "12", 0.1, 800).should_prune()
+
+
+def test_scores_that_are_no_shares_prune_nothing() -> None:
+    study = optuna.create_study(direction="maximize", pruner=RacingPruner(top_k=1))
+    study.tell(running(study, "1", 90.0, 400), 90.0)
+    assert not running(study, "2", 10.0, 400).should_prune()
+
+
+def test_trials_without_layers_or_reports_are_kept() -> None:
+    study = optuna.create_study(pruner=RacingPruner(top_k=1))
+    assert not study.ask().should_prune()
+    trial = study.ask()
+    trial.report(0.5, 1)
+    assert not trial.should_prune()
+
+
+def test_pairing_sees_what_scores_alone_cannot() -> None:
+    rng = np.random.default_rng(0)
+    difficulty = rng.random(400)
+    # The same questions but for 25 that the candidate misses.
+    good = difficulty < 0.6
+    answers = good.copy()
+    answers[np.flatnonzero(good)[:25]] = False
+    others = [contender(i, good) for i in range(3)]
+    pruner = RacingPruner(top_k=2)
+    candidate = contender(9, answers)
+    assert pruner.judge(candidate, others)
+    unpaired = [Record(r.number, r.state, r.layers, questions=400, score=r.score) for r in others]
+    assert not pruner.judge(candidate, unpaired)
+
+
+def test_strata_of_the_study_are_used_for_weighted_subjects() -> None:
+    # Subject 1 carries nearly all the weight, and there the candidate is as good.
+    strata = np.arange(400) % 2
+    rng = np.random.default_rng(0)
+    base = rng.random(400) < 0.6
+    worse = base.copy()
+    worse[(strata == 0) & base] = False
+    others = [contender(i, base) for i in range(5)]
+    candidate = contender(9, worse)
+    assert RacingPruner(top_k=2).judge(candidate, others)
+    weighted = RacingPruner(top_k=2, question_strata=strata, subject_weights=[0.01, 0.99])
+    assert not weighted.judge(candidate, others)
+
+
+def test_most_of_a_poor_population_is_stopped_at_the_first_rung() -> None:
+    rng = np.random.default_rng(0)
+    pruner = RacingPruner(top_k=5)
+    truth = np.concatenate([np.full(8, 0.6), rng.normal(0.35, 0.05, 192)])
+    rng.shuffle(truth)
+    records: list[Record] = []
+    went_on = 0
+    for number, p in enumerate(truth):
+        answers = rng.random(2280) < p
+        fast = contender(number, answers[:570])
+        out = pruner.judge(fast, records, n_fast=570, n_full=2280)
+        records.append(fast if out else contender(number, answers, [570, 2280]))
+        went_on += not out
+    assert went_on < 60
+    assert all(r.questions == 2280 for r in records if truth[r.number] == 0.6)
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+@pytest.mark.parametrize("further", [True, False])
+def test_the_error_rate_holds_for_a_set_as_good_as_the_best(further: bool, top_k: int) -> None:
+    """The hardest case: all are equal, so any that looks best does so by luck."""
+    rng = np.random.default_rng(0)
+    n_fast, n_full, runs = 100, 400, 400
+    pruner = RacingPruner(top_k=top_k, alpha=0.1)
+    steps = rungs(n_fast, n_full)
+    wrong = 0
+    for _ in range(runs):
+        chance = rng.beta(3, 2, n_full)
+        crowd = [
+            contender(i, (rng.random(n_full) < chance)[: n_full if further else n_fast], steps)
+            for i in range(30)
+        ]
+        answers = rng.random(n_full) < chance
+        wrong += any(
+            pruner.judge(contender(99, answers[:n], [n]), crowd, n_fast=n_fast, n_full=n_full)
+            for n in steps[:-1]
+        )
+    # Two standard errors above the stated rate.
+    assert wrong / runs <= 0.1 + 2 * (0.1 * 0.9 / runs) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("share", "top_k", "right"),
+    [
+        (0.1, 1, (3.0, 2.0)),
+        (0.3, 1, (3.0, 2.0)),
+        (0.5, 3, (3.0, 2.0)),
+        (0.1, 1, (1.0, 3.0)),
+        (0.1, 1, (0.5, 4.5)),
+        (0.3, 1, (9.0, 1.0)),
+    ],
+)
+def test_the_error_rate_holds_where_the_luckiest_went_on(
+    share: float, top_k: int, right: tuple[float, float]
+) -> None:
+    """Whoever leads a crowd was lucky on the first questions; newcomers are as good as all."""
+    rng = np.random.default_rng(3)
+    n_fast, n_full, runs = 48, 192, 200
+    pruner = RacingPruner(top_k=top_k, alpha=0.1)
+    steps = rungs(n_fast, n_full)
+    assert steps[0] == 12
+    lost = dict.fromkeys(("as good", "poor"), 0)
+    for _ in range(runs):
+        chance = rng.beta(*right, n_full)
+        crowd = crowd_of(rng, chance, share, steps, size=60)
+        for name, skill in (("as good", 1.0), ("poor", 0.15)):
+            answers = rng.random(n_full) < skill * chance
+            lost[name] += any(
+                pruner.judge(
+                    contender(999, answers[:n], [m for m in steps if m <= n]),
+                    crowd,
+                    n_fast=n_fast,
+                    n_full=n_full,
+                )
+                for n in steps[:-1]
+            )
+    assert lost["as good"] / runs <= 0.1 + 2 * (0.1 * 0.9 / runs) ** 0.5
+    if right == (3.0, 2.0):
+        assert lost["poor"] / runs > 0.9
+
+
+def test_the_error_rate_holds_where_the_luckiest_have_just_arrived() -> None:
+    """Nobody has gone further, but whoever is there was chosen; the newcomer was not."""
+    rng = np.random.default_rng(4)
+    steps, runs = [24, 48, 96, 192], 400
+    pruner = RacingPruner(top_k=1, alpha=0.1)
+    lost = dict.fromkeys(("as good", "poor"), 0)
+    for _ in range(runs):
+        chance = rng.beta(3, 2, 48)
+        crowd = crowd_of(rng, chance, 0.2, steps[:2])
+        for name, skill in (("as good", 1.0), ("poor", 0.2)):
+            answers = rng.random(48) < skill * chance
+            newcomer = contender(999, answers, steps[:2])
+            lost[name] += pruner.judge(newcomer, crowd, n_fast=96, n_full=192)
+    # One of three looks.
+    rate = 0.1 / 3
+    assert lost["as good"] / runs <= rate + 2 * (rate * (1 - rate) / runs) ** 0.5
+    assert lost["poor"] / runs > 0.8
+
+
+def test_steps_at_which_nobody_stops_choose_nobody() -> None:
+    """A plain study that reports after every ten questions prunes as one that reports twice."""
+    rng = np.random.default_rng(5)
+    often = list(range(10, 401, 10))
+    strong = [rng.random(400) < 0.8 for _ in range(6)]
+    weak = rng.random(400) < 0.5
+    pruner = RacingPruner(top_k=2)
+    for steps in (often, [200, 400]):
+        others = [contender(i, answers, steps) for i, answers in enumerate(strong)]
+        known = [n for n in steps if n <= 200]
+        assert pruner.judge(contender(9, weak[:200], known), others)
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_a_set_truly_at_place_k_is_lost_at_most_at_the_stated_rate(top_k: int) -> None:
+    rng = np.random.default_rng(1)
+    n_fast, n_full, runs = 100, 400, 400
+    pruner = RacingPruner(top_k=top_k, alpha=0.1)
+    steps = rungs(n_fast, n_full)
+    truth = [0.8, 0.75, 0.7, *np.linspace(0.65, 0.3, 27)]
+    wrong = poor = 0
+    for _ in range(runs):
+        difficulty = rng.random(n_full)
+        crowd = [
+            contender(i, difficulty + rng.normal(0.0, 0.2, n_full) < p, steps)
+            for i, p in enumerate(truth)
+        ]
+        for p, name in ((truth[top_k - 1], "good"), (0.4, "poor")):
+            answers = difficulty + rng.normal(0.0, 0.2, n_full) < p
+            out = any(
+                pruner.judge(contender(99, answers[:n], [n]), crowd, n_fast=n_fast, n_full=n_full)
+                for n in steps[:-1]
+            )
+            wrong += out and name == "good"
+            poor += out and name == "poor"
+    assert wrong / runs <= 0.1
+    assert poor / runs > 0.9
+
+
+@pytest.mark.parametrize("further", [True, False])
+def test_a_cohort_is_judged_as_each_of_it_alone(further: bool) -> None:
+    rng = np.random.default_rng(2)
+    n_full, here = 400, 200
+    skills = rng.uniform(0.3, 0.8, 40)
+    finished = [
+        contender(i, rng.random(n_full) < p, [100, here, n_full])
+        if further and i % 2
+        else contender(i, rng.random(here) < p, [100, here])
+        for i, p in enumerate(skills)
+    ]
+    cohort = [
+        replace(contender(50 + i, rng.random(here) < p, [100, here]), state=TrialState.RUNNING)
+        for i, p in enumerate(np.linspace(0.3, 0.8, 12))
+    ]
+    # One of them has a finished trial of its own set, as far as it is.
+    cohort[3] = replace(cohort[3], layers=finished[0].layers)
+    records = [*finished, *cohort]
+    pruner = RacingPruner(top_k=3)
+    alone = {
+        c.number
+        for c in cohort
+        if pruner.judge(c, [r for r in records if r.number != c.number], n_fast=100, n_full=n_full)
+    }
+    assert pruner.judge_all(cohort, records, n_fast=100, n_full=n_full) == alone
+    assert 0 < len(alone) < len(cohort)
+
+
+def test_reports_beside_the_rungs_are_looks_of_their_own() -> None:
+    rng = np.random.default_rng(6)
+    pruner = RacingPruner(top_k=1, alpha=0.1)
+    steps, runs, wrong = list(range(8, 193, 8)), 300, 0
+    for _ in range(runs):
+        chance = rng.beta(3, 2, 192)
+        crowd = [contender(i, rng.random(192) < chance, steps) for i in range(10)]
+        answers = rng.random(192) < chance
+        wrong += any(
+            pruner.judge(
+                contender(99, answers[:n], [m for m in steps if m <= n]),
+                crowd,
+                n_fast=48,
+                n_full=192,
+            )
+            for n in steps[:-1]
+        )
+    assert wrong / runs <= 0.1 + 2 * (0.1 * 0.9 / runs) ** 0.5
+
+
+def test_questions_without_weight_or_subject_are_told_or_decide_nothing() -> None:
+    rng = np.random.default_rng(7)
+    strata = np.repeat([0, 1], [12, 84])
+    others = [contender(i, rng.random(96) < 0.9) for i in range(3)]
+    others += [contender(i, rng.random(12) < 0.9) for i in range(3, 9)]
+    poor = contender(20, rng.random(12) < 0.1)
+    unweighted = RacingPruner(top_k=2, question_strata=strata, subject_weights=[0.0, 1.0])
+    assert not unweighted.judge(poor, others)
+    with pytest.raises(InputError, match="question_strata: 95 for 96 questions"):
+        RacingPruner(top_k=2, question_strata=strata[:95]).judge(poor, others)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 0}, {"alpha": 0.0}, {"alpha": 0.5}])
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(settings))):
+        RacingPruner(**settings)  # type: ignore[arg-type]

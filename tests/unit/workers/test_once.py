@@ -1,0 +1,176 @@
+"""Turns: one worker does a piece of work, the others wait for it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from optlayers.config.study import load_study
+from optlayers.errors import TimeUp
+from optlayers.storage.connect import open_storage, open_study
+from optlayers.storage.heartbeat import host_name, process_name
+from optlayers.trials.records import read_records
+from optlayers.workers import heldout as holdout
+from optlayers.workers import once as turns
+from optlayers.workers.once import in_turn
+from tests.helpers.replay import study_in, url_in, worker_at
+from tests.helpers.replayed import search, write_replay
+from tests.unit.workers.test_worker import Counting
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    return study_in(tmp_path)
+
+
+def test_each_piece_is_done_once_and_all_wait_until_it_is(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    did: list[str] = []
+
+    def slowly(name: str) -> None:
+        time.sleep(0.2)
+        did.append(name)
+
+    def one(number: int) -> int:
+        mine = optuna.load_study(
+            study_name=study.study_name, storage=open_storage(url_in(tmp_path))
+        )
+        in_turn(mine, f"worker {number}", {name: partial(slowly, name) for name in "abc"})
+        return len(did)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(one, range(4))) == [3] * 4
+    assert sorted(did) == ["a", "b", "c"]
+
+
+def test_what_fails_is_left_to_another(study: optuna.Study) -> None:
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_turn(study, process_name(), {"a": fail})
+    did: list[str] = []
+    in_turn(study, process_name(), {"a": lambda: did.append("a")})
+    in_turn(study, process_name(), {"a": fail})
+    assert did == ["a"]
+
+
+def line_of(study: optuna.Study, name: str, **changes: Any) -> dict[str, Any]:
+    """A line that another worker has written."""
+    line = {"worker": "other:1:1", "token": "x", "tries": 1, "beat": 0, "done": False, **changes}
+    study._storage.set_study_system_attr(study._study_id, turns.KEY + name, line)
+    return line
+
+
+def test_the_turn_of_a_worker_that_ended_is_taken_over(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "POLL", 0.05)
+    did: list[str] = []
+    line_of(study, "here", worker=f"{host_name()}:1:1")
+    in_turn(study, process_name(), {"here": lambda: did.append("here")})
+    assert did == ["here"]
+    monkeypatch.setattr(turns, "GRACE_SECONDS", 0.5)
+    line_of(study, "elsewhere")
+    in_turn(study, process_name(), {"elsewhere": lambda: did.append("elsewhere")})
+    assert did == ["here", "elsewhere"]
+
+
+def test_a_turn_lasts_as_long_as_its_worker_lives(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("POLL", 0.05), ("HEARTBEAT_SECONDS", 0.1), ("GRACE_SECONDS", 0.6)):
+        monkeypatch.setattr(turns, name, seconds)
+    did: list[int] = []
+
+    def slowly(number: int) -> None:
+        time.sleep(2)
+        did.append(number)
+
+    def one(number: int) -> None:
+        mine = optuna.load_study(
+            study_name=study.study_name, storage=open_storage(url_in(tmp_path))
+        )
+        in_turn(mine, f"host {number}:1:1", {"a": partial(slowly, number)})
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(one, range(3)))
+    assert len(did) == 1
+
+
+def test_work_that_ends_its_workers_is_given_up(study: optuna.Study) -> None:
+    def fail() -> None:
+        raise ValueError("broken")
+
+    for _ in range(turns.MOST_TRIES):
+        assert not turns.finished(study, ["a"])
+        with pytest.raises(ValueError, match="broken"):
+            in_turn(study, process_name(), {"a": fail})
+    said: list[str] = []
+    in_turn(study, process_name(), {"a": fail}, say=said.append)
+    assert said == ["a is given up: it ended 4 workers"]
+    assert turns.finished(study, ["a"])
+
+
+def test_who_waits_for_others_leaves_in_time(study: optuna.Study) -> None:
+    line_of(study, "a")
+    with pytest.raises(TimeUp):
+        in_turn(study, process_name(), {"a": lambda: None}, end=time.monotonic())
+
+
+def test_two_workers_ask_base_and_donor_once(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    evaluators = [Counting(), Counting()]
+    workers = [worker_at(url, index=i, small=True) for i in range(2)]
+    for worker, evaluator in zip(workers, evaluators, strict=True):
+        worker.asked.evaluator = evaluator
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda worker: worker.run(), workers))
+    asked = evaluators[0].asked + evaluators[1].asked
+    ends = [count for (layers, _), count in asked.items() if len(layers) in (0, 10)]
+    assert len(ends) == 2 * evaluators[0].order.n_full
+    assert set(ends) == {1}
+
+
+STUDY = """
+name: demo
+base: {model: b}
+donor: {model: d}
+layers: {min: 1, max: 4}
+tasks: [{name: t}]
+questions: {fast: 6, full: 24}
+explore: {population: 4, generations: 1}
+validate: {top: 1}
+refine: {top: 0}
+"""
+DONOR = ",".join(map(str, range(16)))
+
+
+def has_turn(study: optuna.Study) -> bool:
+    """Whether a worker is about to ask base and donor."""
+    return turns.KEY + "base and donor" in study._storage.get_study_system_attrs(study._study_id)
+
+
+def test_a_donor_that_ends_its_workers_ends_no_study(tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_text(STUDY)
+    write_replay(tmp_path, faults={DONOR: "exit"})
+    wanted = load_study(str(tmp_path / "short.yaml"))
+    study = open_study(url_in(tmp_path), wanted)
+    # It has ended all but the last that it may.
+    dead = f"{host_name()}:1:1"
+    line_of(study, "base and donor", worker=dead, tries=turns.MOST_TRIES - 1)
+    searching = search(tmp_path, "--study", "short.yaml", "--workers", "1")
+    searching.communicate(timeout=120)
+    told = (tmp_path / "err").read_text()
+    assert searching.returncode == 0, told
+    assert "again in 1 s" in told
+    # So the next search says at once that it is finished.
+    study = open_study(url_in(tmp_path), wanted)
+    assert holdout.is_over(study, wanted, read_records(study.get_trials()))

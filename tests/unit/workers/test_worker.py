@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from numpy.typing import NDArray
+from optuna.trial import TrialState, create_trial
+
+from benchmarks.lib.forked_worker import CONTEXT
+from optlayers.errors import EvaluationError, RunError, StorageError
+from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.results.leaderboard import leaderboard
+from optlayers.search import RacingPruner
+from optlayers.storage.connect import open_study
+from optlayers.testing.landscape import ReplayEvaluator
+from optlayers.trials.records import read_records
+from optlayers.workers.queue import check_alive
+from optlayers.workers.worker import Worker
+from tests.helpers import soundness
+from tests.helpers.replay import BEST, definition, landscape, study_in, url_in, worker_at, worker_in
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return study_in(folder).get_trials(deepcopy=False)
+
+
+def work(folder: Path, index: int, seconds: float) -> None:
+    """One worker process; SIGTERM stops it as the command line does."""
+    from optlayers.errors import Stopped
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        worker_at(url_in(folder), index=index, seconds=seconds, small=True).run()
+    except Stopped:
+        os._exit(130)
+
+
+def assert_sound(folder: Path, small: bool = False) -> None:
+    soundness.assert_sound(study_in(folder), small)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_worker_finds_the_best_set(tmp_path: Path, seed: int) -> None:
+    worker = worker_in(tmp_path, seed)
+    assert worker.run()
+    rows = leaderboard(definition(seed), read_records(worker.study.get_trials(deepcopy=False)))
+    assert LayerSet(tuple(rows[0].layers)) == BEST
+    assert rows[0].fidelity == "full"
+    fidelities = [row.fidelity for row in rows]
+    assert fidelities == sorted(fidelities, reverse=True)  # full before fast
+
+
+def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        worker_at(url_in(tmp_path / name), small=True).run()
+        found.append([(t.user_attrs["layers"], t.state) for t in trials(tmp_path / name)])
+    assert found[0] == found[1]
+
+
+def test_three_workers_at_once_agree(tmp_path: Path) -> None:
+    study_in(tmp_path)
+    processes = [CONTEXT.Process(target=work, args=(tmp_path, i, 1e-4)) for i in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+        assert process.exitcode == 0
+    assert_sound(tmp_path, small=True)
+    assert len({t.user_attrs["worker"] for t in trials(tmp_path)}) == 3
+
+
+def test_a_worker_killed_in_the_middle_leaves_nothing_stuck(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    process = CONTEXT.Process(target=work, args=(tmp_path, 0, 2e-3))
+    process.start()
+    deadline = time.monotonic() + 300
+    lost: list[optuna.trial.FrozenTrial] = []
+    while not lost:  # held still first: between two cohorts nothing is running
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        os.kill(process.pid or 0, signal.SIGSTOP)
+        seen = study.get_trials(deepcopy=False)
+        if sum(t.state.is_finished() for t in seen) >= 12:
+            lost = [t for t in seen if t.state == TrialState.RUNNING]
+        os.kill(process.pid or 0, signal.SIGKILL if lost else signal.SIGCONT)
+    process.join()
+    worker_at(url_in(tmp_path), index=1, small=True).run()
+    assert_sound(tmp_path, small=True)
+    after = {t.number: t for t in trials(tmp_path)}
+    assert all(after[t.number].state == TrialState.FAIL for t in lost)
+    assert all("lost worker" in after[t.number].user_attrs["reason"] for t in lost)
+
+
+def test_a_stopped_worker_returns_its_claims_within_seconds(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    process = CONTEXT.Process(target=work, args=(tmp_path, 0, 5e-3))
+    process.start()
+    deadline = time.monotonic() + 300
+    while not any(t.state == TrialState.RUNNING for t in study.get_trials()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    process.join(timeout=10)
+    assert process.exitcode == 130
+    states = [t.state for t in trials(tmp_path)]
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+    worker_at(url_in(tmp_path), index=1, small=True).run()
+    assert_sound(tmp_path, small=True)
+
+
+class Broken(ReplayEvaluator):
+    """Some sets give NaN, and a bad call raises."""
+
+    def __init__(self, nan: set[LayerSet], fail_at: int | None = None) -> None:
+        super().__init__(landscape())
+        self.nan, self.fail_at, self.calls = nan, fail_at, 0
+
+    def evaluate(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[NDArray[np.bool_] | EvaluationError]:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("the device has left")
+        good = super().evaluate(layer_sets, start, stop)
+        return [
+            EvaluationError("NaN in the logits") if layers in self.nan else answers
+            for layers, answers in zip(layer_sets, good, strict=True)
+        ]
+
+
+def broken_worker(folder: Path, evaluator: Broken) -> Worker:
+    return Worker(definition(small=True), study_in(folder), evaluator, cohort=6)
+
+
+def test_a_set_that_gives_nan_fails_and_the_search_goes_on(tmp_path: Path) -> None:
+    worker = broken_worker(tmp_path, Broken({LayerSet.of(4), LayerSet.of(2, 5)}))
+    assert worker.run()
+    failed = [t for t in trials(tmp_path) if t.state == TrialState.FAIL]
+    assert {t.user_attrs["layers"] for t in failed} <= {"4", "2,5"}
+    assert all("NaN" in t.user_attrs["reason"] for t in failed)
+    assert 1 <= len(failed) <= 6  # given up after three tries each
+    assert_sound(tmp_path, small=True)
+
+
+def test_an_evaluation_that_raises_gives_its_claims_back(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the device has left"):
+        broken_worker(tmp_path, Broken(set(), fail_at=4)).run()
+    states = [t.state for t in trials(tmp_path)]
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+    assert worker_at(url_in(tmp_path), small=True).run()
+    assert_sound(tmp_path, small=True)
+
+
+def test_a_study_in_which_everything_fails_ends_with_the_reason() -> None:
+    one = create_trial(state=TrialState.FAIL, user_attrs={"reason": "NaN in the logits"})
+    check_alive([one] * 9)
+    check_alive([*[one] * 20, create_trial(state=TrialState.COMPLETE, value=0.5)])
+    with pytest.raises(RunError, match="all 10 trials have failed; the last one: NaN"):
+        check_alive([one] * 10)
+
+
+def test_other_questions_than_the_study_began_with_are_refused(tmp_path: Path) -> None:
+    worker_in(tmp_path)
+    evaluator = ReplayEvaluator(landscape())
+    evaluator.order = evaluator.order.__class__(
+        **{**evaluator.order.__dict__, "n_fast": evaluator.order.n_fast + 1}
+    )
+    with pytest.raises(StorageError, match="n_fast"):
+        Worker(definition(), study_in(tmp_path), evaluator)
+
+
+class Counting(Broken):
+    """Counts how often each question of each set is asked."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__(set(), fail_at)
+        self.asked: Counter[tuple[LayerSet, int]] = Counter()
+
+    def evaluate(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[NDArray[np.bool_] | EvaluationError]:
+        found = super().evaluate(layer_sets, start, stop)
+        self.asked.update((layers, n) for layers in layer_sets for n in range(start, stop))
+        return found
+
+
+def test_no_question_is_asked_twice_and_the_budget_holds(tmp_path: Path) -> None:
+    evaluator = Counting()
+    assert broken_worker(tmp_path, evaluator).run()
+    assert set(evaluator.asked.values()) == {1}
+    records = read_records(trials(tmp_path))
+    # Base and donor, to compare with, are no trials.
+    searched = [key for key in evaluator.asked if 0 < len(key[0]) <= 3]
+    assert sum(record.evaluated for record in records) == len(searched)
+    explored = {r.layers for r in records if r.phase == "explore"}
+    assert 6 <= len(explored) <= 6 * 2
+    validated = [r for r in records if r.phase == "validate"]
+    assert 1 <= len(validated) <= 2
+    assert all(r.is_full for r in validated)
+
+
+def test_fast_answers_of_another_precision_are_asked_once_more_of_sets_that_go_on(
+    tmp_path: Path,
+) -> None:
+    evaluator = Counting()
+    worker = broken_worker(tmp_path, evaluator)
+    questions = worker.definition.questions.model_copy(update={"fast_precision": "fp8"})
+    worker.definition = worker.definition.model_copy(update={"questions": questions})
+    assert worker.run()
+    n_fast = evaluator.order.n_fast
+    records = read_records(trials(tmp_path))
+    searched = {record.layers for record in records}
+    went_on = {r.layers for r in records if (r.questions or 0) > n_fast}
+    assert went_on
+    assert searched - went_on
+    steps = {step for step in worker._rungs if step <= n_fast}
+    for layers in searched:
+        times = {n: count for (found, n), count in evaluator.asked.items() if found == layers}
+        twice = sorted(n for n, count in times.items() if count > 1)
+        assert max(times.values()) <= 2
+        assert twice == list(range(len(twice)))
+        assert len(twice) in (steps if layers in went_on else {0})
+    paid = sum(times for (layers, _), times in evaluator.asked.items() if layers in searched)
+    assert sum(record.evaluated for record in records) == paid
+
+
+def test_what_was_stored_before_a_break_is_not_asked_again(tmp_path: Path) -> None:
+    first, second = Counting(fail_at=9), Counting()
+    with pytest.raises(RuntimeError):
+        broken_worker(tmp_path, first).run()
+    stored = sum(t.user_attrs.get("evaluated", 0) for t in trials(tmp_path))
+    assert broken_worker(tmp_path, second).run()
+    assert stored == len(first.asked)  # the answers of trials that were given back count too
+    assert not first.asked.keys() & second.asked.keys()
+
+
+def test_a_study_that_is_done_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
+    url = url_in(tmp_path)
+    first = worker_at(url, small=True)
+    assert first.run()
+    before = trials_of(first.study)
+    # The larger budget of the same study; nothing else is another.
+    assert definition(small=True).fingerprint() == definition().fingerprint()
+    evaluator = Counting()
+    study = open_study(url, definition(), pruner=RacingPruner(top_k=2))
+    assert Worker(definition(), study, evaluator, cohort=6).run()
+    assert_sound(tmp_path)
+    after = trials_of(study)
+    assert len(after) > len(before)
+    assert after[: len(before)] == before
+    # What a set had answered before, it is not asked again.
+    paid: Counter[str] = Counter()
+    for layers, _, evaluated in before:
+        paid[layers] += evaluated or 0
+    assert all(n >= paid[str(layers)] for layers, n in evaluator.asked if len(layers) in (1, 2, 3))
+
+
+def trials_of(study: optuna.Study) -> list[tuple[str, TrialState, int]]:
+    return [
+        (t.user_attrs["layers"], t.state, t.user_attrs.get("evaluated", 0))
+        for t in study.get_trials(deepcopy=False)
+    ]
+
+
+def test_a_search_in_which_every_set_fails_ends_with_an_error(tmp_path: Path) -> None:
+    evaluator = Broken(set(all_layer_sets(10, 0, 3)))
+    with pytest.raises(RunError, match="trials have failed; the last one: NaN in the logits"):
+        broken_worker(tmp_path, evaluator).run()
+
+
+def test_a_worker_whose_time_is_up_leaves_the_study_to_others(tmp_path: Path) -> None:
+    worker = worker_at(url_in(tmp_path), seconds=1e-3, small=True)
+    worker.max_seconds = 0.3
+    assert not worker.run()
+    states = {t.state for t in trials(tmp_path)}
+    assert TrialState.RUNNING not in states
+    assert worker_at(url_in(tmp_path), small=True).run()
+
+
+def test_workers_in_threads_of_one_process_agree(tmp_path: Path) -> None:
+    workers = [worker_at(url_in(tmp_path), index=i, seconds=1e-4, small=True) for i in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(Worker.run, workers)) == [True, True]
+    soundness.assert_sound(workers[0].study, small=True)
