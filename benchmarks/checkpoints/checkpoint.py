@@ -99,7 +99,8 @@ class Table:
         self.rows[name] = value
         self.say(f"{name}: {value}")
         self.out.mkdir(parents=True, exist_ok=True)
-        head = f"# {self.stem}\n\nMade by `benchmarks/checkpoints/checkpoint.py --shape {self.shape}`.\n\n"
+        command = f"benchmarks/checkpoints/checkpoint.py --shape {self.shape}"
+        head = f"# {self.stem}\n\nMade by `{command}`.\n\n"
         lines = [f"| {key} | {text} |\n" for key, text in self.rows.items()]
         text = head + "| what | |\n|---|---|\n" + "".join(lines)
         (self.out / f"{self.stem}.md").write_text(text, encoding="utf-8")

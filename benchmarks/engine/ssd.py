@@ -102,7 +102,8 @@ def main() -> None:
         print(lines[-1], flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     absent = "" if "mamba-ssm" in lines[0] else " mamba-ssm was not installed there."
-    head = f"# SSD, milliseconds\n\nMade by `benchmarks/engine/ssd.py` on {torch.cuda.get_device_name()}."
+    device = torch.cuda.get_device_name()
+    head = f"# SSD, milliseconds\n\nMade by `benchmarks/engine/ssd.py` on {device}."
     text = "\n".join(lines)
     (args.out / "ssd.md").write_text(f"{head}{absent}\n\n{text}\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """What log-probabilities of the right choice add to right and wrong, as the search uses them.
 
     python -m benchmarks.search.logprob --study demo --sets 240 --out benchmarks
-    python -m benchmarks.search.logprob --study examples/smollm2/study.yaml --size 4 --out benchmarks
+    python -m benchmarks.search.logprob --study examples/smollm2/study.yaml --size 4
 
 Random layer sets answer the questions of a study and those it sets aside. From a few questions each
 set gets the share of right answers, the mean log-probability of the right choice among the choices,

@@ -52,7 +52,8 @@ def main() -> None:
                         float(seen[best] - unseen[best])
                     )
     text = (
-        "# Optimism\n\nMade by `benchmarks/search/optimism.py`: score of the winner on the questions "
+        "# Optimism\n\n"
+        "Made by `benchmarks/search/optimism.py`: score of the winner on the questions "
         "that chose it, less its score on the demo's other questions, in points; mean of "
         f"{args.runs} draws (standard error in brackets).\n"
     )

@@ -1,7 +1,7 @@
 """Which search finds the best layers with the least work: landscapes with known truth.
 
     python -m benchmarks.search.search --seeds 20 --out benchmarks
-    python -m benchmarks.search.search --draw --out benchmarks          # what is recorded there, anew
+    python -m benchmarks.search.search --draw --out benchmarks   # draw the recorded runs
     python -m benchmarks.search.search --landscapes mine.npz --searches optlayers "beam of 3"
 
 Cost is counted in question-layer passes, in units of one layer set on all questions, without and

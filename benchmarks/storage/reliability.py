@@ -1,7 +1,7 @@
 """Whether a search survives what happens to workers and databases, and with what result.
 
-    python -m benchmarks.storage.reliability --out benchmarks                     # 25 minutes
-    python -m benchmarks.storage.reliability --out benchmarks --only postgresql   # that column alone
+    python -m benchmarks.storage.reliability --out benchmarks                   # 25 minutes
+    python -m benchmarks.storage.reliability --out benchmarks --only postgresql # that column alone
 
 Workers run `optlayers worker` and replay the demo's landscape; they are forked from one process, so
 that dozens fit on two cores. A random one is killed (kill -9) every few seconds and another takes
@@ -92,13 +92,13 @@ def write(folder: Path, columns: dict[str, dict[str, Any]], order: list[str]) ->
     machines = sorted({column["machine"] for column in shown})
     lines = ["# Many workers, one database: what a search survives", ""]
     lines += [
-        f"Made by `benchmarks/storage/reliability.py` on {' and '.join(machines)}; the demo's landscape "
-        "is replayed. A fault would be: a study that does not finish, a worker that fails, a trial "
-        "left running or waiting, a question evaluated twice that was not in flight when a worker "
-        "ended, an answer that is not the recorded one, a bad layer set that is not given up with "
-        "its reason, or a row of the leaderboard that differs from that of one undisturbed worker "
-        "on the same sets. Bad layer sets: one that hangs, one that raises, one that gives "
-        "NaN, one that ends the process.",
+        f"Made by `benchmarks/storage/reliability.py` on {' and '.join(machines)}; "
+        "the demo's landscape is replayed. A fault would be: a study that does not finish, a "
+        "worker that fails, a trial left running or waiting, a question evaluated twice that "
+        "was not in flight when a worker ended, an answer that is not the recorded one, a bad "
+        "layer set that is not given up with its reason, or a row of the leaderboard that "
+        "differs from that of one undisturbed worker on the same sets. Bad layer sets: one that"
+        " hangs, one that raises, one that gives NaN, one that ends the process.",
         "",
         "| | " + " | ".join(column["name"] for column in shown) + " |",
         "|---|" + "---|" * len(shown),

@@ -1,4 +1,4 @@
-"""The checks of benchmarks/storage/reliability.py: what must hold, whatever was done to a search."""
+"""The checks of benchmarks/storage/reliability.py: what must hold after any disturbance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of benchmarks/storage/reliability.py: a search, its workers, and what is done to them."""
+"""The runs of benchmarks/storage/reliability.py: a search, its workers, its disturbances."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ def read_baselines(path: Path) -> list[Baseline]:
     except (OSError, ValueError, ValidationError) as error:
         what = str(error).splitlines()[0]
         raise InputError(
-            f"--baselines {path}: {what}; name a file such as benchmarks/search/demo_baselines.py writes"
+            f"--baselines {path}: {what}; "
+            "name a file such as benchmarks/search/demo_baselines.py writes"
         ) from None
     return [line.model_copy(update={"name": name}) for name, line in found.searches.items()]

@@ -1,11 +1,11 @@
 """What the log-probability of the right choice adds to a score on few questions.
 
 Right or wrong is one bit a question, and near guessing mostly luck; how likely the right choice was
-ranks sets earlier there (benchmarks/search/logprob-smollm2.md). So both count, each in standard deviations
-over the sets: the share of right answers in full, the log-probability as far as that share is not
-reliable. Reliable is the part of its variance that the other half of the questions confirms (Lord
-and Novick 1968, on parallel forms). It serves proposals alone: races, ranks and reports go by right
-and wrong.
+ranks sets earlier there (benchmarks/search/logprob-smollm2.md). So both count, each in standard
+deviations over the sets: the share of right answers in full, the log-probability as far as that
+share is not reliable. Reliable is the part of its variance that the other half of the questions
+confirms (Lord and Novick 1968, on parallel forms). It serves proposals alone: races, ranks and
+reports go by right and wrong.
 """
 
 from __future__ import annotations

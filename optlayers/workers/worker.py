@@ -43,8 +43,8 @@ from optlayers.workers.watchdog import Asked, Evaluator
 
 _CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
-# Small enough that each cohort learns from the last (`benchmarks/search/search.py`), large enough to
-# share prefixes of layers; where all sets are known beforehand there is nothing to learn.
+# Small enough that each cohort learns from the last (`benchmarks/search/search.py`), large enough
+# to share prefixes of layers; where all sets are known beforehand there is nothing to learn.
 COHORT = 8
 LISTED = 4
 # Between two looks while there is nothing to do; it grows.

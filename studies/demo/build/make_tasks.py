@@ -243,8 +243,8 @@ def _sources(facts: dict[str, list[tuple[str, str]]]) -> str:
         [
             "# Sources of the demo's facts",
             "",
-            "Written by `studies/demo/build/make_tasks.py`. The facts are in `facts.json`, each as a",
-            "question and its answer; names are reduced to ASCII.",
+            "Written by `studies/demo/build/make_tasks.py`. The facts are in `facts.json`, each as",
+            "a question and its answer; names are reduced to ASCII.",
             "",
             "| subject | facts | PyPI package | licence | read from |",
             "|---|---|---|---|---|",
@@ -256,7 +256,8 @@ def _sources(facts: dict[str, list[tuple[str, str]]]) -> str:
             *notes,
             "",
             "The subjects " + ", ".join(f"`{name}`" for name in IN_CONTEXT) + " have no source:",
-            "their passages are random combinations of word lists in `studies/demo/build/questions.py`.",
+            "their passages are random combinations of word lists in",
+            "`studies/demo/build/questions.py`.",
             "",
         ]
     )

@@ -17,8 +17,9 @@ OUT = ROOT / "benchmarks" / "demo.md"
 HEAD = """\
 # What a search of the demo finds
 
-By `studies/demo/build/results.py`: `optlayers search` with one worker, and the best set of each size that
-it evaluated in full. In brackets 95 % intervals. No decision has seen the held-out questions.
+By `studies/demo/build/results.py`: `optlayers search` with one worker, and the best set of each
+size that it evaluated in full. In brackets 95 % intervals. No decision has seen
+the held-out questions.
 
 """
 

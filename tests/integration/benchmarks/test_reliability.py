@@ -1,4 +1,4 @@
-"""The long test of benchmarks/storage/reliability.py, shortened: workers are killed, nothing is lost."""
+"""The long test of benchmarks/storage/reliability.py, shortened: workers die, nothing is lost."""
 
 from __future__ import annotations
 
