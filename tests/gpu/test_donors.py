@@ -16,8 +16,8 @@ from optlayers.evaluation.questions import Question, Request
 from optlayers.inference import offload as residency
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet, all_layer_sets
-from tests.conftest import tiny_llama
 from tests.gpu.test_streaming import Nothing
+from tests.helpers.tiny import tiny_llama
 
 pytestmark = pytest.mark.gpu
 

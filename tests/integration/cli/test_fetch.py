@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import DEMO_TASKS
 from tests.helpers.commands import Commands, Done
 from tests.helpers.hub import Hub
+from tests.helpers.tiny import DEMO_TASKS
 
 STUDY = """
 name: far

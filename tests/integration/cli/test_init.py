@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from optlayers.config.study import load_study
-from tests.conftest import DEMO_TASKS
 from tests.helpers.commands import Commands, Done
 from tests.helpers.hub import Hub
+from tests.helpers.tiny import DEMO_TASKS
 
 Init = Callable[..., Done]
 

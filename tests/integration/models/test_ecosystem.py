@@ -17,9 +17,9 @@ from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.layerset import LayerSet
 from optlayers.models import LlambaForCausalLM
-from tests.conftest import VOCAB, loud
 from tests.helpers.fresh import run_fresh
 from tests.helpers.recurrence import logits, published_checkpoint
+from tests.helpers.tiny import VOCAB, loud
 
 LAYERS = LayerSet.of(1, 4)
 

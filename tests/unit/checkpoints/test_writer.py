@@ -157,7 +157,7 @@ def test_the_modeling_files_are_those_of_the_package(exported: Path) -> None:
 
 
 def test_a_tied_base_is_exported_tied(pair: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
-    from tests.conftest import tiny_llamba
+    from tests.helpers.tiny import tiny_llamba
 
     tiny_llamba(tied=True).save_pretrained(tmp_path / "tied")
     tied = Checkpoint("tied", tmp_path / "tied")

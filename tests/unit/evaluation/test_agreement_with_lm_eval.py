@@ -28,7 +28,7 @@ from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import decode_answers, encode_answers
 from optlayers.trials.statistics import StratifiedScore
-from tests.conftest import DEMO_TASKS
+from tests.helpers.tiny import DEMO_TASKS
 
 LAYERS = LayerSet.of(1, 4)
 CPU = torch.device("cpu")

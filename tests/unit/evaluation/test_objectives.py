@@ -23,7 +23,7 @@ from optlayers.storage.connect import open_study
 from optlayers.trials.record import decode_answers, encode_answers
 from optlayers.trials.records import read_records
 from optlayers.workers.worker import Worker
-from tests.conftest import DEMO_TASKS
+from tests.helpers.tiny import DEMO_TASKS
 
 CPU = torch.device("cpu")
 LAYERS = LayerSet.of(1, 4)

@@ -13,7 +13,7 @@ from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator, open_pair, tokenizer_folder
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import encode_answers
-from tests.conftest import DEMO_TASKS, STUDY, tiny_llama
+from tests.helpers.tiny import DEMO_TASKS, STUDY, tiny_llama
 
 LAYERS = LayerSet.of(1, 4)
 

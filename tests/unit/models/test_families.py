@@ -13,7 +13,7 @@ from optlayers.config.graft import Graft, Swap
 from optlayers.errors import ModelError
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from tests.conftest import LAYERS, VOCAB, WIDTH, loud, tiny_llama, tiny_llamba
+from tests.helpers.tiny import LAYERS, VOCAB, WIDTH, loud, tiny_llama, tiny_llamba
 
 CPU = torch.device("cpu")
 MAMBA = {

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from optlayers.models import HybridConfig, HybridForCausalLM
 from optlayers.models.families import family_of
-from tests.conftest import VOCAB, loud, tiny_llama, tiny_llamba
+from tests.helpers.tiny import VOCAB, loud, tiny_llama, tiny_llamba
 
 SETS = [(), (1, 2, 4), tuple(range(6))]
 

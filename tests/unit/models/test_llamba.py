@@ -15,8 +15,8 @@ from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.models import LlambaConfig, LlambaForCausalLM
 from optlayers.models.llamba import LlambaBlock
-from tests.conftest import tiny_llamba
 from tests.helpers.recurrence import Array, logits, mixer, published_checkpoint
+from tests.helpers.tiny import tiny_llamba
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9]
 # transformers' RMS norm works in float32 whatever it is given; all else here is float64.

@@ -20,7 +20,7 @@ from optlayers.report.data import gather
 from optlayers.report.scores import score_by_size
 from optlayers.results.leaderboard import front, leaderboard
 from optlayers.trials.cost import Cost, cost_of
-from tests.conftest import tiny_llama
+from tests.helpers.tiny import tiny_llama
 from tests.unit.results.test_leaderboard import record
 
 CPU = torch.device("cpu")

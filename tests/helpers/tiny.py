@@ -1,0 +1,133 @@
+"""Tiny random models of one shape, a tokenizer for them, and a study over a pair of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO_TASKS = ROOT / "studies" / "demo" / "tasks"
+
+LAYERS, WIDTH, VOCAB = 6, 32, 1024
+END = "<|end|>"
+
+STUDY = """\
+# optlayers search --study {file}
+name: tiny
+base: {{model: {pair}/base}}
+donor: {{model: {pair}/donor}}
+layers: {{min: 1, max: 3}}
+tasks: [{{name: demo}}]
+task_path: {tasks}
+questions: {{fast: 2, full: 4}}
+explore: {{population: 6, generations: 2, patience: 3}}
+validate: {{top: 3}}
+refine: {{top: 1, verify: 2, rounds: 2}}
+"""
+
+
+def train_tiny_tokenizer() -> Any:
+    """A byte-level BPE on the demo's questions; any text can be encoded."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    texts = []
+    for path in sorted(DEMO_TASKS.glob("*.jsonl")):
+        for line in path.read_text("utf-8").splitlines():
+            doc = json.loads(line)
+            choices = "".join(f"\n{x}. {c}" for x, c in zip("ABCD", doc["choices"], strict=False))
+            texts.append(f"{doc.get('passage', '')}\n{doc['question']}{choices}\nAnswer: A")
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=END, pad_token=END, model_max_length=512
+    )
+
+
+def loud(model: Any, seed: int, std: float = 0.2) -> Any:
+    """Give every matrix of a model weights large enough that each layer matters; returns it."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator) * std
+            if name.endswith(("layernorm.weight", "norm.weight", ".D")):
+                parameter.copy_(1 + noise)
+            else:
+                parameter.copy_(noise)
+    return model.eval()
+
+
+def tiny_llama(seed: int = 1, tied: bool = False, **more: Any) -> Any:
+    """A random Llama of `LAYERS` layers, `WIDTH` wide; `more` changes its config."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": WIDTH,
+        "intermediate_size": 48,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": tied,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        **more,
+    }
+    return loud(LlamaForCausalLM(LlamaConfig(**settings)), seed)
+
+
+def tiny_llamba(seed: int = 2, tied: bool = False, **ssm: Any) -> Any:
+    """A random Llamba of the same shape; `ssm` changes its `ssm_cfg`."""
+    from optlayers.models import LlambaConfig, LlambaForCausalLM
+
+    config = LlambaConfig(
+        vocab_size=VOCAB,
+        d_model=WIDTH,
+        n_layer=LAYERS,
+        tie_embeddings=tied,
+        norm_epsilon=1e-5,
+        mlp_cfg={"intermediate_size": 48},
+        ssm_cfg={"d_state": 8, "n_v_heads": 4, "n_qk_heads": 2, **ssm},
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return loud(LlambaForCausalLM(config), seed)
+
+
+def share_ends(base: Any, donor: Any) -> None:
+    """Give the base the donor's embedding, final norm and head."""
+    base.backbone.embedding.load_state_dict(donor.model.embed_tokens.state_dict())
+    base.backbone.final_layernorm.load_state_dict(donor.model.norm.state_dict())
+    base.lm_head.load_state_dict(donor.lm_head.state_dict())
+
+
+def make_tiny_pair(folder: Path) -> Path:
+    """Write `base/` (Llamba) and `donor/` (Llama, with the tokenizer), with equal ends."""
+    donor, base = tiny_llama(), tiny_llamba()
+    share_ends(base, donor)
+    donor.save_pretrained(folder / "donor")
+    base.save_pretrained(folder / "base")
+    train_tiny_tokenizer().save_pretrained(folder / "donor")
+    return folder
+
+
+def make_tiny_study(pair: Path) -> Path:
+    """Write a study file over a pair and the demo's tasks; takes seconds to search."""
+    path = pair / "tiny.yaml"
+    path.write_text(STUDY.format(file=path.name, pair=pair, tasks=DEMO_TASKS), encoding="utf-8")
+    return path
