@@ -70,7 +70,7 @@ __all__ = [
 LATER = ("swap", "donor_map")
 
 # Installed from a wheel they lie in the package; in a checkout, at its top.
-_HERE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parents[1]
 STUDIES = (_HERE if (_HERE / "studies").is_dir() else _HERE.parent) / "studies"
 
 
