@@ -21,7 +21,7 @@ import optuna
 from optlayers.config.study import StudyDefinition, load_study
 from optlayers.layerset import LayerSet
 from optlayers.report.data import Report, gather
-from optlayers.results.leaderboard import Row, leaderboard, status
+from optlayers.results.leaderboard import LeaderboardRow, leaderboard, status
 from optlayers.search import pruner_for
 from optlayers.storage.connect import DEFAULT_URL, open_study, storage_errors
 from optlayers.trials.cost import cost_of
@@ -42,14 +42,14 @@ class SearchResult:
         return status(self.definition, self.study).phase == "done"
 
     @property
-    def leaderboard(self) -> list[Row]:
+    def leaderboard(self) -> list[LeaderboardRow]:
         """Every evaluated layer set, best first; scores are shares from 0 to 1."""
         records = read_records(self.study.get_trials(deepcopy=False))
         cost = cost_of(self.definition, self.study.user_attrs)
         return leaderboard(self.definition, records, cost)
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> LeaderboardRow | None:
         """The first of the leaderboard."""
         rows = self.leaderboard
         return rows[0] if rows else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +102,7 @@ def check_answers(run: Run, definition: StudyDefinition, study: optuna.Study) ->
         whole = row.questions == truth.order.n_full
         claims.tell([Told(claim, scorer.interval(claim.answers), over=True, full=whole)])
     calm_rows = leaderboard(definition, read_records(calm.get_trials(deepcopy=False)))
-    mine, theirs = ([{**asdict(r), "trial": 0} for r in rows] for rows in (found, calm_rows))
+    mine, theirs = ([{**r.to_dict(), "trial": 0} for r in rows] for rows in (found, calm_rows))
     if mine != theirs:
         differ = sum(a != b for a, b in zip(mine, theirs, strict=False))
         run.faults.append(f"{differ} rows of the leaderboard differ from the undisturbed one")

@@ -55,7 +55,7 @@ def export(
     early = None if "all" in layers else LayerSet.parse(layers, donors=names)
     parents = open_all(definition, early)
     chosen = LayerSet.parse(layers, parents[0].n_layers, names)
-    score = known.score(chosen.indices)
+    score = known.score(chosen)
     write(definition, parents, chosen, score, out, dtype)
     if score is None:
         say(f"{mask_password(storage)} has no evaluation of these layers; no score is written")

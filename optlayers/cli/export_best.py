@@ -61,10 +61,10 @@ def export_best(
     shelf = Shelf() if link and can_link(out) else None
     if link and shelf is None:
         say(f"--link: the disk of {out} has no links, so that equal layers are written again")
-    sets = [known.layers(row) for row in rows]
+    sets = [row.record.layers for row in rows]
     check_room(parents, sets, targets, dtype=dtype, shelf=shelf, graft=definition.graft)
     for layers, target in zip(sets, targets, strict=True):
-        write(definition, parents, layers, known.score(layers.indices), target, dtype, shelf)
+        write(definition, parents, layers, known.score(layers), target, dtype, shelf)
         upload(target, repository and f"{repository}-{target.name}", private)
         if not json:
             print(target)

@@ -44,7 +44,7 @@ def leaderboard(
             rows = pareto(rows)
         shown = rows[:top] if json or top else rows[:20]
         # One more, for the difference of the last to the next.
-        proof = evidence(opened, records, rows[: len(shown) + 1])[: len(shown)]
+        proof = evidence(opened, rows[: len(shown) + 1])[: len(shown)]
     if json:
         print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(shown, proof, strict=True)])
     elif not rows:

@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optlayers.trials.record import Record
+if TYPE_CHECKING:
+    from optlayers.layerset import LayerSet
+    from optlayers.results.leaderboard import LeaderboardRow
 
 
 @dataclass(frozen=True)
 class Recorded:
     """The leaderboard of a study (empty where the database does not have it), and what is below."""
 
-    rows: list[Any] = field(default_factory=list)
-    records: dict[tuple[int, ...], Record] = field(default_factory=dict)
+    rows: list[LeaderboardRow] = field(default_factory=list)
     devices: dict[int, str] = field(default_factory=dict)
     study: dict[str, Any] = field(default_factory=dict)
 
-    def score(self, layers: tuple[int, ...]) -> dict[str, Any] | None:
+    def score(self, layers: LayerSet) -> dict[str, Any] | None:
         """The score of a layer set with its interval and answers, or None: not evaluated."""
-        from optlayers.layerset import LayerSet
         from optlayers.workers.heldout import held_out_of
 
-        record = self.records.get(layers)
-        row = next((r for r in self.rows if record and r.trial == record.number), None)
-        if record is None or row is None:
+        row = next((r for r in self.rows if r.record.layers == layers), None)
+        if row is None:
             return None
         names = ("score", "ci_low", "ci_high", "questions", "fidelity", "trial")
-        held = held_out_of(self.study, LayerSet(layers))
+        held = held_out_of(self.study, layers)
         kept = ("score", "ci_low", "ci_high", "questions")
         return {
             **{name: getattr(row, name) for name in names},
-            "answers": record.packed_answers,
+            "answers": row.record.packed_answers,
             "device": self.devices.get(row.trial, ""),
             "evaluated_sets": len(self.rows),
             "held_out": {name: getattr(held, name) for name in kept} if held else None,
         }
-
-    def layers(self, row: Any) -> Any:
-        """The layer set of a row."""
-        return next(r.layers for r in self.records.values() if r.number == row.trial)
 
 
 def recorded(definition: Any, storage: str) -> Recorded:
@@ -51,7 +46,7 @@ def recorded(definition: Any, storage: str) -> Recorded:
     from optlayers.results.leaderboard import leaderboard
     from optlayers.storage.connect import open_study, storage_errors
     from optlayers.trials import keys
-    from optlayers.trials.records import best_by_layers, read_records
+    from optlayers.trials.records import read_records
 
     try:
         opened = open_study(storage, definition, create=False)
@@ -60,10 +55,8 @@ def recorded(definition: Any, storage: str) -> Recorded:
     with storage_errors(storage):
         trials = opened.get_trials(deepcopy=False)
         attrs = opened.user_attrs
-    records = read_records(trials)
     return Recorded(
-        rows=list(leaderboard(definition, records)),
-        records={layers.indices: r for layers, r in best_by_layers(records).items()},
+        rows=leaderboard(definition, read_records(trials)),
         devices={t.number: str(t.user_attrs.get(keys.DEVICE, "")) for t in trials},
         study=attrs,
     )

@@ -198,7 +198,7 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     records = read_records(opened.get_trials(deepcopy=False))
     cost = cost_of(definition, opened.user_attrs)
     rows = leaderboard(definition, records, cost)
-    proof = evidence(opened, records, rows if json else rows[:11])
+    proof = evidence(opened, rows if json else rows[:11])
     if json:
         print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(rows, proof, strict=True)])
         return

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from optlayers.layerset import Donors
 from optlayers.results.comparisons import Difference, Evidence
-from optlayers.results.leaderboard import Row, Status
+from optlayers.results.leaderboard import LeaderboardRow, Status
 from optlayers.trials.cost import Cost
 from optlayers.workers.heldout import HeldOut
 
@@ -42,7 +42,7 @@ def _table(title: str) -> Table:
 
 
 def rows_table(
-    rows: Sequence[Row],
+    rows: Sequence[LeaderboardRow],
     title: str,
     proof: Sequence[Evidence] = (),
     width: int = 80,
@@ -68,7 +68,7 @@ def rows_table(
     return table
 
 
-_Show = Callable[[Row, "Evidence | None"], str]
+_Show = Callable[[LeaderboardRow, "Evidence | None"], str]
 
 
 def _columns(wide: bool, proof: Sequence[Evidence], cost: Cost | None) -> dict[str, _Show]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from optlayers.report.progress import Snapshot
 from optlayers.report.tables import duration
-from optlayers.results.leaderboard import Row
+from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.storage.heartbeat import is_gone, process_of
 from optlayers.storage.worker_status import WorkerState
 
@@ -55,12 +55,12 @@ class Pace:
         return f"about {duration(self.left)} left" if self.left else ""
 
 
-def layers_text(row: Row) -> str:
+def layers_text(row: LeaderboardRow) -> str:
     """`[0,10,11]`."""
     return f"[{','.join(map(str, row.layers))}]"
 
 
-def _interval(row: Row) -> str:
+def _interval(row: LeaderboardRow) -> str:
     return f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}"
 
 
@@ -207,7 +207,7 @@ def view(found: Snapshot, local: Sequence[LocalWorker], pace: Pace) -> View:
     return View(found, local, pace)
 
 
-def _drawn(row: Row, low: float, high: float, room: int, marks: str) -> Text:
+def _drawn(row: LeaderboardRow, low: float, high: float, room: int, marks: str) -> Text:
     """The interval of a score on a scale from `low` to `high`, in `room` characters."""
 
     def place(share: float) -> int:

@@ -18,7 +18,7 @@ from optlayers.report.course import Course, Generation, course, generations
 from optlayers.report.effects import Effects, effects
 from optlayers.report.progress import Failure, Funnel, Savings, failures, funnel, savings
 from optlayers.results.comparisons import Evidence, evidence
-from optlayers.results.leaderboard import Row, front, leaderboard
+from optlayers.results.leaderboard import LeaderboardRow, front, leaderboard
 from optlayers.results.leaderboard import status as read_status
 from optlayers.storage.worker_status import WorkerState, read_workers
 from optlayers.trials import keys
@@ -41,7 +41,7 @@ class Entry:
     held-out score.
     """
 
-    row: Row
+    row: LeaderboardRow
     phase: str
     evidence: Evidence | None = None
 
@@ -169,7 +169,7 @@ class Report:
         by_rank = {entry.row.rank: entry for entry in self.entries}
         return [by_rank[row.rank] for row in front([entry.row for entry in self.entries])]
 
-    def costs(self, row: Row) -> float:
+    def costs(self, row: LeaderboardRow) -> float:
         """What a row costs, in the unit of `cost.title`."""
         return self.cost.shown(float(row.n_layers) if row.cost is None else row.cost)
 
@@ -187,9 +187,8 @@ def gather(
     weights = np.asarray(attrs.get(keys.SUBJECT_WEIGHTS, []), dtype=np.float64)
     cost = cost_of(definition, attrs)
     rows = leaderboard(definition, records, cost)
-    known = {record.number: record for record in best_by_layers(records).values()}
     state = read_status(definition, study)
-    pairs = _fast_full(known.values(), n_fast, strata, weights, donors)
+    pairs = _fast_full(best_by_layers(records).values(), n_fast, strata, weights, donors)
     rho = spearman(np.array([p.fast for p in pairs]), np.array([p.full for p in pairs]))
     workers = read_workers(attrs)
     refs = _references(attrs, donors, strata, weights)
@@ -205,7 +204,7 @@ def gather(
         n_fast=n_fast,
         n_full=n_full,
         trials=state.trials,
-        entries=_entries(study, records, rows, known),
+        entries=_entries(study, rows),
         references=refs,
         held_out=holdout.results(study, definition, records, n_layers),
         effects=effects(records, n_layers, len(donors)),
@@ -217,20 +216,18 @@ def gather(
         failures=failures(records, donors),
         fast_full=pairs,
         rank_correlation=None if np.isnan(rho) else float(rho),
-        subjects=_subjects(attrs, rows, known, refs, donors, strata, weights),
+        subjects=_subjects(attrs, rows, refs, donors, strata, weights),
         workers=workers,
     )
 
 
-def _entries(
-    study: optuna.Study, records: Sequence[Record], rows: Sequence[Row], known: dict[int, Record]
-) -> list[Entry]:
+def _entries(study: optuna.Study, rows: Sequence[LeaderboardRow]) -> list[Entry]:
     """The rows with what speaks for them."""
     full = sum(row.fidelity == "full" for row in rows)
     compared = rows[: max(full, COMPARED)]
-    found: list[Evidence | None] = [*evidence(study, records, compared)]
+    found: list[Evidence | None] = [*evidence(study, compared)]
     found += [None] * (len(rows) - len(compared))
-    return [Entry(r, known[r.trial].phase, e) for r, e in zip(rows, found, strict=True)]
+    return [Entry(r, r.record.phase, e) for r, e in zip(rows, found, strict=True)]
 
 
 def _references(
@@ -270,15 +267,14 @@ def _fast_full(
 
 def _subjects(
     attrs: dict[str, Any],
-    rows: Sequence[Row],
-    known: dict[int, Record],
+    rows: Sequence[LeaderboardRow],
     refs: dict[str, Reference],
     donors: Donors,
     strata: NDArray[np.int64],
     weights: NDArray[np.float64],
 ) -> list[Subject]:
     """Per subject the winner, base and donor, on the questions that the winner answered."""
-    answers = known[rows[0].trial].answers if rows else None
+    answers = rows[0].record.answers if rows else None
     names = attrs.get("subjects", [])
     if answers is None or not names:
         return []

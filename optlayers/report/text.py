@@ -23,6 +23,7 @@ from optlayers.report.tables import (
     versions_table,
     workers_table,
 )
+from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.trials.record import encode_answers
 
 ROWS = 30
@@ -82,6 +83,8 @@ def _plain(value: Any, donors: Donors) -> Any:
         return value.labels(donors)
     if isinstance(value, np.ndarray):
         return encode_answers(value) if value.ndim == 1 else _plain(value.tolist(), donors)
+    if isinstance(value, LeaderboardRow):
+        return {**value.to_dict(), "cost": value.cost}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         found = {f.name: _plain(getattr(value, f.name), donors) for f in dataclasses.fields(value)}
         row = found.pop("row", None)

@@ -13,10 +13,10 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from optlayers.results.leaderboard import Row
+from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.trials import keys
 from optlayers.trials.record import Record, decode_answers
-from optlayers.trials.records import best_by_layers, donors_in
+from optlayers.trials.records import donors_in
 from optlayers.trials.statistics import Z95, paired_difference
 from optlayers.workers import heldout as holdout
 
@@ -83,17 +83,15 @@ def looked(records: Sequence[Record], held_out: bool = False) -> Looked:
     return Looked(len(sets), sum(record.evaluated for record in records), held_out)
 
 
-def evidence(study: optuna.Study, records: Sequence[Record], rows: Sequence[Row]) -> list[Evidence]:
+def evidence(study: optuna.Study, rows: Sequence[LeaderboardRow]) -> list[Evidence]:
     """The evidence of each row of a leaderboard."""
     attrs = study.user_attrs
     compare = _Comparison(attrs)
-    by_trial = {record.number: record for record in best_by_layers(records).values()}
-    known = [by_trial.get(row.trial) for row in rows]
-    answers = [_answers(record) for record in known]
+    answers = [row.record.answers for row in rows]
     base, donor = (_reference(attrs, name) for name in ("base", donors_in(attrs)[0]))
     found = []
     for place, row in enumerate(rows):
-        mine, record = answers[place], known[place]
+        mine = answers[place]
         behind = answers[place + 1] if place + 1 < len(rows) else None
         to_best = None if place == 0 else compare(mine, answers[0])
         found.append(
@@ -102,7 +100,7 @@ def evidence(study: optuna.Study, records: Sequence[Record], rows: Sequence[Row]
                 to_best=to_best,
                 to_base=compare(mine, base),
                 to_donor=compare(mine, donor),
-                held_out=None if record is None else holdout.held_out_of(attrs, record.layers),
+                held_out=holdout.held_out_of(attrs, row.record.layers),
                 ties_with_best=place > 0
                 and row.fidelity == rows[0].fidelity
                 and to_best is not None
@@ -129,10 +127,6 @@ class _Comparison:
         return Difference(
             pair.difference, pair.difference - half, pair.difference + half, pair.p_value, n
         )
-
-
-def _answers(record: Record | None) -> BoolArray | None:
-    return None if record is None else record.answers
 
 
 def _reference(attrs: Mapping[str, Any], name: str) -> BoolArray | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -27,30 +27,59 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One layer set; score and interval are shares of right answers (0 to 1).
+class LeaderboardRow:
+    """One layer set of a leaderboard: its rank, and the record that its score comes from.
 
-    layers: whole numbers, or with several donors texts such as 7@b. cost: where a study counts
-    something other than layers; see `Cost`.
+    layers: indices, or with several donors texts such as 7@b. cost: see `Cost`; None where the
+    study counts layers. Score and interval are shares of right answers (0 to 1).
     """
 
     rank: int
+    record: Record
     layers: Labels
-    n_layers: int
-    score: float
-    ci_low: float
-    ci_high: float
-    questions: int
-    fidelity: Fidelity
-    trial: int
     cost: float | None = None
 
+    @property
+    def n_layers(self) -> int:
+        """Number of layers from donors."""
+        return len(self.record.layers)
+
+    @property
+    def score(self) -> float:
+        """Share of right answers."""
+        return float(self.record.score or 0.0)
+
+    @property
+    def ci_low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return float(self.record.ci_low or 0.0)
+
+    @property
+    def ci_high(self) -> float:
+        """Upper end of the 95 % interval; 1 where the trial stored none."""
+        return float(1.0 if self.record.ci_high is None else self.record.ci_high)
+
+    @property
+    def questions(self) -> int:
+        """Number of questions that the score rests on."""
+        return int(self.record.questions or 0)
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """`full` for all questions of the study, else `fast`."""
+        return "full" if self.record.is_full else "fast"
+
+    @property
+    def trial(self) -> int:
+        """Number of the trial."""
+        return self.record.number
+
     def to_dict(self) -> dict[str, Any]:
-        """The row as plain data; `cost` only where something other than layers is counted."""
-        data = asdict(self)
-        if self.cost is None:
-            del data["cost"]
-        return data
+        """The row as plain data; `cost` only where the study counts something else than layers."""
+        names = ("n_layers", "score", "ci_low", "ci_high", "questions", "fidelity", "trial")
+        data = {"rank": self.rank, "layers": self.layers}
+        data |= {name: getattr(self, name) for name in names}
+        return data if self.cost is None else {**data, "cost": self.cost}
 
 
 @dataclass(frozen=True)
@@ -62,9 +91,9 @@ class Status:
     trials: dict[str, int]
     distinct_layer_sets: int
     question_evaluations: int
-    best: Row | None
+    best: LeaderboardRow | None
     expected: int
-    best_of_size: list[Row]
+    best_of_size: list[LeaderboardRow]
 
     def to_dict(self) -> dict[str, Any]:
         """The status as plain data, as `status --json` prints it."""
@@ -84,7 +113,7 @@ def _fits(record: Record, definition: StudyDefinition) -> bool:
 
 def leaderboard(
     definition: StudyDefinition, records: Sequence[Record], cost: Cost | None = None
-) -> list[Row]:
+) -> list[LeaderboardRow]:
     """Every evaluated layer set of the budget, best first; with what it costs.
 
     Full evaluations come before fast ones: a score on few questions, best of many, flatters.
@@ -93,39 +122,33 @@ def leaderboard(
     found = [r for r in best_by_layers(records).values() if _fits(r, definition)]
     found.sort(key=lambda r: (not r.is_full, -(r.score or 0.0), len(r.layers), r.layers))
     return [
-        Row(
+        LeaderboardRow(
             rank=rank,
+            record=record,
             layers=record.layers.labels(definition.donor_names),
-            n_layers=len(record.layers),
-            score=float(record.score or 0.0),
-            ci_low=float(record.ci_low or 0.0),
-            ci_high=float(record.ci_high if record.ci_high is not None else 1.0),
-            questions=int(record.questions or 0),
-            fidelity="full" if record.is_full else "fast",
-            trial=record.number,
             cost=None if cost is None or cost.table is None else cost.of(record.layers),
         )
         for rank, record in enumerate(found, start=1)
     ]
 
 
-def best_of_size(rows: Sequence[Row]) -> list[Row]:
+def best_of_size(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
     """The first row of each number of layers, few layers first."""
-    best: dict[int, Row] = {}
+    best: dict[int, LeaderboardRow] = {}
     for row in rows:
         best.setdefault(row.n_layers, row)
     return [best[size] for size in sorted(best)]
 
 
-def front(rows: Sequence[Row]) -> list[Row]:
+def front(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
     """The rows of which none is better at no more cost, cheap ones first.
 
     Of each cost the first of the leaderboard counts: a full one, where there is any.
     """
-    of_cost: dict[float, Row] = {}
+    of_cost: dict[float, LeaderboardRow] = {}
     for row in rows:
         of_cost.setdefault(row.n_layers if row.cost is None else row.cost, row)
-    found: list[Row] = []
+    found: list[LeaderboardRow] = []
     for _, row in sorted(of_cost.items()):
         if not found or row.score > found[-1].score:
             found.append(row)

@@ -72,8 +72,7 @@ def targets(
 ) -> list[tuple[str, LayerSet]]:
     """What is checked: the best `CHECKED` sets evaluated in full, the base and the donors."""
     rows = [row for row in leaderboard(definition, records) if row.fidelity == "full"]
-    by_trial = {record.number: record.layers for record in records}
-    best = [(f"rank {row.rank}", by_trial[row.trial]) for row in rows[:CHECKED]]
+    best = [(f"rank {row.rank}", row.record.layers) for row in rows[:CHECKED]]
     return [*best, *_references(definition.donor_names, n_layers).items()]
 
 

@@ -60,7 +60,7 @@ def test_differences_are_paired_and_ties_are_those_that_cannot_be_told_apart(
         record(2, (3,), right(260)),
     ]
     rows = leaderboard(definition(), records)
-    first, second, third = evidence(study, records, rows)
+    first, second, third = evidence(study, rows)
     assert first.to_best is None
     assert not first.ties_with_best
     assert first.to_next is not None
@@ -90,7 +90,7 @@ def test_a_finished_search_compares_its_sets_with_the_base(tmp_path: Path) -> No
     study = study_in(tmp_path)
     records = read_records(study.get_trials(deepcopy=False))
     rows = leaderboard(definition(), records)
-    found = evidence(study, records, rows)
+    found = evidence(study, rows)
     assert found[0].to_base is not None
     assert found[0].to_base.questions == worker.evaluator.order.n_full
     assert found[0].to_base.ci_low > 0.2
