@@ -33,7 +33,8 @@ from optuna.trial import TrialState
 
 from benchmarks.lib.servers import MariaDB, Postgres
 from optlayers.config.study import StudyDefinition, parse_study
-from optlayers.evaluation.questions import Judged, QuestionOrder, Subject, order_questions
+from optlayers.evaluation.base import Evaluator, Judged
+from optlayers.evaluation.questions import QuestionOrder, Subject, order_questions
 from optlayers.layerset import LayerSet
 from optlayers.search import LayerSpace, RacingPruner, rungs, search_space
 from optlayers.search.logprobs import note_rung
@@ -63,7 +64,7 @@ def definition() -> StudyDefinition:
     return parse_study(STUDY, "measured.yaml", Path())
 
 
-class Instant:
+class Instant(Evaluator):
     """Answers at once: a set's skill grows with its size, and luck does the rest."""
 
     n_layers = N_LAYERS
@@ -95,10 +96,6 @@ class Instant:
         """Log-probabilities of the right choices of the fast questions."""
         found: NDArray[np.float64] = np.where(self.row(layers)[: self.order.n_fast], -0.5, -2.0)
         return found
-
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[NDArray[np.bool_]]:
-        """Nothing is set aside."""
-        return [np.zeros(0, np.bool_) for _ in layer_sets]
 
 
 class Clock:

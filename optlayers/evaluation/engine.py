@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError
+from optlayers.evaluation.base import Judged
 from optlayers.evaluation.gather import Picks, Row, collect, distinct_rows
-from optlayers.evaluation.questions import Judged, Question
+from optlayers.evaluation.questions import Question
 from optlayers.inference.batch_size import tuned_budget
 from optlayers.inference.packed import PackedBatch
 from optlayers.inference.packing import MIN_SHARED, new_tokens, pack

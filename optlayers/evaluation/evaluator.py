@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,18 +26,18 @@ from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.metrics import to_unit
 from optlayers.config.study import CostKind, StudyDefinition
 from optlayers.errors import EvaluationError, InputError, ModelError
+from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.questions import Judged, Question, order_questions, without_logs
+from optlayers.evaluation.questions import Question, order_questions
 from optlayers.evaluation.tasks import TaskSet, hush
 from optlayers.evaluation.texts import Texts, load_reference
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.models.families import embedding_rows
 from optlayers.trials.cost import Table
-from optlayers.trials.record import as_stored
+from optlayers.trials.record import Answers, as_stored
 
-Answers = NDArray[Any] | EvaluationError
 # MySQL keeps 64 KB of text in a field.
 MOST_VALUES = 24_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -150,7 +149,7 @@ def open_pair(definition: StudyDefinition, layers: LayerSet | None = None) -> li
     return [base, *donors]
 
 
-class ModelEvaluator:
+class ModelEvaluator(Evaluator):
     """The two models of a study on one device, with the study's questions.
 
     `limit` takes the first documents of each task instead of the study's order, as lm_eval's
@@ -212,7 +211,7 @@ class ModelEvaluator:
         if definition.real:
             self._check_values()
 
-    def _fitting(self, answers: Answers) -> Answers:
+    def _fitting(self, answers: Answers | EvaluationError) -> Answers | EvaluationError:
         """The answers; checked where they are values other than right and wrong."""
         if not isinstance(answers, EvaluationError) and answers.dtype != np.bool_:
             self._check_values()
@@ -252,11 +251,13 @@ class ModelEvaluator:
             base_config=base.config.to_dict(), donor_config=first, other_configs=others
         )
 
-    def costs(self, kind: CostKind) -> Table:
+    def costs(self, kind: CostKind, n_donors: int) -> Table:
         """What each layer costs from each origin; see `costs.layer_costs`."""
         return layer_costs(kind, self.stack)
 
-    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
+    def evaluate(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[Answers | EvaluationError]:
         """What each set gives [stop - start], or the error that it met; see `answers`.
 
         What ends among the fast questions runs in the study's fast precision.
@@ -267,13 +268,13 @@ class ModelEvaluator:
 
     def judge(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
-    ) -> list[Judged | EvaluationError]:
+    ) -> Sequence[Judged | EvaluationError]:
         """As `evaluate`, with the log-probabilities of the right choices of fast questions.
 
         Without them where several tasks make one objective: theirs are on scales of their own.
         """
         if stop > self.order.n_fast or not self._plain or len(self.metrics) > 1:
-            return without_logs(self.evaluate(layer_sets, start, stop))
+            return super().judge(layer_sets, start, stop)
         subject, document = self.order.subject[start:stop], self.order.document[start:stop]
         questions = self.tasks.questions(subject.tolist(), document.tolist())
         judged = self.engine.judge(layer_sets, questions, self._fast_in_eight_bit)
@@ -287,7 +288,7 @@ class ModelEvaluator:
         """Whether all that is asked is right or wrong."""
         return len(self.tasks.subjects) == len(self.subjects) and not any(self.tasks.by_logprob)
 
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers]:
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers | EvaluationError]:
         """What each set gives [held-out questions], or the error that it met; see `answers`."""
         return self.answers(layer_sets, self.order.held_subject, self.order.held_document)
 
@@ -302,7 +303,7 @@ class ModelEvaluator:
         subject: NDArray[np.int64],
         document: NDArray[np.int64],
         coarse: bool = False,
-    ) -> list[Answers]:
+    ) -> list[Answers | EvaluationError]:
         """What each set gives on those questions: right or wrong, bool [n], or values in [0, 1].
 
         They are values as soon as one task or text of the study has a metric that is not 0 or 1.

@@ -9,31 +9,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optlayers.config.study import Questions
-from optlayers.errors import EvaluationError
-
-
-class Judged(NamedTuple):
-    """What a layer set gives on questions [n].
-
-    answers: right or wrong, bool, or values in [0, 1]. logs: the log-probability of the right
-    choice among the choices, in nats; None where a task looks at more than the likeliest choice.
-    """
-
-    answers: NDArray[Any]
-    logs: NDArray[np.float64] | None = None
-
-
-def without_logs(
-    answers: Sequence[NDArray[Any] | EvaluationError],
-) -> list[Judged | EvaluationError]:
-    """What was answered, where nothing is known of the log-probabilities."""
-    return [one if isinstance(one, EvaluationError) else Judged(one) for one in answers]
 
 
 @dataclass(frozen=True)

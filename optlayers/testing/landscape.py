@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError, InputError
+from optlayers.evaluation.base import Evaluator
 from optlayers.evaluation.questions import QuestionOrder, Subject
 from optlayers.layerset import LayerSet
 from optlayers.trials.statistics import StratifiedScore
@@ -97,7 +98,7 @@ class Landscape:
         return {layers: scorer.score(self.answers[row]) for layers, row in self.index.items()}
 
 
-class ReplayEvaluator:
+class ReplayEvaluator(Evaluator):
     """An `Evaluator` that looks answers up; `seconds` is slept for each question of a set."""
 
     def __init__(self, landscape: Landscape, seconds: float = 0.0) -> None:
@@ -119,7 +120,3 @@ class ReplayEvaluator:
             else EvaluationError(f"layer set {layers or 'none'} is not in the landscape")
             for layers in layer_sets
         ]
-
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[NDArray[np.bool_] | EvaluationError]:
-        """Nothing is set aside in a landscape."""
-        return [np.zeros(0, dtype=np.bool_) for _ in layer_sets]

@@ -11,15 +11,14 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import EvaluationError
-from optlayers.evaluation.questions import QuestionOrder
+from optlayers.evaluation.base import Evaluator
 from optlayers.layerset import BASE, Donors, Labels, LayerSet, all_of
 from optlayers.results.leaderboard import leaderboard, status
 from optlayers.trials import keys
@@ -34,25 +33,6 @@ REFERENCE = "reference:"
 N_HELD = "n_held"  # of the study: its number of held-out questions
 CHECKED = 10
 PARTS = 4  # of the held-out check, so that several workers share it
-
-
-class HeldOutEvaluator(Protocol):
-    """What answers the held-out questions."""
-
-    n_layers: int
-    order: QuestionOrder
-
-    def evaluate(
-        self, layer_sets: Sequence[LayerSet], start: int, stop: int
-    ) -> Sequence[NDArray[np.bool_] | EvaluationError]:
-        """Right or wrong [stop - start] of each set, or the error that it met."""
-        ...
-
-    def held_out(
-        self, layer_sets: Sequence[LayerSet]
-    ) -> Sequence[NDArray[np.bool_] | EvaluationError]:
-        """Right or wrong [held-out questions] of each set, or the error that it met."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +66,7 @@ def check(
     study: optuna.Study,
     definition: StudyDefinition,
     records: Sequence[Record],
-    evaluator: HeldOutEvaluator,
+    evaluator: Evaluator,
     worker: str,
     *,
     end: float | None = None,
@@ -143,7 +123,7 @@ def _missing(
     return found
 
 
-def _hold(study: optuna.Study, evaluator: HeldOutEvaluator, sets: Sequence[LayerSet]) -> None:
+def _hold(study: optuna.Study, evaluator: Evaluator, sets: Sequence[LayerSet]) -> None:
     """Answer the held-out questions with these sets, and store what came of it."""
     order = evaluator.order
     scorer = StratifiedScore(strata=order.held_subject, weights=order.weights)
@@ -169,7 +149,7 @@ def _hold(study: optuna.Study, evaluator: HeldOutEvaluator, sets: Sequence[Layer
         )
 
 
-def _refer(study: optuna.Study, evaluator: HeldOutEvaluator) -> None:
+def _refer(study: optuna.Study, evaluator: Evaluator) -> None:
     """Answer the questions of the search with base and donors."""
     known = study.user_attrs
     wanted = _references(donors_in(known), evaluator.n_layers)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from optlayers.config.study import CostKind
 from optlayers.errors import EvaluationError
-from optlayers.evaluation.questions import Judged, QuestionOrder, without_logs
+from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.layerset import LayerSet
 from optlayers.storage.heartbeat import Heart
 from optlayers.storage.signals import raise_interrupt
+from optlayers.trials.cost import Table
+from optlayers.trials.record import Answers
 
-Answers = NDArray[np.bool_] | EvaluationError
 T = TypeVar("T")
 
 # An evaluation hangs when it lasts so many times longer than the slowest so far, and at least so
@@ -23,26 +22,8 @@ T = TypeVar("T")
 HANG_FACTOR, HANG_LEAST, HANG_FIRST = 20.0, 600.0, 4 * 3600.0
 
 
-class Evaluator(Protocol):
-    """Answers of layer sets on the questions of a study.
-
-    It may have `judge` as well, `evaluate` with the log-probabilities of the right choices.
-    """
-
-    n_layers: int
-    order: QuestionOrder
-
-    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> Sequence[Answers]:
-        """Right or wrong [stop - start] of each set, or the error that it met."""
-        ...
-
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
-        """Right or wrong [held-out questions] of each set, or the error that it met."""
-        ...
-
-
-class Asked:
-    """An evaluator whose evaluations the heart watches, an `Evaluator` itself.
+class Asked(Evaluator):
+    """An evaluator whose evaluations the heart watches.
 
     hang_seconds: the longest that one may take (None: by the pace so far).
     """
@@ -52,13 +33,15 @@ class Asked:
         self.n_layers, self.order = evaluator.n_layers, evaluator.order
         self._pace = 0.0  # seconds of one question of one set, at the slowest
 
-    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> Sequence[Answers]:
+    def evaluate(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> Sequence[Answers | EvaluationError]:
         """The evaluator's."""
         return self._watch(
             layer_sets, stop - start, lambda: self.evaluator.evaluate(layer_sets, start, stop)
         )
 
-    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers]:
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers | EvaluationError]:
         """The evaluator's."""
         questions = len(self.order.held_subject)
         return self._watch(layer_sets, questions, lambda: self.evaluator.held_out(layer_sets))
@@ -66,16 +49,19 @@ class Asked:
     def judge(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
     ) -> Sequence[Judged | EvaluationError]:
-        """The evaluator's; without log-probabilities where it has none, as one that replays."""
-        judge = getattr(self.evaluator, "judge", None)
+        """The evaluator's."""
+        return self._watch(
+            layer_sets, stop - start, lambda: self.evaluator.judge(layer_sets, start, stop)
+        )
 
-        def ask() -> Sequence[Judged | EvaluationError]:
-            if judge is not None:
-                found: Sequence[Judged | EvaluationError] = judge(layer_sets, start, stop)
-                return found
-            return without_logs(self.evaluator.evaluate(layer_sets, start, stop))
+    def costs(self, kind: CostKind, n_donors: int) -> Table:
+        """The evaluator's."""
+        return self.evaluator.costs(kind, n_donors)
 
-        return self._watch(layer_sets, stop - start, ask)
+    @property
+    def hardware(self) -> str:
+        """The evaluator's."""
+        return self.evaluator.hardware
 
     def _watch(self, sets: Sequence[LayerSet], questions: int, ask: Callable[[], T]) -> T:
         """What is asked; the heart watches how long it takes."""

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import EvaluationError, StorageError, TimeUp
-from optlayers.evaluation.questions import Judged
+from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.layerset import LayerSet
 from optlayers.search import Goal, Phase, Plan, Proposal, RacingPruner, plan, rungs, sampler_for
 from optlayers.search.logprobs import note_rung
@@ -32,14 +32,14 @@ from optlayers.storage.retry import limit_patience
 from optlayers.storage.signals import interruptible
 from optlayers.storage.worker_status import WorkLog, cpu_name
 from optlayers.trials import keys
-from optlayers.trials.cost import counted, is_known, key_of
+from optlayers.trials.cost import is_known, key_of
 from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record
 from optlayers.trials.statistics import StratifiedScore
 from optlayers.workers import heldout as holdout
 from optlayers.workers.once import in_turn
 from optlayers.workers.queue import Claim, Claims, Told, check_alive, stand
-from optlayers.workers.watchdog import Asked, Evaluator
+from optlayers.workers.watchdog import Asked
 
 _CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
@@ -104,7 +104,7 @@ class Worker:
             self.claims.worker,
             self.evaluator.n_layers,
             self.device,
-            getattr(self.evaluator, "hardware", "") or cpu_name(),
+            self.evaluator.hardware or cpu_name(),
             len(donors),
         )
         self.scorer = StratifiedScore(strata=order.subject, weights=order.weights)
@@ -211,11 +211,8 @@ class Worker:
             return
 
         def measure() -> None:
-            # What only replays answers has no layers that could be measured.
-            costs = getattr(self.evaluator, "costs", None)
             n_donors = len(self.definition.donor_names)
-            found = costs(kind) if costs else counted(self.evaluator.n_layers, n_donors)
-            self.study.set_user_attr(key_of(kind), found)
+            self.study.set_user_attr(key_of(kind), self.evaluator.costs(kind, n_donors))
 
         in_turn(self.study, self.claims.worker, {f"{kind} of layers": measure}, end=end)
 

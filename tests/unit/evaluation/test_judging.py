@@ -10,8 +10,8 @@ import torch
 
 from optlayers.config.study import StudyDefinition, load_study
 from optlayers.errors import EvaluationError
+from optlayers.evaluation.base import Judged
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.evaluation.questions import Judged
 from optlayers.layerset import LayerSet
 from optlayers.storage.connect import open_study
 from optlayers.trials import keys
