@@ -28,7 +28,7 @@ import yaml
 
 from benchmarks.lib.engine_inputs import SUBJECTS, questions
 from benchmarks.lib.random_pair import SHAPES, make_pair
-from optlayers.storage.worker_status import read_workers
+from optlayers.trials.worker_state import read_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from optlayers.report.progress import Snapshot
 from optlayers.report.tables import duration
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.storage.heartbeat import is_gone, process_of
-from optlayers.storage.worker_status import WorkerState
+from optlayers.trials.worker_state import WorkerState
 
 PHASES = ("probe", "explore", "validate", "refine", "done")
 SILENT_SECONDS = 300.0

@@ -20,12 +20,12 @@ from optlayers.report.progress import Failure, Funnel, Savings, failures, funnel
 from optlayers.results.comparisons import Evidence, evidence
 from optlayers.results.leaderboard import LeaderboardRow, front, leaderboard
 from optlayers.results.leaderboard import status as read_status
-from optlayers.storage.worker_status import WorkerState, read_workers
 from optlayers.trials import keys
 from optlayers.trials.cost import Cost, cost_of
 from optlayers.trials.record import Record, decode_answers
 from optlayers.trials.records import best_by_layers, read_records
 from optlayers.trials.statistics import StratifiedScore, spearman
+from optlayers.trials.worker_state import WorkerState, read_workers
 from optlayers.workers import heldout as holdout
 from optlayers.workers.heldout import HeldOut
 

@@ -16,10 +16,10 @@ from optlayers.config.study import StudyDefinition
 from optlayers.layerset import ONE, Donors, Labels
 from optlayers.results.leaderboard import Status, status
 from optlayers.search import Goal, Phase
-from optlayers.storage.worker_status import WorkerState, read_workers
 from optlayers.trials import keys
 from optlayers.trials.record import Record
 from optlayers.trials.records import read_records
+from optlayers.trials.worker_state import WorkerState, read_workers
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +21,11 @@ import optuna
 from optlayers import __version__
 from optlayers.inference.prefix_tree import layer_passes
 from optlayers.layerset import LayerSet
+from optlayers.trials import keys
+from optlayers.trials.worker_state import WorkerState
 
-KEY = "worker:"
 SECONDS = 1.0
 PACKAGES = ("torch", "transformers", "lm_eval", "optuna", "numpy")
-
-
-@dataclass(frozen=True)
-class WorkerState:
-    """One worker as it last said.
-
-    `questions` counts the answers it found; `passes` layer passes (one layer on one question),
-    `saved_passes` those that shared prefixes spared; `seconds` the time spent evaluating; `begun`
-    and `seen` are seconds since 1970 by its own clock.
-    """
-
-    name: str
-    device: str = ""
-    hardware: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    state: str = ""
-    questions: int = 0
-    passes: int = 0
-    saved_passes: int = 0
-    seconds: float = 0.0
-    begun: float = 0.0
-    seen: float = 0.0
-
-    @property
-    def host(self) -> str:
-        """The name of its machine."""
-        return self.name.split("/")[0].split(":")[0]
-
-    @property
-    def pid(self) -> str:
-        """Its process number."""
-        parts = self.name.rsplit(":", 2)
-        return parts[1] if len(parts) == 3 else ""
 
 
 class WorkLog:
@@ -107,18 +75,7 @@ class WorkLog:
             seconds=round(self._seconds, 3),
             seen=time.time(),
         )
-        self.study.set_user_attr(f"{KEY}{mine.name}", asdict(mine))
-
-
-def read_workers(attrs: dict[str, Any]) -> list[WorkerState]:
-    """The workers that the study's user attributes tell of, the first to begin first."""
-    names = {f.name for f in fields(WorkerState)}
-    found = [
-        WorkerState(**{k: v for k, v in value.items() if k in names})
-        for key, value in attrs.items()
-        if key.startswith(KEY) and isinstance(value, dict)
-    ]
-    return sorted(found, key=lambda worker: (worker.begun, worker.name))
+        self.study.set_user_attr(f"{keys.WORKER_STATE}{mine.name}", asdict(mine))
 
 
 @functools.cache

@@ -35,6 +35,7 @@ N_FAST: Final = "n_fast"  # questions
 N_FULL: Final = "n_full"  # questions
 QUESTION_STRATA: Final = "question_strata"  # list of int, subject of each question
 SUBJECT_WEIGHTS: Final = "subject_weights"  # list of float, one a subject
+WORKER_STATE: Final = "worker:"  # prefix, before a worker's name: its `WorkerState`
 
 # Failures that say nothing about the layer set itself.
 REASON_LOST: Final = "lost worker"

@@ -23,10 +23,10 @@ from optlayers.report.page import numeric, page, typeset
 from optlayers.report.progress import Failure, failures, funnel, savings
 from optlayers.report.text import as_data, markdown
 from optlayers.report.theme import DARK, PHASES, SEARCHES, SOFT, SURFACE
-from optlayers.storage.worker_status import WorkerState
 from optlayers.trials.record import Record
 from optlayers.trials.records import read_records
 from optlayers.trials.statistics import StratifiedScore, paired_difference
+from optlayers.trials.worker_state import WorkerState
 from tests.helpers.finished import Finished
 from tests.helpers.replay import BEST, N_LAYERS, definition, landscape, study_in
 

@@ -16,7 +16,7 @@ from optlayers.cli.live import LiveView, renews_itself
 from optlayers.cli.view import LocalWorker, Pace, line, present, view
 from optlayers.report.progress import snapshot
 from optlayers.storage.heartbeat import process_name
-from optlayers.storage.worker_status import WorkerState
+from optlayers.trials.worker_state import WorkerState
 from tests.helpers.finished import Finished
 from tests.helpers.replay import STUDY, definition, study_in, url_in, worker_in
 
