@@ -87,7 +87,8 @@ def search_study(
         >>> found.report().references["donor"].score
         1.0
     """
-    from optlayers.evaluation.evaluator import ModelEvaluator, pick_device, pick_dtype
+    from optlayers.evaluation.evaluator import ModelEvaluator
+    from optlayers.evaluation.opening import pick_device, pick_dtype
     from optlayers.workers.worker import Worker
 
     definition = _definition(study)
@@ -128,7 +129,7 @@ def load_hybrid(
         True
     """
     from optlayers.checkpoints.memory import assemble
-    from optlayers.evaluation.evaluator import open_pair, pick_device, pick_dtype
+    from optlayers.evaluation.opening import open_pair, pick_device, pick_dtype
 
     definition = _definition(study)
     names = definition.donor_names
@@ -150,7 +151,7 @@ def load_tokenizer(study: str | Path | StudyDefinition) -> Any:
     >>> len(optlayers.load_tokenizer("demo"))
     2048
     """
-    from optlayers.evaluation.evaluator import load_tokenizer as load
+    from optlayers.evaluation.opening import load_tokenizer as load
 
     return load(_definition(study))
 

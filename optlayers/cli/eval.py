@@ -64,7 +64,8 @@ def _evaluate(
 ) -> dict[str, Any]:
     from optlayers.config.metrics import describe
     from optlayers.errors import EvaluationError
-    from optlayers.evaluation.evaluator import ModelEvaluator, open_pair, pick_device, pick_dtype
+    from optlayers.evaluation.evaluator import ModelEvaluator
+    from optlayers.evaluation.opening import open_pair, pick_device, pick_dtype
     from optlayers.evaluation.questions import by_subject
     from optlayers.layerset import LayerSet
     from optlayers.trials.statistics import StratifiedScore

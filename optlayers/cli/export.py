@@ -73,7 +73,7 @@ def open_all(definition: Any, layers: Any = None) -> Any:
 
     layers: the donors' layers that will be read (None: all).
     """
-    from optlayers.evaluation.evaluator import open_pair
+    from optlayers.evaluation.opening import open_pair
 
     return open_pair(definition, layers)
 
@@ -129,7 +129,7 @@ def write(
     from optlayers.checkpoints.card import documents
     from optlayers.checkpoints.writer import export_hybrid
     from optlayers.cli.progress import ByteProgress
-    from optlayers.evaluation.evaluator import tokenizer_folder
+    from optlayers.evaluation.opening import tokenizer_folder
 
     base, donor, *others = parents
     tokenizer = tokenizer_folder(definition)

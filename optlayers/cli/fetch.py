@@ -30,7 +30,7 @@ def fetch(
         raise InputError(f"--source {source!r}: choose huggingface or modelscope")
     definition = load_study(study)
     folders = _models(definition, source)
-    from optlayers.evaluation.evaluator import load_tokenizer, open_pair
+    from optlayers.evaluation.opening import load_tokenizer, open_pair
     from optlayers.evaluation.tasks import TaskSet, hush
 
     open_pair(definition)

@@ -40,11 +40,11 @@ def verify(
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
     from optlayers.errors import EvaluationError
-    from optlayers.evaluation.evaluator import pick_device, pick_dtype
     from optlayers.evaluation.isolated import Stranger
+    from optlayers.evaluation.opening import pick_device, pick_dtype
     from optlayers.evaluation.tasks import hush
     from optlayers.evaluation.verify import (
-        Recorded,
+        RecordedAnswers,
         changed_files,
         check_definition,
         compare,
@@ -67,7 +67,7 @@ def verify(
     found: dict[str, Any] = {"files": None if changed is None else len(info["files"])}
     runs_changed = bool(changed) and runs_changed_code(changed or {})
     if not runs_changed:
-        recorded = None if definition.real else Recorded.of(info, definition)
+        recorded = None if definition.real else RecordedAnswers.of(info, definition)
         faults += recorded.faults if recorded else []
         stranger = Stranger(folder.resolve(), str(where), kind)
         try:

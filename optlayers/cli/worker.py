@@ -198,7 +198,8 @@ def _evaluator(definition: Any, options: _Options) -> tuple[Any, str]:
         return Replay.load(Path(options.replay)), "replay"
     import torch
 
-    from optlayers.evaluation.evaluator import ModelEvaluator, pick_device, pick_dtype
+    from optlayers.evaluation.evaluator import ModelEvaluator
+    from optlayers.evaluation.opening import pick_device, pick_dtype
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.base import Judged
-from optlayers.evaluation.gather import Picks, Row, collect, distinct_rows
+from optlayers.evaluation.gather import Picks, TokenSequence, collect, distinct_rows
 from optlayers.evaluation.questions import Question
 from optlayers.inference.batch_size import tuned_budget
 from optlayers.inference.packed import PackedBatch
@@ -181,7 +181,7 @@ class Engine:
             cost = new_tokens([row.tokens for row in rows], self.share)
         step = len(layer_sets) if self.tree else 1
 
-        def launch(batch: Sequence[Row]) -> list[_Launched]:
+        def launch(batch: Sequence[TokenSequence]) -> list[_Launched]:
             return [
                 self._run(
                     layer_sets[i : i + step], batch, i, packed, relative and self.trim, coarse
@@ -232,7 +232,7 @@ class Engine:
             self.work.saved_layer_tokens += one.work.saved_layer_tokens
             self.work.saved_context_tokens += one.work.saved_context_tokens
 
-    def _packs(self, rows: Sequence[Row]) -> bool:
+    def _packs(self, rows: Sequence[TokenSequence]) -> bool:
         """Whether to run packed: on a GPU with fused layers, or where it saves enough."""
         if self.packed is not None or not self.stack.packable:
             return bool(self.packed)
@@ -242,7 +242,9 @@ class Engine:
         whole = sum(map(len, tokens))
         return sum(new_tokens(tokens, self.share)) <= (1 - WORTH_PACKING) * whole
 
-    def _take(self, rows: Sequence[Row], cost: Sequence[int], position: int, packed: bool) -> int:
+    def _take(
+        self, rows: Sequence[TokenSequence], cost: Sequence[int], position: int, packed: bool
+    ) -> int:
         """The number of rows of the next batch: as many as the budget holds, one at least."""
         if not packed:
             longest = np.maximum.accumulate([len(row.tokens) for row in rows[position:]])
@@ -257,7 +259,7 @@ class Engine:
     def _run(
         self,
         layer_sets: Sequence[LayerSet],
-        batch: Sequence[Row],
+        batch: Sequence[TokenSequence],
         first: int,
         packed: bool,
         relative: bool,

@@ -12,7 +12,7 @@ from optlayers.evaluation.questions import Question
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenSequence:
     """One distinct sequence, and the requests that it serves: (request number, targets).
 
     whole: all requests of their questions are one token each, and end in this sequence.
@@ -39,7 +39,7 @@ class Picks:
     rows: list[int]
 
     @classmethod
-    def of(cls, batch: Sequence[Row], relative: bool) -> Picks:
+    def of(cls, batch: Sequence[TokenSequence], relative: bool) -> Picks:
         """Of a batch; `relative` allows likelihoods that are right up to a constant a question."""
         index: dict[tuple[int, int], int] = {}
         spots, owners, targets = [], [], []
@@ -58,7 +58,7 @@ class Picks:
         return cls(list(index), spots, targets, np.array(owners, dtype=np.int64), rows)
 
 
-def distinct_rows(questions: Sequence[Question]) -> list[Row]:
+def distinct_rows(questions: Sequence[Question]) -> list[TokenSequence]:
     """The distinct sequences: choices of one token share the sequence that is their context."""
     wants: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
     split: set[tuple[int, ...]] = set()
@@ -70,7 +70,9 @@ def distinct_rows(questions: Sequence[Question]) -> list[Row]:
             if not together or len(request.targets) > 1:
                 split.add(request.tokens)
             number += 1
-    return [Row(tokens, tuple(group), tokens not in split) for tokens, group in wants.items()]
+    return [
+        TokenSequence(tokens, tuple(group), tokens not in split) for tokens, group in wants.items()
+    ]
 
 
 def collect(found: NDArray[np.float64], picks: Picks, values: NDArray[np.float64]) -> None:

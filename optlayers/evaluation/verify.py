@@ -111,7 +111,7 @@ def runs_changed_code(changed: Mapping[str, str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedAnswers:
     """What a checkpoint says of its study: its answers by task and document, and what is wrong.
 
     `answers` are those that the recorded score rests on; none where no score was recorded.
@@ -122,7 +122,7 @@ class Recorded:
     faults: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, info: Mapping[str, Any], definition: StudyDefinition) -> Recorded:
+    def of(cls, info: Mapping[str, Any], definition: StudyDefinition) -> RecordedAnswers:
         """Of a `checkpoint_info.json`; raises `ModelError` where the answers cannot be read."""
         subjects = TaskSet.of(definition).subjects
         score = info.get("score")
@@ -161,7 +161,7 @@ def _right(score: Mapping[str, Any], known: int) -> Any:
         ) from None
 
 
-def compare(mine: Answers, recorded: Recorded, exact: bool) -> Verdict:
+def compare(mine: Answers, recorded: RecordedAnswers, exact: bool) -> Verdict:
     """The verdict on what lm_eval answered; `exact`: rounding is no excuse.
 
     Otherwise up to `MAX_FLIPPED` of the common questions may differ, where they do so about as

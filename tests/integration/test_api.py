@@ -32,7 +32,7 @@ def test_an_assembled_hybrid_is_the_exported_one(tiny_study: Path, tmp_path: Pat
     import torch
 
     from optlayers.checkpoints.writer import export_hybrid
-    from optlayers.evaluation.evaluator import open_pair, tokenizer_folder
+    from optlayers.evaluation.opening import open_pair, tokenizer_folder
     from optlayers.models import HybridForCausalLM
 
     definition = optlayers.load_study(str(tiny_study))

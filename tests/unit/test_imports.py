@@ -70,9 +70,8 @@ TOUCH_PRIVATE_OPTUNA = {
     "workers/once.py",
     "workers/queue.py",
 }
-SHARED_CLASS_NAMES = {"Entry", "Halves", "Recorded", "Row", "Subject"}
+SHARED_CLASS_NAMES = {"Entry", "Halves", "Subject"}
 TOO_LONG = {
-    "evaluation/evaluator.py",
     "models/llamba.py",
     "search/sampler.py",
     "storage/transactions.py",

@@ -17,7 +17,7 @@ from optlayers.checkpoints.writer import export_hybrid
 from optlayers.cli.doctor import _python
 from optlayers.config.study import load_study
 from optlayers.errors import ModelError
-from optlayers.evaluation.evaluator import open_pair
+from optlayers.evaluation.opening import open_pair
 from optlayers.evaluation.verify import changed_files, read_info, runs_changed_code
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import encode_answers

@@ -23,7 +23,7 @@ from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.isolated import Stranger
 from optlayers.evaluation.questions import by_subject
 from optlayers.evaluation.tasks import TaskSet
-from optlayers.evaluation.verify import Recorded, compare
+from optlayers.evaluation.verify import RecordedAnswers, compare
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import decode_answers, encode_answers
@@ -333,12 +333,12 @@ def test_values_between_right_and_wrong_count_as_in_lm_eval(both: Both, own_task
     assert 0.0 < values.min() < values.max() < 1.0
     np.testing.assert_array_equal(decode_answers(encode_answers(values), len(values)), values)
     found = Stranger(both.exported, "cpu", "float32").evaluate([spec], str(own_tasks), None, 4)
-    recorded = Recorded(tasks.subjects, {"graded": dict(enumerate(values.tolist()))})
+    recorded = RecordedAnswers(tasks.subjects, {"graded": dict(enumerate(values.tolist()))})
     verdict = compare(found, recorded, exact=True)
     assert verdict.faults == []
     assert verdict.common == len(values)
     assert verdict.score == pytest.approx(score, abs=1e-5)
-    moved = Recorded(tasks.subjects, {"graded": dict(enumerate((values - 1e-3).tolist()))})
+    moved = RecordedAnswers(tasks.subjects, {"graded": dict(enumerate((values - 1e-3).tolist()))})
     assert len(compare(found, moved, exact=True).differing) == len(values)
     assert compare(found, moved, exact=False).faults == []
 

@@ -11,13 +11,8 @@ import torch
 from optlayers.config.study import StudyDefinition, load_study, parse_study
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.evaluator import (
-    ModelEvaluator,
-    load_tokenizer,
-    open_pair,
-    pick_device,
-    pick_dtype,
-)
+from optlayers.evaluation.evaluator import ModelEvaluator
+from optlayers.evaluation.opening import load_tokenizer, open_pair, pick_device, pick_dtype
 from optlayers.layerset import LayerSet
 
 CPU = torch.device("cpu")

@@ -14,7 +14,8 @@ from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.metrics import NATS, describe, native, to_nats, to_unit
 from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import InputError
-from optlayers.evaluation.evaluator import ModelEvaluator, open_pair
+from optlayers.evaluation.evaluator import ModelEvaluator
+from optlayers.evaluation.opening import open_pair
 from optlayers.evaluation.questions import by_subject
 from optlayers.layerset import LayerSet
 from optlayers.results.comparisons import evidence

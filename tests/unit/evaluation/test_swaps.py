@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.study import load_study
-from optlayers.evaluation.evaluator import ModelEvaluator, open_pair, tokenizer_folder
+from optlayers.evaluation.evaluator import ModelEvaluator
+from optlayers.evaluation.opening import open_pair, tokenizer_folder
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import encode_answers
 from tests.helpers.tiny import DEMO_TASKS, STUDY, tiny_llama
