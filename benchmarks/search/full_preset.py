@@ -29,8 +29,7 @@ from optlayers.inference.prefix_tree import layer_passes
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search.proposal import Phase
 from optlayers.search.surrogate import indicators
-from optlayers.trials.records import best_by_layers
-from optlayers.workers.heldout import CHECKED
+from optlayers.trials.records import MAX_HELD_OUT, best_by_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,7 +114,7 @@ def run(seed: int, study: str) -> tuple[Tally, dict[str, Any]]:
     ends = [LayerSet(()), LayerSet(tuple(range(LAYERS)))]
     held = len(order.held_subject)
     for group, questions in (
-        ([r.layers for r in full[:CHECKED]] + ends, held),
+        ([r.layers for r in full[:MAX_HELD_OUT]] + ends, held),
         (ends, known.n_full),
     ):
         tally.questions["check"] += questions * len(group)

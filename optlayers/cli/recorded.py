@@ -20,7 +20,7 @@ class Recorded:
 
     def score(self, layers: LayerSet) -> dict[str, Any] | None:
         """The score of a layer set with its interval and answers, or None: not evaluated."""
-        from optlayers.workers.heldout import held_out_of
+        from optlayers.results.heldout import held_out_of
 
         row = next((r for r in self.rows if r.record.layers == layers), None)
         if row is None:

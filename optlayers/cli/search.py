@@ -188,12 +188,12 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     """Leaderboard, best of each size, and what to do next."""
     from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, rows_table
     from optlayers.results.comparisons import evidence, looked
+    from optlayers.results.heldout import held_out_scores
     from optlayers.results.leaderboard import best_of_size, front, leaderboard
     from optlayers.storage.redact import mask_password
     from optlayers.trials import keys
     from optlayers.trials.cost import cost_of
     from optlayers.trials.records import read_records
-    from optlayers.workers import heldout as holdout
 
     records = read_records(opened.get_trials(deepcopy=False))
     cost = cost_of(definition, opened.user_attrs)
@@ -208,7 +208,8 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
     out = console()
     title = f"{definition.name}: the best of {len(rows)} layer sets"
     out.print(rows_table(rows[:10], title, proof, out.width, cost))
-    held = holdout.results(opened, definition, records, opened.user_attrs.get(keys.N_LAYERS, 0))
+    attrs = opened.user_attrs
+    held = held_out_scores(definition, attrs, records, attrs.get(keys.N_LAYERS, 0))
     out.print(str(looked(records, bool(held))), markup=False)
     if cost.table is None:
         out.print(rows_table(best_of_size(rows), "the best of each size"))

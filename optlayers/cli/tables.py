@@ -13,9 +13,9 @@ from rich.table import Table
 
 from optlayers.layerset import Donors
 from optlayers.results.comparisons import Difference, Evidence
+from optlayers.results.heldout import HeldOut
 from optlayers.results.leaderboard import LeaderboardRow, Status
 from optlayers.trials.cost import Cost
-from optlayers.workers.heldout import HeldOut
 
 NOTHING_YET = "no layer set has been evaluated yet"
 # Characters that a leaderboard with every interval takes.

@@ -18,6 +18,7 @@ from optlayers.report.course import Course, Generation, course, generations
 from optlayers.report.effects import Effects, effects
 from optlayers.report.progress import Failure, Funnel, Savings, failures, funnel, savings
 from optlayers.results.comparisons import Evidence, evidence
+from optlayers.results.heldout import HeldOut, held_out_scores
 from optlayers.results.leaderboard import LeaderboardRow, front, leaderboard
 from optlayers.results.leaderboard import status as read_status
 from optlayers.trials import keys
@@ -26,8 +27,6 @@ from optlayers.trials.record import Record, decode_answers
 from optlayers.trials.records import best_by_layers, read_records
 from optlayers.trials.statistics import StratifiedScore, spearman
 from optlayers.trials.worker_state import WorkerState, read_workers
-from optlayers.workers import heldout as holdout
-from optlayers.workers.heldout import HeldOut
 
 # Rows of the leaderboard whose evidence is gathered, beside all full ones.
 COMPARED = 200
@@ -206,7 +205,7 @@ def gather(
         trials=state.trials,
         entries=_entries(study, rows),
         references=refs,
-        held_out=holdout.results(study, definition, records, n_layers),
+        held_out=held_out_scores(definition, attrs, records, n_layers),
         effects=effects(records, n_layers, len(donors)),
         generations=generations(records, n_layers * len(donors), donors),
         course=course(trials, records, n_fast, n_full, donors),
@@ -236,7 +235,7 @@ def _references(
     """Base and donor on the questions of the search, as far as they have answered them."""
     found = {}
     for name in (BASE, *donors):
-        packed = attrs.get(holdout.REFERENCE + name)
+        packed = attrs.get(keys.REFERENCE + name)
         if packed is not None and len(strata):
             answers = decode_answers(packed, len(strata))
             interval = StratifiedScore(strata=strata, weights=weights).interval(answers)

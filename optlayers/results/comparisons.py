@@ -13,12 +13,12 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
+from optlayers.results.heldout import HeldOut, held_out_of
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.trials import keys
 from optlayers.trials.record import Record, decode_answers
 from optlayers.trials.records import donors_in
 from optlayers.trials.statistics import Z95, paired_difference
-from optlayers.workers import heldout as holdout
 
 # Two sets tie where the paired test cannot tell them apart at this level.
 TIE_LEVEL = 0.05
@@ -49,7 +49,7 @@ class Evidence:
     to_best: Difference | None
     to_base: Difference | None
     to_donor: Difference | None
-    held_out: holdout.HeldOut | None
+    held_out: HeldOut | None
     ties_with_best: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def evidence(study: optuna.Study, rows: Sequence[LeaderboardRow]) -> list[Eviden
                 to_best=to_best,
                 to_base=compare(mine, base),
                 to_donor=compare(mine, donor),
-                held_out=holdout.held_out_of(attrs, row.record.layers),
+                held_out=held_out_of(attrs, row.record.layers),
                 ties_with_best=place > 0
                 and row.fidelity == rows[0].fidelity
                 and to_best is not None
@@ -130,5 +130,5 @@ class _Comparison:
 
 
 def _reference(attrs: Mapping[str, Any], name: str) -> BoolArray | None:
-    packed, n_full = attrs.get(holdout.REFERENCE + name), attrs.get(keys.N_FULL)
+    packed, n_full = attrs.get(keys.REFERENCE + name), attrs.get(keys.N_FULL)
     return None if packed is None or n_full is None else decode_answers(packed, int(n_full))

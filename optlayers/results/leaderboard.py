@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 
 from optlayers.config.study import Fidelity, StudyDefinition
 from optlayers.layerset import Labels
-from optlayers.search import Phase, plan, sampler_for
+from optlayers.search import Phase, phase_of
 from optlayers.trials import keys
 from optlayers.trials.cost import Cost, cost_of
 from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers, read_records
+from optlayers.trials.records import ranked, read_records
 
 _NAMES = {
     TrialState.COMPLETE: "complete",
@@ -107,20 +107,10 @@ class Status:
         }
 
 
-def _fits(record: Record, definition: StudyDefinition) -> bool:
-    return definition.layers.min <= len(record.layers) <= definition.layers.max
-
-
 def leaderboard(
     definition: StudyDefinition, records: Sequence[Record], cost: Cost | None = None
 ) -> list[LeaderboardRow]:
-    """Every evaluated layer set of the budget, best first; with what it costs.
-
-    Full evaluations come before fast ones: a score on few questions, best of many, flatters.
-    Ties go to fewer layers.
-    """
-    found = [r for r in best_by_layers(records).values() if _fits(r, definition)]
-    found.sort(key=lambda r: (not r.is_full, -(r.score or 0.0), len(r.layers), r.layers))
+    """Every evaluated layer set of the budget with its cost, in the order of `ranked`."""
     return [
         LeaderboardRow(
             rank=rank,
@@ -128,7 +118,7 @@ def leaderboard(
             layers=record.layers.labels(definition.donor_names),
             cost=None if cost is None or cost.table is None else cost.of(record.layers),
         )
-        for rank, record in enumerate(found, start=1)
+        for rank, record in enumerate(ranked(definition, records), start=1)
     ]
 
 
@@ -167,11 +157,7 @@ def status(definition: StudyDefinition, study: optuna.Study) -> Status:
     n_layers = attrs.get(keys.N_LAYERS)
     phase = "starting"
     if n_layers is not None:
-        # For the phase alone; Optuna's own would be told the whole history first.
-        light = "random" if definition.explore.sampler in ("tpe", "nsgaii") else None
-        sampler = sampler_for(definition.exploring(light, None), n_layers, seed=definition.seed)
-        found = plan(definition, n_layers, records, sampler, 1)
-        phase = found.phase.value
+        phase = phase_of(definition, n_layers, records).value
     done = sum(record.evaluated for record in records)
     evaluated = {record.layers for record in records if record.is_evaluated}
     return Status(

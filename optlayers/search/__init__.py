@@ -29,7 +29,7 @@ from optlayers.layerset import LayerSet
 from optlayers.search.baselines import Explorer
 from optlayers.search.effects import Effect, Explanation, explain
 from optlayers.search.factory import pruner_for, sampler_for
-from optlayers.search.planner import Plan, plan, single_layer_scores
+from optlayers.search.planner import Plan, phase_of, plan, single_layer_scores
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.racing import rungs
@@ -62,6 +62,7 @@ __all__ = [
     "encode_answers",
     "explain",
     "paired_difference",
+    "phase_of",
     "plan",
     "pruner_for",
     "read_record",

@@ -9,14 +9,14 @@ from functools import cached_property
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
 from optlayers.search.baselines import Explorer
-from optlayers.search.factory import space_of
+from optlayers.search.factory import sampler_for, space_of
 from optlayers.search.individual import fitness_from, is_explored
 from optlayers.search.patience import explored_sets
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials.record import Record
 from optlayers.trials.records import best_by_layers, given_up
 
-__all__ = ["Goal", "Phase", "Plan", "Proposal", "plan", "single_layer_scores"]
+__all__ = ["Goal", "Phase", "Plan", "Proposal", "phase_of", "plan", "single_layer_scores"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,14 @@ def plan(
         if found is not None:
             return found
     return Plan(Phase.done)
+
+
+def phase_of(definition: StudyDefinition, n_layers: int, records: Iterable[Record]) -> Phase:
+    """The phase of a study of these trials."""
+    # Optuna's own samplers would first be told the whole history, which changes no phase.
+    light = "random" if definition.explore.sampler in ("tpe", "nsgaii") else None
+    sampler = sampler_for(definition.exploring(light, None), n_layers, seed=definition.seed)
+    return plan(definition, n_layers, records, sampler, 1).phase
 
 
 class _Planner:

@@ -36,6 +36,9 @@ N_FULL: Final = "n_full"  # questions
 QUESTION_STRATA: Final = "question_strata"  # list of int, subject of each question
 SUBJECT_WEIGHTS: Final = "subject_weights"  # list of float, one a subject
 WORKER_STATE: Final = "worker:"  # prefix, before a worker's name: its `WorkerState`
+N_HELD: Final = "n_held"  # held-out questions
+HELD_OUT: Final = "holdout:"  # prefix, before a layer set: its held-out score and answers
+REFERENCE: Final = "reference:"  # prefix, before base or a donor: its answers, as `ANSWERS`
 
 # Failures that say nothing about the layer set itself.
 REASON_LOST: Final = "lost worker"

@@ -10,8 +10,9 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError
-from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet
+from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet, all_of
 from optlayers.trials import keys
 from optlayers.trials.record import Halves, Record
 
@@ -20,6 +21,7 @@ CLAIM_KEY = "PatternGASampler:layers"
 GENERATION_KEY = "PatternGASampler:generation"
 
 MAX_FAILURES = 3
+MAX_HELD_OUT = 10  # layer sets that answer the held-out questions
 
 
 def _layers_of(trial: FrozenTrial) -> LayerSet | None:
@@ -137,6 +139,37 @@ def best_by_layers(records: Iterable[Record]) -> dict[LayerSet, Record]:
             if known is None or outranks(record, known):
                 best[key] = record
     return {record.layers: record for record in best.values()}
+
+
+def ranked(definition: StudyDefinition, records: Iterable[Record]) -> list[Record]:
+    """The best record of every evaluated layer set of the budget, best first.
+
+    Full evaluations come before fast ones: a score on few questions, best of many, flatters.
+    Ties go to fewer layers.
+    """
+    least, most = definition.layers.min, definition.layers.max
+    found = [r for r in best_by_layers(records).values() if least <= len(r.layers) <= most]
+    return sorted(found, key=lambda r: (not r.is_full, -(r.score or 0.0), len(r.layers), r.layers))
+
+
+def references(donors: Donors, n_layers: int) -> dict[str, LayerSet]:
+    """The base and the donors by name, as layer sets."""
+    found = {name: all_of(place, n_layers, len(donors)) for place, name in enumerate(donors)}
+    return {BASE: LayerSet(()), **found}
+
+
+def held_out_targets(
+    definition: StudyDefinition, records: Iterable[Record], n_layers: int
+) -> dict[str, LayerSet]:
+    """What answers the held-out questions: the best sets that are full, the base and the donors."""
+    full = [record.layers for record in ranked(definition, records) if record.is_full]
+    best = {f"rank {rank}": layers for rank, layers in enumerate(full[:MAX_HELD_OUT], start=1)}
+    return best | references(definition.donor_names, n_layers)
+
+
+def held_out_key(layers: LayerSet, donors: Donors) -> str:
+    """The attribute of a study that holds the held-out score and answers of a layer set."""
+    return f"{keys.HELD_OUT}{layers.text(donors)}"
 
 
 def given_up(records: Iterable[Record]) -> set[LayerSet]:

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 import optlayers
+from optlayers.results.heldout import HeldOut, held_out_of
 from optlayers.results.leaderboard import best_of_size
-from optlayers.workers.heldout import HeldOut, held_out_of
 
 ROOT = Path(__file__).resolve().parents[3]
 OUT = ROOT / "benchmarks" / "demo.md"

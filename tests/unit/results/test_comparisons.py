@@ -15,7 +15,6 @@ from optlayers.results.leaderboard import leaderboard
 from optlayers.trials import keys
 from optlayers.trials.record import Record, encode_answers
 from optlayers.trials.records import read_records
-from optlayers.workers import heldout as holdout
 from tests.helpers.replay import definition, study_in, worker_in
 
 N = 400
@@ -52,7 +51,7 @@ def test_differences_are_paired_and_ties_are_those_that_cannot_be_told_apart(
     study.set_user_attr(keys.QUESTION_STRATA, [0] * N)
     study.set_user_attr(keys.SUBJECT_WEIGHTS, [1.0])
     study.set_user_attr(keys.N_FULL, N)
-    study.set_user_attr(holdout.REFERENCE + "base", encode_answers(right(100)))
+    study.set_user_attr(keys.REFERENCE + "base", encode_answers(right(100)))
     records = [
         record(0, (1,), right(300)),
         # Two questions fewer, of many that differ: noise. Forty fewer of the same: no noise.
@@ -96,7 +95,7 @@ def test_a_finished_search_compares_its_sets_with_the_base(tmp_path: Path) -> No
     assert found[0].to_base.ci_low > 0.2
     base = worker.evaluator.evaluate([LayerSet(())], 0, worker.evaluator.order.n_full)[0]
     assert isinstance(base, np.ndarray)
-    assert study.user_attrs[holdout.REFERENCE + "base"] == encode_answers(base)
+    assert study.user_attrs[keys.REFERENCE + "base"] == encode_answers(base)
     # The landscape has no donor, and the leaderboard lives with that.
     assert found[0].to_donor is None
     assert found[0].to_dict()["to_base"]["p_value"] < 1e-6

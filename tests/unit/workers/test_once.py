@@ -173,4 +173,4 @@ def test_a_donor_that_ends_its_workers_ends_no_study(tmp_path: Path) -> None:
     assert "again in 1 s" in told
     # So the next search says at once that it is finished.
     study = open_study(url_in(tmp_path), wanted)
-    assert holdout.is_over(study, wanted, read_records(study.get_trials()))
+    assert holdout.is_checked(study, wanted, read_records(study.get_trials()), 16)
