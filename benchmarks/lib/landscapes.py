@@ -14,7 +14,7 @@ from optlayers.config.study import load_study
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search.surrogate import indicators
-from optlayers.testing.landscape import Landscape
+from optlayers.testing import Landscape
 from optlayers.trials.statistics import StratifiedScore
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from optlayers.config.study import StudyDefinition, load_study
 from optlayers.results.leaderboard import leaderboard, status
 from optlayers.search import Goal, Phase, Proposal
 from optlayers.storage.connect import open_study
-from optlayers.testing.landscape import Landscape
+from optlayers.testing import Landscape
 from optlayers.trials import keys
 from optlayers.trials.records import read_records
 from optlayers.trials.statistics import StratifiedScore

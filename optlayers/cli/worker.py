@@ -193,9 +193,9 @@ def _shown(definition: Any, opened: Any, attached: bool) -> Iterator[None]:
 def _evaluator(definition: Any, options: _Options) -> tuple[Any, str]:
     """What answers the questions, and the device that it runs on."""
     if options.replay is not None:
-        from optlayers.testing.replay import Replay
+        from optlayers.testing import ReplayEvaluator
 
-        return Replay.load(Path(options.replay)), "replay"
+        return ReplayEvaluator.load(Path(options.replay)), "replay"
     import torch
 
     from optlayers.evaluation.evaluator import ModelEvaluator

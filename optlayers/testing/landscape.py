@@ -1,12 +1,7 @@
-"""Landscape: the recorded answers of many layer sets, and an evaluator that replays them.
-
-A landscape of every layer set is the truth that searches are measured against; replayed, it
-stands in for the models in tests and benchmarks of everything around them.
-"""
+"""Landscape: the recorded answers of many layer sets, in one file."""
 
 from __future__ import annotations
 
-import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +19,9 @@ from optlayers.trials.statistics import StratifiedScore
 
 @dataclass(frozen=True)
 class Landscape:
-    """Answers of layer sets on the search questions of a study, in the study's order.
+    """Answers of layer sets to the search questions of a study, in the study's order.
 
-    answers: bool [sets, n_full], one row a layer set, as `index` says.
+    answers: bool [sets, n_full]. index: the row of each layer set.
     """
 
     n_layers: int
@@ -46,19 +41,24 @@ class Landscape:
         return cls(n_layers, order, {layers: row for row, layers in enumerate(sets)}, answers)
 
     @classmethod
+    def record(cls, evaluator: Evaluator, sets: Sequence[LayerSet]) -> Landscape:
+        """Evaluate the sets on all search questions; raises the `EvaluationError` of any set."""
+        rows = []
+        for found in evaluator.evaluate(sets, 0, evaluator.order.n_full):
+            if isinstance(found, EvaluationError):
+                raise found
+            rows.append(found)
+        return cls.of(evaluator.n_layers, evaluator.order, sets, np.stack(rows))
+
+    @classmethod
     def load(cls, path: Path) -> Landscape:
         """Read what `save` wrote; raises `InputError` where the file is missing or another."""
         try:
             with np.load(path, allow_pickle=False) as data:
-                subjects = tuple(
-                    Subject(str(name), int(size), float(weight))
-                    for name, size, weight in zip(
-                        data["subjects"], data["sizes"], data["weights"], strict=True
-                    )
-                )
+                columns = zip(data["subjects"], data["sizes"], data["weights"], strict=True)
                 none = np.zeros(0, dtype=np.int64)
                 order = QuestionOrder(
-                    subjects=subjects,
+                    subjects=tuple(Subject(str(n), int(s), float(w)) for n, s, w in columns),
                     subject=data["subject"].astype(np.int64),
                     document=data["document"].astype(np.int64),
                     held_subject=none,
@@ -72,12 +72,11 @@ class Landscape:
                 ]
                 answers = np.unpackbits(data["answers"], axis=1, count=order.n_full)
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"landscape {path}: {error}; make it anew with its script") from None
+            raise InputError(f"landscape {path}: {error}; record it again") from None
         return cls.of(n_layers, order, sets, answers.astype(np.bool_))
 
     def save(self, path: Path) -> None:
-        """Write as a compressed .npz of plain arrays; answers are packed, 8 to a byte."""
-        sets = sorted(self.index, key=lambda layers: self.index[layers])
+        """Write a compressed .npz of plain arrays; answers are packed, 8 to a byte."""
         order = self.order
         np.savez_compressed(
             path,
@@ -88,35 +87,11 @@ class Landscape:
             weights=np.array([s.weight for s in order.subjects]),
             subject=order.subject.astype(np.uint16),
             document=order.document.astype(np.uint32),
-            masks=np.array([sum(1 << i for i in layers) for layers in sets], dtype=np.uint64),
-            answers=np.packbits(self.answers, axis=1),
+            masks=np.array([sum(1 << i for i in layers) for layers in self.index], dtype=np.uint64),
+            answers=np.packbits(self.answers[list(self.index.values())], axis=1),
         )
 
     def scores(self) -> dict[LayerSet, float]:
         """The full score of every layer set."""
         scorer = StratifiedScore(strata=self.order.subject, weights=self.order.weights)
         return {layers: scorer.score(self.answers[row]) for layers, row in self.index.items()}
-
-
-class ReplayEvaluator(Evaluator):
-    """An `Evaluator` that looks answers up; `seconds` is slept for each question of a set."""
-
-    def __init__(self, landscape: Landscape, seconds: float = 0.0) -> None:
-        self.landscape = landscape
-        self.n_layers = landscape.n_layers
-        self.order = landscape.order
-        self.seconds = seconds
-
-    def evaluate(
-        self, layer_sets: Sequence[LayerSet], start: int, stop: int
-    ) -> list[NDArray[np.bool_] | EvaluationError]:
-        """The recorded answers [stop - start] of each set; an error where none are."""
-        if self.seconds:
-            time.sleep(self.seconds * len(layer_sets) * (stop - start))
-        index, answers = self.landscape.index, self.landscape.answers
-        return [
-            answers[index[layers], start:stop].copy()
-            if layers in index
-            else EvaluationError(f"layer set {layers or 'none'} is not in the landscape")
-            for layers in layer_sets
-        ]

@@ -1,36 +1,35 @@
-"""Replay: what stands in for models in tests and benchmarks of everything around them.
+"""An evaluator that replays a landscape, with delays and faults on demand.
 
-A replay file says which landscape answers, how long a question takes, where to log what was asked,
-and which layer sets misbehave:
+A replay file (`optlayers search --replay FILE`) configures it:
 
-    landscape: landscape.npz
-    seconds: 0.0001               # a question of a set
-    log: asked                    # a folder, one file a process: call, from, to, layer set
-    faults: {"3,7": raise}        # raise, hang, nan or exit
+    landscape: landscape.npz      # paths are relative to the file
+    seconds: 0.0001               # time to spend on each question of each set
+    log: asked                    # folder for one log a process: call, start, stop, layer set
+    faults: {"3,7": raise}        # what these sets do: raise, hang, nan or exit
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optlayers.errors import EvaluationError, InputError
+from optlayers.evaluation.base import Evaluator
 from optlayers.layerset import LayerSet
-from optlayers.testing.landscape import Landscape, ReplayEvaluator
+from optlayers.testing.landscape import Landscape
+from optlayers.trials.record import Answers
 
 Fault = Literal["raise", "hang", "nan", "exit"]
 
 
 class ReplaySpec(BaseModel):
-    """A replay file; paths are relative to it."""
+    """The fields of a replay file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,20 +39,30 @@ class ReplaySpec(BaseModel):
     faults: dict[str, Fault] = Field(default_factory=dict)
 
 
-class Replay(ReplayEvaluator):
-    """An evaluator that replays a landscape as a replay file says."""
+class ReplayEvaluator(Evaluator):
+    """Looks the answers up in a landscape.
 
-    def __init__(self, landscape: Landscape, spec: ReplaySpec, folder: Path) -> None:
-        super().__init__(landscape, spec.seconds)
-        self.calls = 0
-        self.faults = {LayerSet.parse(text): fault for text, fault in spec.faults.items()}
-        self.log = None if spec.log is None else folder / spec.log / f"{os.getpid()}.log"
-        if self.log is not None:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
+    seconds: time to spend on each question of each set. log: a folder for the log of calls.
+    faults: layer sets that raise, hang, give NaN or end the process.
+    """
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        seconds: float = 0.0,
+        log: Path | None = None,
+        faults: Mapping[LayerSet, Fault] | None = None,
+    ) -> None:
+        self.landscape, self.seconds, self.faults = landscape, seconds, faults or {}
+        self.n_layers, self.order = landscape.n_layers, landscape.order
+        self.log = None if log is None else log / f"{os.getpid()}.log"
+        if log is not None:
+            log.mkdir(parents=True, exist_ok=True)
+        self._calls = 0
 
     @classmethod
-    def load(cls, path: Path) -> Replay:
-        """From a replay file; raises `InputError` where it does not validate."""
+    def load(cls, path: Path) -> ReplayEvaluator:
+        """From a replay file; raises `InputError` where it is not valid."""
         try:
             spec = ReplaySpec.model_validate(yaml.safe_load(path.read_text("utf-8")))
         except (OSError, yaml.YAMLError, ValidationError) as error:
@@ -61,12 +70,14 @@ class Replay(ReplayEvaluator):
             raise InputError(
                 f"replay file {path}: {first}; see optlayers/testing/replay.py"
             ) from None
-        return cls(Landscape.load(path.parent / spec.landscape), spec, path.parent)
+        faults = {LayerSet.parse(text): fault for text, fault in spec.faults.items()}
+        log = None if spec.log is None else path.parent / spec.log
+        return cls(Landscape.load(path.parent / spec.landscape), spec.seconds, log, faults)
 
     def evaluate(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
-    ) -> list[NDArray[np.bool_] | EvaluationError]:
-        """The recorded answers [stop - start] of each set, or what its fault brings."""
+    ) -> list[Answers | EvaluationError]:
+        """The recorded answers [stop - start] of each set; an error where none are recorded."""
         for layers in layer_sets:
             match self.faults.get(layers):
                 case "raise":
@@ -76,14 +87,19 @@ class Replay(ReplayEvaluator):
                         time.sleep(60)
                 case "exit":
                     os.abort()
+        self._calls += 1
         if self.log is not None:
-            # Before they are answered, so that what a kill interrupts is in the log.
-            self.calls += 1
-            lines = "".join(f"{self.calls} {start} {stop} {layers}\n" for layers in layer_sets)
+            # Written before the answers, so that the log holds a call that a kill interrupts.
+            lines = "".join(f"{self._calls} {start} {stop} {layers}\n" for layers in layer_sets)
             with self.log.open("a", encoding="utf-8") as log:
                 log.write(lines)
-        answers = super().evaluate(layer_sets, start, stop)
-        return [
-            EvaluationError("NaN in the logits") if self.faults.get(layers) == "nan" else found
-            for layers, found in zip(layer_sets, answers, strict=True)
-        ]
+        time.sleep(self.seconds * len(layer_sets) * (stop - start))
+        return [self._answers(layers, start, stop) for layers in layer_sets]
+
+    def _answers(self, layers: LayerSet, start: int, stop: int) -> Answers | EvaluationError:
+        if self.faults.get(layers) == "nan":
+            return EvaluationError("NaN in the logits")
+        row = self.landscape.index.get(layers)
+        if row is None:
+            return EvaluationError(f"layer set {layers or 'none'} is not in the landscape")
+        return self.landscape.answers[row, start:stop].copy()

@@ -13,7 +13,7 @@ from optlayers.layerset import LayerSet
 from optlayers.report.data import Report, gather
 from optlayers.search import RacingPruner
 from optlayers.storage.connect import open_study
-from optlayers.testing.landscape import Landscape, ReplayEvaluator
+from optlayers.testing import Landscape, ReplayEvaluator
 from optlayers.workers.worker import Worker
 from tests.helpers.replay import N_LAYERS, STUDY, definition, landscape, study_in, url_in
 

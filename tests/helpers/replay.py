@@ -14,7 +14,7 @@ from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search import RacingPruner
 from optlayers.storage.connect import open_study
-from optlayers.testing.landscape import Landscape, ReplayEvaluator
+from optlayers.testing import Landscape, ReplayEvaluator
 from optlayers.workers.worker import Worker
 
 N_LAYERS = 10

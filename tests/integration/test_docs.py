@@ -281,7 +281,7 @@ def test_the_results_of_the_readme_are_those_of_the_benchmark() -> None:
 
 
 def test_what_the_readme_says_below_its_picture_is_the_truth_of_the_demo() -> None:
-    from optlayers.testing.landscape import Landscape
+    from optlayers.testing import Landscape
 
     scores = Landscape.load(ROOT / "studies" / "demo" / "landscape.npz").scores()
     table = (ROOT / "benchmarks" / "demo.md").read_text("utf-8")

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from optlayers.layerset import LayerSet
-from optlayers.testing.landscape import Landscape
+from optlayers.testing import Landscape
 from optlayers.trials.statistics import StratifiedScore
 
 ROOT = Path(__file__).resolve().parents[3]

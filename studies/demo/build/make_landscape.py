@@ -25,7 +25,7 @@ from optlayers.config.study import load_study
 from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.testing.landscape import Landscape
+from optlayers.testing import Landscape
 
 ROOT = Path(__file__).resolve().parents[3]
 

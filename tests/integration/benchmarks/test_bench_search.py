@@ -12,7 +12,7 @@ import pytest
 from optlayers.config.study import Questions
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.testing.landscape import Landscape
+from optlayers.testing import Landscape
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "bench_search.py"
 SUBJECTS = [Subject("few", 40, 0.9), Subject("many", 200, 0.1)]

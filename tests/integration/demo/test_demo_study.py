@@ -12,7 +12,7 @@ from optlayers.config.study import load_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.testing.landscape import Landscape
+from optlayers.testing import Landscape
 
 DEMO = Path(__file__).resolve().parents[3] / "studies" / "demo"
 BEST = LayerSet.of(0, 10, 11, 15)

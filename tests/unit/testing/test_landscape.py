@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import doctest
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import optlayers.testing
 from optlayers.config.study import Questions
-from optlayers.errors import InputError
+from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.testing.landscape import Landscape, ReplayEvaluator
+from optlayers.testing import Landscape, ReplayEvaluator
 
 SUBJECTS = [Subject("capitals", 9, 0.75), Subject("recall", 4, 0.25)]
 SETS = list(all_layer_sets(5, 0, 2))
@@ -66,6 +68,36 @@ def test_a_replay_gives_the_recorded_slice_of_each_set(landscape: Landscape) -> 
     assert str(missing) == "layer set 0,1,2,3 is not in the landscape"
 
 
+def test_what_an_evaluator_answers_is_recorded(landscape: Landscape) -> None:
+    again = Landscape.record(ReplayEvaluator(landscape), SETS)
+    assert again.scores() == landscape.scores()
+    with pytest.raises(EvaluationError, match="layer set 0,1,2,3 is not in the landscape"):
+        Landscape.record(ReplayEvaluator(landscape), [LayerSet.of(0, 1, 2, 3)])
+
+
+def test_the_example_of_the_package_runs(tmp_path: Path) -> None:
+    done = doctest.testmod(optlayers.testing, extraglobs={"folder": tmp_path})
+    assert done.attempted > 10
+    assert done.failed == 0
+
+
+def test_a_replay_file_sets_faults_and_the_log(landscape: Landscape, tmp_path: Path) -> None:
+    landscape.save(tmp_path / "landscape.npz")
+    path = tmp_path / "replay.yaml"
+    path.write_text('landscape: landscape.npz\nlog: asked\nfaults: {"1": nan, "2": raise}\n')
+    evaluator = ReplayEvaluator.load(path)
+    nan, good = evaluator.evaluate([LayerSet.of(1), LayerSet.of(3)], 2, 5)
+    assert isinstance(nan, EvaluationError)
+    np.testing.assert_array_equal(good, landscape.answers[landscape.index[LayerSet.of(3)], 2:5])
+    with pytest.raises(RuntimeError, match="the evaluation of 2 broke down"):
+        evaluator.evaluate([LayerSet.of(2)], 0, 1)
+    (log,) = (tmp_path / "asked").iterdir()
+    assert log.read_text() == "1 2 5 1\n1 2 5 3\n"
+    path.write_text("landscape: landscape.npz\nspeed: 3\n")
+    with pytest.raises(InputError, match=r"replay file .*replay\.yaml: 1 validation error"):
+        ReplayEvaluator.load(path)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04", "npz"])
 def test_a_file_that_is_no_landscape_is_one_line(
     tmp_path: Path, content: bytes | str | None
@@ -75,6 +107,6 @@ def test_a_file_that_is_no_landscape_is_one_line(
         np.savez(path, n_layers=3)
     elif isinstance(content, bytes):
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"landscape .*landscape\.npz.*make it anew") as caught:
+    with pytest.raises(InputError, match=r"landscape .*landscape\.npz.*record it again") as caught:
         Landscape.load(path)
     assert "\n" not in str(caught.value)

@@ -21,7 +21,7 @@ from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.results.leaderboard import leaderboard
 from optlayers.search import RacingPruner
 from optlayers.storage.connect import open_study
-from optlayers.testing.landscape import ReplayEvaluator
+from optlayers.testing import ReplayEvaluator
 from optlayers.trials.records import read_records
 from optlayers.workers.queue import check_alive
 from optlayers.workers.worker import Worker
