@@ -88,7 +88,7 @@ def search_study(
         1.0
     """
     from optlayers.evaluation.evaluator import ModelEvaluator
-    from optlayers.evaluation.opening import pick_device, pick_dtype
+    from optlayers.inference.device import pick_device, pick_dtype
     from optlayers.workers.worker import Worker
 
     definition = _definition(study)
@@ -129,7 +129,8 @@ def load_hybrid(
         True
     """
     from optlayers.checkpoints.memory import assemble
-    from optlayers.evaluation.opening import open_pair, pick_device, pick_dtype
+    from optlayers.checkpoints.parents import open_parents
+    from optlayers.inference.device import pick_device, pick_dtype
 
     definition = _definition(study)
     names = definition.donor_names
@@ -138,11 +139,11 @@ def load_hybrid(
     text = layers if isinstance(layers, str) else ",".join(map(str, layers))
     # Only the files that hold these layers are fetched, where the models are not here yet.
     known = None if "all" in text else LayerSet.parse(text, donors=names)
-    base, donor, *others = open_pair(definition, known)
-    chosen = LayerSet.parse(text, base.n_layers, names)
+    parents = open_parents(definition, known)
+    chosen = LayerSet.parse(text, parents.n_layers, names)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    return assemble(base, donor, chosen, kind, definition.graft, others).to(where)
+    return assemble(parents, chosen, kind, definition.graft).to(where)
 
 
 def load_tokenizer(study: str | Path | StudyDefinition) -> Any:
@@ -151,7 +152,7 @@ def load_tokenizer(study: str | Path | StudyDefinition) -> Any:
     >>> len(optlayers.load_tokenizer("demo"))
     2048
     """
-    from optlayers.evaluation.opening import load_tokenizer as load
+    from optlayers.checkpoints.tokenizer import load_tokenizer as load
 
     return load(_definition(study))
 

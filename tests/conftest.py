@@ -7,13 +7,16 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from benchmarks.lib.servers import MariaDB, MissingServerError, Postgres, Server
 from tests.helpers.commands import Commands
-from tests.helpers.tiny import make_tiny_pair, make_tiny_study
+from tests.helpers.tiny import make_tiny_pair, make_tiny_study, parents_in
+
+if TYPE_CHECKING:
+    from optlayers.checkpoints.parents import Parents
 
 # Tests never reach for the network: a name that is not a folder fails at once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -33,6 +36,12 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `base/` (Llamba) and `donor/` (Llama, with the tokenizer); equal ends."""
     return make_tiny_pair(tmp_path_factory.mktemp("tiny_pair"))
+
+
+@pytest.fixture(scope="session")
+def tiny_parents(tiny_pair: Path) -> Parents:
+    """The tiny pair, opened."""
+    return parents_in(tiny_pair)
 
 
 @pytest.fixture(scope="session")

@@ -132,6 +132,7 @@ def largest_file(folder: Path) -> Path:
 
 def export(work: Path, layers: str) -> dict[str, float]:
     """Export as the command does, less the model card; seconds, bytes and the most memory."""
+    from optlayers.checkpoints.parents import Parents
     from optlayers.checkpoints.reader import Checkpoint, hash_ahead
     from optlayers.checkpoints.writer import export_hybrid
     from optlayers.layerset import LayerSet
@@ -152,7 +153,8 @@ def export(work: Path, layers: str) -> dict[str, float]:
         return {"sources.json": json.dumps({"base": base.sha256, "donor": donor.sha256})}
 
     chosen = LayerSet.parse(layers, base.n_layers)
-    export_hybrid(base, donor, chosen, work / "hybrid", work / "donor", documents, progress)
+    parents = Parents(base, (donor,))
+    export_hybrid(parents, chosen, work / "hybrid", work / "donor", documents, progress)
     took = time.perf_counter() - start
     return {"seconds": took, "bytes": total, "peak": peak_memory(), "before": before}
 
@@ -161,13 +163,14 @@ def stack_logits(
     work: Path, layers: str, tokens: torch.Tensor, device: str, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [B, T, V] of the search's stack, plain and packed, on the CPU."""
+    from optlayers.checkpoints.parents import Parents
     from optlayers.checkpoints.reader import Checkpoint
     from optlayers.inference.packed import PackedBatch
     from optlayers.inference.stack import LayerStack
     from optlayers.layerset import LayerSet
 
     base, donor = (Checkpoint(name, work / name) for name in ("base", "donor"))
-    stack = LayerStack.load(base, donor, torch.device(device), dtype)
+    stack = LayerStack.load(Parents(base, (donor,)), torch.device(device), dtype)
     chosen = LayerSet.parse(layers, stack.n_layers)
     with torch.inference_mode():
         h, inputs = stack.begin(tokens.to(device))

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.evaluation.opening import pick_device, pick_dtype
+from optlayers.inference.device import pick_device, pick_dtype
 from optlayers.layerset import LayerSet
 from optlayers.search import LayerSpace
 from optlayers.search.individual import Individual, individuals_from

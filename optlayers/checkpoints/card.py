@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
 from optlayers.checkpoints.info import FILE, checkpoint_info
 from optlayers.checkpoints.licence import licence_texts
-from optlayers.checkpoints.reader import Checkpoint, hash_ahead
+from optlayers.checkpoints.parents import Parents
+from optlayers.checkpoints.reader import hash_ahead
 from optlayers.config.graft import Graft
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
@@ -68,30 +69,27 @@ every source file and of every file here, which `optlayers verify` compares.
 
 def documents(
     definition: StudyDefinition,
-    base: Checkpoint,
-    donor: Checkpoint,
+    parents: Parents,
     layers: LayerSet,
     score: dict[str, Any] | None,
     dtype: str | None = None,
-    others: Sequence[Checkpoint] = (),
 ) -> Callable[[Mapping[str, str]], dict[str, str]]:
     """What makes the documents of a checkpoint, text by file name, of the SHA-256 of its files.
 
     These are `README.md`, `checkpoint_info.json` and the licence files of both parts. The sources
-    are hashed from now on, beside what else is done. others: the donors after the first.
+    are hashed from now on, beside what else is done.
     """
-    wait = hash_ahead(base, donor, *others)
-    names = [f"donor-{name}" for name in definition.donor_names] if others else ["donor"]
+    wait = hash_ahead(*parents.all)
+    several = len(parents.donors) > 1
+    names = [f"donor-{name}" for name in definition.donor_names] if several else ["donor"]
 
     def make(files: Mapping[str, str]) -> dict[str, str]:
         wait()
-        licences = licence_texts(base.folder, "base")
-        for name, checkpoint in zip(names, (donor, *others), strict=True):
+        licences = licence_texts(parents.base.folder, "base")
+        for name, checkpoint in zip(names, parents.donors, strict=True):
             licences |= licence_texts(checkpoint.folder, name)
         own = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in licences.items()}
-        info = checkpoint_info(
-            definition, base, donor, layers, score, dtype, {**files, **own}, others
-        )
+        info = checkpoint_info(definition, parents, layers, score, dtype, {**files, **own})
         return {
             FILE: json.dumps(info, indent=2) + "\n",
             "README.md": model_card(info, sorted(licences)),

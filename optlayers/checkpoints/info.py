@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optlayers import __version__
 from optlayers.checkpoints.licence import licence_of
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.study import ModelSpec, StudyDefinition
 from optlayers.layerset import LayerSet
@@ -20,23 +21,21 @@ PACKAGES = ("torch", "transformers", "safetensors", "lm_eval", "optuna")
 
 def checkpoint_info(
     definition: StudyDefinition,
-    base: Checkpoint,
-    donor: Checkpoint,
+    parents: Parents,
     layers: LayerSet,
     score: dict[str, Any] | None,
     dtype: str | None = None,
     files: Mapping[str, str] | None = None,
-    others: Sequence[Checkpoint] = (),
 ) -> dict[str, Any]:
     """Layer set, score with interval (None: not evaluated), study, models with SHA-256, versions.
 
     dtype: what the weights were converted to (None: not at all). files: the SHA-256 of what was
-    written, by name. others: the donors after the first; with them `donors` stands in place of
-    `donor`, and layers are texts such as 7@b. Reads the weight files of the sources whole, for
+    written, by name. With several donors, `donors` stands in place of `donor`, and layers are
+    texts such as 7@b. Reads the weight files of the sources whole, for
     their hashes.
     """
     specs, names = definition.donor_specs, definition.donor_names
-    models = [_model(definition, *pair) for pair in zip(specs, (donor, *others), strict=True)]
+    models = [_model(definition, *pair) for pair in zip(specs, parents.donors, strict=True)]
     maps = [definition.graft.map_of(place) for place in range(len(names))]
     several = [
         {"name": name, "donor_map": None if known is None else list(known), **model}
@@ -45,7 +44,7 @@ def checkpoint_info(
     return {
         "layers": layers.labels(names),
         "n_layers": len(layers),
-        "depth": base.n_layers,
+        "depth": parents.n_layers,
         "swap": definition.swap,
         "donor_map": definition.donor_map,
         "dtype": dtype,
@@ -56,8 +55,8 @@ def checkpoint_info(
             "questions": definition.questions.model_dump(),
             "fingerprint": definition.fingerprint(),
         },
-        "base": _model(definition, definition.base, base),
-        **({"donors": several} if others else {"donor": models[0]}),
+        "base": _model(definition, definition.base, parents.base),
+        **({"donors": several} if len(parents.donors) > 1 else {"donor": models[0]}),
         "files": dict(files or {}),
         "versions": {
             "optlayers": __version__,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.plan import plan_pieces
-from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import hybrid_config
 from optlayers.config.graft import WHOLE, Graft
 from optlayers.layerset import LayerSet
@@ -15,22 +13,16 @@ from optlayers.models.hybrid import HybridForCausalLM
 
 
 def assemble(
-    base: Checkpoint,
-    donor: Checkpoint,
-    layers: LayerSet,
-    dtype: torch.dtype,
-    graft: Graft = WHOLE,
-    others: Sequence[Checkpoint] = (),
+    parents: Parents, layers: LayerSet, dtype: torch.dtype, graft: Graft = WHOLE
 ) -> HybridForCausalLM:
     """The hybrid of that layer set on the CPU, in evaluation mode.
 
-    others: the donors after the first.
     Raises `ModelError` for a tensor that is missing or cannot be read.
     """
-    config = hybrid_config((base, donor, *others), layers, graft, dtype)
+    config = hybrid_config(parents, layers, graft, dtype)
     weights = {
         piece.name: piece.source.tensor(piece.source_name).to(dtype)
-        for piece in plan_pieces((base, donor, *others), layers, graft)
+        for piece in plan_pieces(parents, layers, graft)
     }
     model: HybridForCausalLM = HybridForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype

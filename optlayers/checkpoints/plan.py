@@ -5,11 +5,12 @@ Nothing is read here but the headers of the sources.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.tensorfile import Entry
 from optlayers.config.graft import WHOLE, Graft
@@ -42,14 +43,9 @@ class Shelf:
     linked: int = 0
 
 
-def plan_pieces(
-    parents: Sequence[Checkpoint], layers: LayerSet, graft: Graft = WHOLE
-) -> list[Piece]:
-    """Every tensor of the hybrid in the order of the model; nothing is read yet.
-
-    parents: the base, then the donors.
-    """
-    base, *donors = parents
+def plan_pieces(parents: Parents, layers: LayerSet, graft: Graft = WHOLE) -> list[Piece]:
+    """Every tensor of the hybrid in the order of the model; nothing is read yet."""
+    base, donors = parents.base, parents.donors
     chosen = layers.origins(graft.n_donors)
     mine = family_of(base.config)
     pieces: list[Piece] = []

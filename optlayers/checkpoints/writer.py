@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from optlayers.checkpoints.hashes import files_below, hash_files
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.plan import (
     Piece,
     Shard,
@@ -57,8 +58,7 @@ Documents = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 def export_hybrid(
-    base: Checkpoint,
-    donor: Checkpoint,
+    parents: Parents,
     layers: LayerSet,
     out: Path,
     tokenizer: Path,
@@ -68,19 +68,16 @@ def export_hybrid(
     dtype: str | None = None,
     shelf: Shelf | None = None,
     graft: Graft = WHOLE,
-    others: Sequence[Checkpoint] = (),
 ) -> Path:
     """Write the hybrid to the folder `out`, which must not exist; returns it.
 
-    others: the donors after the first, of which `graft` has the maps.
     documents: text files that go along, by name; a function is called when all else is written,
     with the SHA-256 of every file. `progress(done, total)` counts bytes. dtype: one of `DTYPES`, to
     convert the weights to (None: as they are in the sources). shelf: link to the files of earlier
     exports that have the same tensors. Raises `InputError` for a target that exists or a dtype that
     is unknown, and `ExportError` for a disk that is full or not writable.
     """
-    layers.check(base.n_layers, graft.n_donors)
-    parents = (base, donor, *others)
+    layers.check(parents.n_layers, graft.n_donors)
     target = _in_format(dtype)
     check_target(out)
     pieces = plan_pieces(parents, layers, graft)
@@ -117,7 +114,7 @@ def export_hybrid(
 
 
 def check_room(
-    parents: Sequence[Checkpoint],
+    parents: Parents,
     sets: Sequence[LayerSet],
     outs: Sequence[Path],
     *,
@@ -153,9 +150,7 @@ def _in_format(dtype: str | None) -> str | None:
     return DTYPES[dtype]
 
 
-def _check_whole(
-    pieces: Sequence[Piece], config: HybridConfig, parents: Sequence[Checkpoint]
-) -> None:
+def _check_whole(pieces: Sequence[Piece], config: HybridConfig, parents: Parents) -> None:
     """Raise `ModelError` where the sources lack a weight of the hybrid.
 
     Transformers would make one up, and only warn.
@@ -166,7 +161,7 @@ def _check_whole(
     lacking = {name for name, _ in model.named_parameters()} - {piece.name for piece in pieces}
     lacking.discard("lm_head.weight")  # tied in the file, if not in the model
     if lacking:
-        sources = ", ".join(parent.name for parent in parents)
+        sources = ", ".join(parent.name for parent in parents.all)
         raise ModelError(
             f"tensor {min(lacking)} of the hybrid is missing from the weights of {sources}; fetch "
             "them again"
@@ -248,11 +243,11 @@ def _dtype_of(pieces: list[Piece], dtype: str | None) -> torch.dtype:
 
 
 def hybrid_config(
-    parents: Sequence[Checkpoint], layers: LayerSet, graft: Graft, dtype: torch.dtype
+    parents: Parents, layers: LayerSet, graft: Graft, dtype: torch.dtype
 ) -> HybridConfig:
     """The config of a hybrid, with the (first) donor's special tokens."""
     configs = []
-    for checkpoint in parents:
+    for checkpoint in parents.all:
         data = {**checkpoint.config_dict, "model_type": checkpoint.config.model_type}
         for key in ("architectures", "auto_map", "_name_or_path", "transformers_version"):
             data.pop(key, None)
@@ -268,7 +263,7 @@ def hybrid_config(
         other_maps=[_listed(known) for known in graft.others],
         givers=list(chosen.values()) if graft.n_donors > 1 else None,
         architectures=[HybridForCausalLM.__name__],
-        **_special_tokens(parents[1]),
+        **_special_tokens(parents.donors[0]),
     )
     config.dtype = dtype
     return config
@@ -286,12 +281,12 @@ def _special_tokens(donor: Checkpoint) -> dict[str, Any]:
 
 def _write_config(
     folder: Path,
-    parents: Sequence[Checkpoint],
+    parents: Parents,
     layers: LayerSet,
     graft: Graft,
     dtype: torch.dtype,
 ) -> None:
-    donor = parents[1]
+    donor = parents.donors[0]
     data = hybrid_config(parents, layers, graft, dtype).to_diff_dict()
     data["auto_map"] = {
         "AutoConfig": "hybrid.HybridConfig",

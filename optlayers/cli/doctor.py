@@ -57,7 +57,7 @@ def doctor(
     """
     from optlayers.cli.tables import console, print_json
     from optlayers.config.study import load_study
-    from optlayers.evaluation.opening import pick_device
+    from optlayers.inference.device import pick_device
 
     definition = load_study(study)
     where = pick_device(device)

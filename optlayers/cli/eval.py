@@ -62,17 +62,18 @@ def evaluate(
 def _evaluate(
     definition: Any, layers: str, limit: int | None, device: str | None, dtype: str | None
 ) -> dict[str, Any]:
+    from optlayers.checkpoints.parents import open_parents
     from optlayers.config.metrics import describe
     from optlayers.errors import EvaluationError
     from optlayers.evaluation.evaluator import ModelEvaluator
-    from optlayers.evaluation.opening import open_pair, pick_device, pick_dtype
     from optlayers.evaluation.questions import by_subject
+    from optlayers.inference.device import pick_device, pick_dtype
     from optlayers.layerset import LayerSet
     from optlayers.trials.statistics import StratifiedScore
 
     where = pick_device(device)
     names = definition.donor_names
-    chosen = LayerSet.parse(layers, open_pair(definition)[0].n_layers, names)
+    chosen = LayerSet.parse(layers, open_parents(definition).n_layers, names)
     evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say, limit)
     say("evaluating")
     subject, document = evaluator.in_order()

@@ -41,6 +41,7 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write one layer set as a checkpoint that transformers loads."""
+    from optlayers.checkpoints.parents import open_parents
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
@@ -53,8 +54,8 @@ def export(
     # Only the files that hold these layers are fetched, where the models are not here yet.
     names = definition.donor_names
     early = None if "all" in layers else LayerSet.parse(layers, donors=names)
-    parents = open_all(definition, early)
-    chosen = LayerSet.parse(layers, parents[0].n_layers, names)
+    parents = open_parents(definition, early)
+    chosen = LayerSet.parse(layers, parents.n_layers, names)
     score = known.score(chosen)
     write(definition, parents, chosen, score, out, dtype)
     if score is None:
@@ -66,16 +67,6 @@ def export(
         print_json({"layers": chosen.labels(names), "out": str(out), "pushed": address})
     else:
         print(out)
-
-
-def open_all(definition: Any, layers: Any = None) -> Any:
-    """Base and donors, checked; the weights are read only when written.
-
-    layers: the donors' layers that will be read (None: all).
-    """
-    from optlayers.evaluation.opening import open_pair
-
-    return open_pair(definition, layers)
 
 
 def checked(push: str | None) -> str | None:
@@ -127,17 +118,15 @@ def write(
 ) -> None:
     """One checkpoint folder."""
     from optlayers.checkpoints.card import documents
+    from optlayers.checkpoints.tokenizer import tokenizer_folder
     from optlayers.checkpoints.writer import export_hybrid
     from optlayers.cli.progress import ByteProgress
-    from optlayers.evaluation.opening import tokenizer_folder
 
-    base, donor, *others = parents
     tokenizer = tokenizer_folder(definition)
-    texts = documents(definition, base, donor, layers, score, dtype, others)
+    texts = documents(definition, parents, layers, score, dtype)
     with ByteProgress(out.name) as progress:
         export_hybrid(
-            base,
-            donor,
+            parents,
             layers,
             out,
             tokenizer,
@@ -146,5 +135,4 @@ def write(
             dtype=dtype,
             shelf=shelf,
             graft=definition.graft,
-            others=others,
         )

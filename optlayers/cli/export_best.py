@@ -32,10 +32,11 @@ def export_best(
     With --link, a file of one folder may be a file of another: change none in place. With --push,
     each goes to a repository of its own, REPO-01-layers-3-7 and so on.
     """
+    from optlayers.checkpoints.parents import open_parents
     from optlayers.checkpoints.plan import Shelf
     from optlayers.checkpoints.target import can_link, check_target
     from optlayers.checkpoints.writer import check_room
-    from optlayers.cli.export import checked, keep, open_all, upload, write
+    from optlayers.cli.export import checked, keep, upload, write
     from optlayers.cli.recorded import recorded
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
@@ -57,7 +58,7 @@ def export_best(
     targets = [out / f"{row.rank:02d}-layers-{_named(row.layers)}" for row in rows]
     for target in targets:
         check_target(target)
-    parents = open_all(definition)
+    parents = open_parents(definition)
     shelf = Shelf() if link and can_link(out) else None
     if link and shelf is None:
         say(f"--link: the disk of {out} has no links, so that equal layers are written again")

@@ -30,10 +30,11 @@ def fetch(
         raise InputError(f"--source {source!r}: choose huggingface or modelscope")
     definition = load_study(study)
     folders = _models(definition, source)
-    from optlayers.evaluation.opening import load_tokenizer, open_pair
+    from optlayers.checkpoints.parents import open_parents
+    from optlayers.checkpoints.tokenizer import load_tokenizer
     from optlayers.evaluation.tasks import TaskSet, hush
 
-    open_pair(definition)
+    open_parents(definition)
     load_tokenizer(definition)
     hush()
     say("task data")

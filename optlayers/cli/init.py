@@ -127,7 +127,7 @@ def _asked(option: str, given: str | None, question: str, default: str | None = 
 
 def _looked(base: str, donor: str) -> list[Any]:
     """Both configs, once it is known that the two fit."""
-    from optlayers.checkpoints.compatibility import check_pair
+    from optlayers.checkpoints.parents import check_pair
     from optlayers.checkpoints.remote_config import peek
 
     found: list[Any] = []

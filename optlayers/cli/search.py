@@ -113,10 +113,11 @@ def _bring(definition: Any) -> None:
     models = [spec.model for spec in (definition.base, *definition.donor_specs)]
     if all(Path(definition.resolve(model)).is_dir() for model in models):
         return  # the workers look at them, who have loaded what it takes
-    from optlayers.evaluation.opening import open_pair, tokenizer_folder
+    from optlayers.checkpoints.parents import open_parents
+    from optlayers.checkpoints.tokenizer import tokenizer_folder
 
     say("looking for the models")
-    open_pair(definition)
+    open_parents(definition)
     tokenizer_folder(definition)
 
 

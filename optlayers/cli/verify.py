@@ -41,7 +41,6 @@ def verify(
     from optlayers.config.study import load_study
     from optlayers.errors import EvaluationError
     from optlayers.evaluation.isolated import Stranger
-    from optlayers.evaluation.opening import pick_device, pick_dtype
     from optlayers.evaluation.tasks import hush
     from optlayers.evaluation.verify import (
         RecordedAnswers,
@@ -51,6 +50,7 @@ def verify(
         read_info,
         runs_changed_code,
     )
+    from optlayers.inference.device import pick_device, pick_dtype
 
     if limit is not None:
         at_least("--limit", limit, 1)

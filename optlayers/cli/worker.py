@@ -199,7 +199,7 @@ def _evaluator(definition: Any, options: _Options) -> tuple[Any, str]:
     import torch
 
     from optlayers.evaluation.evaluator import ModelEvaluator
-    from optlayers.evaluation.opening import pick_device, pick_dtype
+    from optlayers.inference.device import pick_device, pick_dtype
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

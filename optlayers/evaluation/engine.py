@@ -22,7 +22,7 @@ from optlayers.errors import EvaluationError
 from optlayers.evaluation.base import Judged
 from optlayers.evaluation.gather import Picks, TokenSequence, collect, distinct_rows
 from optlayers.evaluation.questions import Question
-from optlayers.inference.batch_size import tuned_budget
+from optlayers.inference.device import tuned_budget
 from optlayers.inference.packed import PackedBatch
 from optlayers.inference.packing import MIN_SHARED, new_tokens, pack
 from optlayers.inference.prefix_tree import schedule, walk

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from optlayers.checkpoints.compatibility import differing_ends
-from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.parents import Parents, differing_ends, open_parents
+from optlayers.checkpoints.tokenizer import load_tokenizer
 from optlayers.config.metrics import to_unit
 from optlayers.config.study import CostKind, StudyDefinition
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.opening import load_tokenizer, open_pair
 from optlayers.evaluation.questions import Question, order_questions
 from optlayers.evaluation.tasks import TaskSet, hush
 from optlayers.evaluation.texts import Texts, load_reference
@@ -49,33 +48,31 @@ class ModelEvaluator(Evaluator):
         limit: int | None = None,
     ) -> None:
         hush()
-        base, donor, *others = open_pair(definition)
+        parents = open_parents(definition)
+        base, first = parents.base, parents.donors[0]
         self.donors = definition.donor_names
         tokenizer = load_tokenizer(definition)
         say("loading tasks")
         self.tasks = TaskSet.of(definition, limit)
         say("loading models")
-        reference = load_reference(definition, donor.folder, device, dtype)
-        mine, theirs = base.config.vocab_size, donor.config.vocab_size
+        reference = load_reference(definition, first.folder, device, dtype)
+        mine, theirs = base.config.vocab_size, first.config.vocab_size
         if reference is not None and mine != theirs:
             raise InputError(
                 f"tasks: metric kl compares over one vocabulary, and base and donor have {mine} "
                 f"and {theirs} tokens; use perplexity"
             )
-        for parent in (donor, *others):
-            note = differing_ends(base, parent)
+        for donor in parents.donors:
+            note = differing_ends(base, donor)
             if note:
                 say(note)
-        graft = definition.graft
-        self.stack = LayerStack.load(
-            base, donor, device, dtype, say=say, graft=graft, others=others
-        )
-        self._check_vocabulary(tokenizer, base)
+        self.stack = LayerStack.load(parents, device, dtype, say=say, graft=definition.graft)
+        self._check_vocabulary(tokenizer, parents)
         self._fast_in_eight_bit = definition.questions.fast_precision == "fp8" and limit is None
         if self._fast_in_eight_bit:
             self.stack.add_eight_bit()
         self.n_layers = self.stack.n_layers
-        self.tasks.prepare(tokenizer, self._length_config(base, donor, *others))
+        self.tasks.prepare(tokenizer, self._length_config(parents))
         self.engine = Engine(self.stack, self.tasks, device, donors=self.donors)
         self.texts = Texts.of(
             definition, tokenizer, self.stack, device, self.tasks.max_length, limit, reference
@@ -116,24 +113,22 @@ class ModelEvaluator(Evaluator):
         return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
     @staticmethod
-    def _check_vocabulary(tokenizer: object, base: Checkpoint) -> None:
+    def _check_vocabulary(tokenizer: object, parents: Parents) -> None:
         tokens = len(tokenizer)  # type: ignore[arg-type]
-        rows = embedding_rows(base.config)
+        rows = embedding_rows(parents.base.config)
         if tokens > rows:
             raise ModelError(
-                f"the tokenizer has {tokens} tokens and base {base.name} embeds {rows}; choose "
-                "models of one vocabulary, or name a fitting tokenizer"
+                f"the tokenizer has {tokens} tokens and base {parents.base.name} embeds {rows}; "
+                "choose models of one vocabulary, or name a fitting tokenizer"
             )
 
     @staticmethod
-    def _length_config(base: Checkpoint, *donors: Checkpoint) -> object:
+    def _length_config(parents: Parents) -> object:
         """A config with the length that the exported hybrid has: the shortest of them."""
         from optlayers.models.hybrid import HybridConfig
 
-        first, *others = (donor.config.to_dict() for donor in donors)
-        return HybridConfig(
-            base_config=base.config.to_dict(), donor_config=first, other_configs=others
-        )
+        base, first, *others = (parent.config.to_dict() for parent in parents.all)
+        return HybridConfig(base_config=base, donor_config=first, other_configs=others)
 
     def costs(self, kind: CostKind, n_donors: int) -> Table:
         """What each layer costs from each origin; see `costs.layer_costs`."""

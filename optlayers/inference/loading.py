@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.graft import Graft
 from optlayers.errors import ModelError
@@ -74,17 +75,16 @@ def _buffers_to(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> n
 
 
 def placement_of(
-    parents: Sequence[Checkpoint],
-    n_layers: int,
+    parents: Parents,
     device: torch.device,
     dtype: torch.dtype,
     memory: int | None,
     graft: Graft,
 ) -> Placement:
     """Where the layers of a base and its donors will lie, from their configs."""
-    base, *donors = parents
+    base = parents.base
     sizes = []
-    for checkpoint, half in ((base, "layer"), *((donor, graft.swap) for donor in donors)):
+    for checkpoint, half in ((base, "layer"), *((donor, graft.swap) for donor in parents.donors)):
         family = family_of(checkpoint.config)
         kinds = family.kinds(checkpoint.config)
         # The largest counts where a model has layers of several kinds.
@@ -95,7 +95,7 @@ def placement_of(
     rows = embedding_rows(base.config) * (1 if tied else 2)
     ends = rows * int(base.config.hidden_size) * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if memory is None else memory
-    return place(tuple(sizes), n_layers, ends, free)
+    return place(tuple(sizes), parents.n_layers, ends, free)
 
 
 def _named(checkpoint: Checkpoint, prefix: str, parts: set[str]) -> list[str]:

@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from optlayers.checkpoints.compatibility import check_parents
-from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.parents import Parents
 from optlayers.config.graft import WHOLE, Graft
 from optlayers.errors import ModelError
 from optlayers.inference.even import WIDEST, EvenOps, can_run_even
@@ -99,41 +98,38 @@ class LayerStack:
     @classmethod
     def load(
         cls,
-        base: Checkpoint,
-        donor: Checkpoint,
+        parents: Parents,
         device: torch.device,
         dtype: torch.dtype,
         memory: int | None = None,
         say: Callable[[str], None] = lambda text: None,
         graft: Graft = WHOLE,
-        others: Sequence[Checkpoint] = (),
     ) -> LayerStack:
         """Read the checkpoints layer by layer; raises `ModelError` where they do not fit.
 
-        others: the donors after the first, of which `graft` has the maps.
         memory: bytes of the device to use, all that are free by default. Layers that do not fit
         wait in host memory; `say` receives what was chosen. On the CPU the weights are mapped from
         files of `dtype`, so processes on one machine share them.
         """
-        parents = [base, donor, *others]
-        n_layers = check_parents(parents, graft)
+        parents.check(graft)
+        n_layers = parents.n_layers
         taken = [(list(range(n_layers)), "layer")]
-        for place in range(len(parents) - 1):
+        for place in range(len(parents.donors)):
             taken.append(([graft.source(i, place) for i in range(n_layers)], graft.swap))
         with contextlib.ExitStack() as held:
-            placement = None
+            placement, sources = None, list(parents.all)
             if device.type == "cuda":
-                placement = placement_of(parents, n_layers, device, dtype, memory, graft)
+                placement = placement_of(parents, device, dtype, memory, graft)
                 say(str(placement))
             else:
-                needed = [needed_tensors(p, *what) for p, what in zip(parents, taken, strict=True)]
-                needed[BASE] = base.names()
-                parents = share(parents, needed, dtype, say, held)
+                needed = [needed_tensors(p, *what) for p, what in zip(sources, taken, strict=True)]
+                needed[BASE] = parents.base.names()
+                sources = share(sources, needed, dtype, say, held)
             sides = []
-            for number, (checkpoint, (places, half)) in enumerate(zip(parents, taken, strict=True)):
+            for number, (checkpoint, (places, half)) in enumerate(zip(sources, taken, strict=True)):
                 stays = None if placement is None else functools.partial(placement.stays, number)
                 sides.append(read_side(checkpoint, places, half, device, dtype, stays))
-            stack = cls(sides, *read_ends(parents[BASE], device, dtype), graft)
+            stack = cls(sides, *read_ends(sources[BASE], device, dtype), graft)
             weakref.finalize(stack, held.pop_all().close)
         return stack
 

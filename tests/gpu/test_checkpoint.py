@@ -12,11 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.writer import export_hybrid
 from optlayers.inference.packed import PackedBatch
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
+from tests.helpers.tiny import export, parents_in
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = LayerSet.of(2, 5, 11)
@@ -43,8 +42,7 @@ def pair(cuda: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(pair: Path) -> Path:
-    base, donor = (Checkpoint(name, pair / name) for name in ("base", "donor"))
-    return export_hybrid(base, donor, LAYERS, pair / "hybrid", donor.folder, {})
+    return export(parents_in(pair), LAYERS, pair / "hybrid")
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -79,8 +77,7 @@ def assert_as_near(found: torch.Tensor, own: torch.Tensor, exact: torch.Tensor) 
 def test_the_checkpoint_and_the_stack_give_the_same_logits(
     pair: Path, exported: Path, dtype: torch.dtype, cuda: torch.device
 ) -> None:
-    base, donor = (Checkpoint(name, pair / name) for name in ("base", "donor"))
-    stack = LayerStack.load(base, donor, cuda, dtype)
+    stack = LayerStack.load(parents_in(pair), cuda, dtype)
     ids = tokens(4, 150)
     with torch.inference_mode():
         exact = load(exported, torch.float32)(ids).logits

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.graft import Graft
 from optlayers.evaluation.costs import layer_costs
@@ -25,11 +26,9 @@ CUDA = torch.device("cuda:0")
 
 
 def stack_of(pair: Path, other: Path, memory: int | None) -> LayerStack:
-    base, donor, second = (
-        Checkpoint(path.name, path) for path in (pair / "base", pair / "donor", other)
-    )
+    base, *donors = (Checkpoint(path.name, path) for path in (pair / "base", pair / "donor", other))
     graft = Graft(others=(None,))
-    return LayerStack.load(base, donor, CUDA, torch.float32, memory, graft=graft, others=[second])
+    return LayerStack.load(Parents(base, tuple(donors)), CUDA, torch.float32, memory, graft=graft)
 
 
 def test_layers_of_two_donors_give_the_same_wherever_they_lie(

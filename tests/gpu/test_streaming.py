@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.parents import Parents
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
 from optlayers.inference import offload as residency
@@ -29,7 +27,7 @@ class Nothing:
 
 
 def test_streamed_layers_give_the_same_to_the_last_bit(
-    tiny_pair: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(residency, "RESERVE", 0)
     cuda = torch.device("cuda:0")
@@ -41,9 +39,8 @@ def test_streamed_layers_give_the_same_to_the_last_bit(
     sets = [LayerSet.of(), *(LayerSet.of(i, (i + 2) % 6) for i in range(6))]
     found = []
     for memory in (None, 620_000, 450_000):
-        base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
         said: list[str] = []
-        stack = LayerStack.load(base, donor, cuda, torch.float32, memory, said.append)
+        stack = LayerStack.load(tiny_parents, cuda, torch.float32, memory, said.append)
         assert ("host memory" in said[0]) == (memory is not None)
         engine = Engine(stack, Nothing(), cuda, budget=512, packed=stack.fused)
         found.append(engine.likelihoods(sets, questions))

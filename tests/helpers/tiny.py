@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optlayers.checkpoints.parents import Parents
+    from optlayers.layerset import LayerSet
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_TASKS = ROOT / "studies" / "demo" / "tasks"
@@ -131,3 +135,19 @@ def make_tiny_study(pair: Path) -> Path:
     path = pair / "tiny.yaml"
     path.write_text(STUDY.format(file=path.name, pair=pair, tasks=DEMO_TASKS), encoding="utf-8")
     return path
+
+
+def parents_in(folder: Path) -> Parents:
+    """The checkpoints in `base/` and `donor/` of a folder."""
+    from optlayers.checkpoints.parents import Parents
+    from optlayers.checkpoints.reader import Checkpoint
+
+    base, donor = (Checkpoint(name, folder / name) for name in ("base", "donor"))
+    return Parents(base, (donor,))
+
+
+def export(parents: Parents, layers: LayerSet, out: Path, **options: Any) -> Path:
+    """A checkpoint with the donor's tokenizer and without documents."""
+    from optlayers.checkpoints.writer import export_hybrid
+
+    return export_hybrid(parents, layers, out, parents.donors[0].folder, {}, **options)

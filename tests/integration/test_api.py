@@ -31,14 +31,15 @@ def test_every_public_name_is_there_and_no_other() -> None:
 def test_an_assembled_hybrid_is_the_exported_one(tiny_study: Path, tmp_path: Path) -> None:
     import torch
 
+    from optlayers.checkpoints.parents import open_parents
+    from optlayers.checkpoints.tokenizer import tokenizer_folder
     from optlayers.checkpoints.writer import export_hybrid
-    from optlayers.evaluation.opening import open_pair, tokenizer_folder
     from optlayers.models import HybridForCausalLM
 
     definition = optlayers.load_study(str(tiny_study))
-    base, donor = open_pair(definition)
+    parents = open_parents(definition)
     layers = optlayers.LayerSet.of(1, 4)
-    export_hybrid(base, donor, layers, tmp_path / "out", tokenizer_folder(definition), {})
+    export_hybrid(parents, layers, tmp_path / "out", tokenizer_folder(definition), {})
     written = HybridForCausalLM.from_pretrained(tmp_path / "out").eval()
     ours = optlayers.load_hybrid(tiny_study, "1,4", device="cpu")
     tokens = torch.arange(1, 40)[None]

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 from optlayers.checkpoints.card import documents
-from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.parents import open_parents
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.cli.doctor import _python
 from optlayers.config.study import load_study
 from optlayers.errors import ModelError
-from optlayers.evaluation.opening import open_pair
 from optlayers.evaluation.verify import changed_files, read_info, runs_changed_code
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import encode_answers
 from optlayers.trials.statistics import StratifiedScore
 from tests.helpers.commands import Commands, Done
 from tests.helpers.hub import Hub
+from tests.helpers.tiny import export, parents_in
 
 LAYERS = LayerSet.of(1, 4)
 NOWHERE = "http://127.0.0.1:9"
@@ -58,10 +58,10 @@ def exported(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         "evaluated_sets": 1,
         "held_out": None,
     }
-    base, donor = open_pair(definition)
+    parents = open_parents(definition)
     out = tmp_path_factory.mktemp("verify") / "hybrid"
-    texts = documents(definition, base, donor, LAYERS, score)
-    return export_hybrid(base, donor, LAYERS, out, donor.folder, texts)
+    texts = documents(definition, parents, LAYERS, score)
+    return export_hybrid(parents, LAYERS, out, parents.donors[0].folder, texts)
 
 
 @pytest.fixture
@@ -154,8 +154,7 @@ def test_changed_code_is_named_and_never_run(
 def test_another_models_weights_and_a_score_made_up_are_seen_without_hashes(
     exported: Path, verify: Verify, tiny_pair: Path, tmp_path: Path
 ) -> None:
-    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
-    other = export_hybrid(base, donor, LayerSet.of(0, 2), tmp_path / "other", donor.folder, {})
+    other = export(parents_in(tiny_pair), LayerSet.of(0, 2), tmp_path / "other")
     info = json.loads((exported / "checkpoint_info.json").read_text())
     del info["files"]
     info["score"]["score"] = 0.99
@@ -193,9 +192,9 @@ def test_where_there_is_nothing_to_compare_it_does_not_say_pass(
     study = tmp_path / "real.yaml"
     study.write_text(tiny_study.read_text().replace("demo}", "demo, metric: logprob}"))
     definition = load_study(str(study))
-    base, donor = open_pair(definition)
-    texts = documents(definition, base, donor, LAYERS, None)
-    folder = export_hybrid(base, donor, LAYERS, tmp_path / "hybrid", donor.folder, texts)
+    parents = open_parents(definition)
+    texts = documents(definition, parents, LAYERS, None)
+    folder = export_hybrid(parents, LAYERS, tmp_path / "hybrid", parents.donors[0].folder, texts)
     code, out, err = verify(folder, study=study)
     assert code == 0, err
     assert "loads and generates without optlayers: 'The capital of France is" in out

@@ -13,22 +13,19 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.writer import export_hybrid
 from optlayers.layerset import LayerSet
 from optlayers.models import LlambaForCausalLM
 from tests.helpers.fresh import run_fresh
 from tests.helpers.recurrence import logits, published_checkpoint
-from tests.helpers.tiny import VOCAB, loud
+from tests.helpers.tiny import VOCAB, export, loud, parents_in
 
 LAYERS = LayerSet.of(1, 4)
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
     out = tmp_path_factory.mktemp("ecosystem") / "hybrid"
-    return export_hybrid(base, donor, LAYERS, out, donor.folder, {})
+    return export(parents_in(tiny_pair), LAYERS, out)
 
 
 @pytest.fixture(scope="module", params=["base", "hybrid"])

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.licence import licence_of
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.plan import Shelf
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.tensorfile import read_header, write_tensors
@@ -24,6 +25,7 @@ from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.study import load_study
 from optlayers.errors import InputError, ModelError
 from optlayers.layerset import LayerSet
+from tests.helpers.tiny import export
 
 LAYERS = LayerSet.of(1, 4)
 SCORE: dict[str, Any] = {
@@ -40,19 +42,14 @@ SCORE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def pair(tiny_pair: Path) -> tuple[Checkpoint, Checkpoint]:
-    return Checkpoint("base", tiny_pair / "base"), Checkpoint("donor", tiny_pair / "donor")
-
-
-def texts(pair: tuple[Checkpoint, Checkpoint], study: Path, score: Any) -> dict[str, str]:
-    return documents(load_study(str(study)), *pair, LAYERS, score)({})
+def texts(tiny_parents: Parents, study: Path, score: Any) -> dict[str, str]:
+    return documents(load_study(str(study)), tiny_parents, LAYERS, score)({})
 
 
 def test_the_card_says_what_it_is_and_how_it_was_measured(
-    pair: tuple[Checkpoint, Checkpoint], tiny_study: Path
+    tiny_parents: Parents, tiny_study: Path
 ) -> None:
-    card = texts(pair, tiny_study, SCORE)["README.md"]
+    card = texts(tiny_parents, tiny_study, SCORE)["README.md"]
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "transformers"
     assert "base_model" not in front, "folders are no models of the hub"
@@ -63,26 +60,24 @@ def test_the_card_says_what_it_is_and_how_it_was_measured(
     assert "216 layer sets were evaluated" in card
     assert "on demo (acc" in card
     assert str(tiny_study.parent) not in card
-    unscored = texts(pair, tiny_study, None)["README.md"]
+    unscored = texts(tiny_parents, tiny_study, None)["README.md"]
     assert "This layer set was not evaluated" in unscored
 
 
-def test_no_path_of_the_machine_goes_along(
-    pair: tuple[Checkpoint, Checkpoint], tiny_study: Path
-) -> None:
-    for name, text in texts(pair, tiny_study, SCORE).items():
+def test_no_path_of_the_machine_goes_along(tiny_parents: Parents, tiny_study: Path) -> None:
+    for name, text in texts(tiny_parents, tiny_study, SCORE).items():
         assert str(tiny_study.parent) not in text, name
 
 
 def test_licences_are_those_that_the_parts_name(
-    tiny_pair: Path, tiny_study: Path, tmp_path: Path
+    tiny_parents: Parents, tiny_pair: Path, tiny_study: Path, tmp_path: Path
 ) -> None:
     base = Path(shutil.copytree(tiny_pair / "base", tmp_path / "base"))
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: llamba-1\n---\n# Base\n")
     (base / "LICENSE").write_text("Do good.")
     assert licence_of(base) == "llamba-1"
-    pair = Checkpoint("base", base), Checkpoint("donor", tiny_pair / "donor")
-    made = texts(pair, tiny_study, None)
+    parents = Parents(Checkpoint("base", base), tiny_parents.donors)
+    made = texts(parents, tiny_study, None)
     assert made["base-LICENSE"] == "Do good."
     assert "| llamba-1 |" in made["README.md"]
     assert "its folder names none" in made["README.md"]
@@ -93,19 +88,19 @@ def test_licences_are_those_that_the_parts_name(
 
 
 def test_the_chat_template_goes_along(
-    pair: tuple[Checkpoint, Checkpoint], tiny_pair: Path, tmp_path: Path
+    tiny_parents: Parents, tiny_pair: Path, tmp_path: Path
 ) -> None:
     donor = Path(shutil.copytree(tiny_pair / "donor", tmp_path / "donor"))
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     (donor / "chat_template.jinja").write_text(template)
-    out = export_hybrid(*pair, LAYERS, tmp_path / "out", donor, {})
+    out = export_hybrid(tiny_parents, LAYERS, tmp_path / "out", donor, {})
     tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
     said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
     assert said == "<user>Hi"
 
 
 def test_text_is_split_as_the_donor_splits_it_whatever_the_model_type(
-    pair: tuple[Checkpoint, Checkpoint], tiny_pair: Path, tmp_path: Path
+    tiny_parents: Parents, tiny_pair: Path, tmp_path: Path
 ) -> None:
     # transformers corrects the class that a Mistral folder names, and not that of a hybrid.
     donor = Path(shutil.copytree(tiny_pair / "donor", tmp_path / "donor"))
@@ -114,7 +109,7 @@ def test_text_is_split_as_the_donor_splits_it_whatever_the_model_type(
     named = donor / "tokenizer_config.json"
     data = {**json.loads(named.read_text()), "tokenizer_class": "LlamaTokenizerFast"}
     named.write_text(json.dumps(data))
-    out = export_hybrid(*pair, LAYERS, tmp_path / "out", donor, {})
+    out = export_hybrid(tiny_parents, LAYERS, tmp_path / "out", donor, {})
     made = json.loads((out / "tokenizer_config.json").read_text())
     assert made == {**data, "tokenizer_class": "PreTrainedTokenizerFast"}
     mine, theirs = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(donor)
@@ -125,10 +120,10 @@ def test_text_is_split_as_the_donor_splits_it_whatever_the_model_type(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_are_converted_on_request(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, dtype: str
+    tiny_parents: Parents, tmp_path: Path, dtype: str
 ) -> None:
-    plain = export_hybrid(*pair, LAYERS, tmp_path / "plain", pair[1].folder, {})
-    out = export_hybrid(*pair, LAYERS, tmp_path / "out", pair[1].folder, {}, dtype=dtype)
+    plain = export(tiny_parents, LAYERS, tmp_path / "plain")
+    out = export(tiny_parents, LAYERS, tmp_path / "out", dtype=dtype)
     wide, narrow = load_file(plain / SINGLE), load_file(out / SINGLE)
     for name, tensor in wide.items():
         assert torch.equal(narrow[name], tensor.to(getattr(torch, dtype))), name
@@ -136,9 +131,9 @@ def test_weights_are_converted_on_request(
     assert model.dtype == getattr(torch, dtype)
 
 
-def test_an_unknown_dtype_is_refused(pair: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+def test_an_unknown_dtype_is_refused(tiny_parents: Parents, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--dtype 'int4': choose one of float32, bfloat16"):
-        export_hybrid(*pair, LAYERS, tmp_path / "out", pair[1].folder, {}, dtype="int4")
+        export(tiny_parents, LAYERS, tmp_path / "out", dtype="int4")
 
 
 def test_a_conversion_goes_through_a_small_buffer(
@@ -177,19 +172,19 @@ def test_a_header_that_does_not_fit_its_file_is_one_line(tmp_path: Path, cut: in
     assert "\n" not in str(caught.value)
 
 
-def test_linked_exports_share_what_is_equal_and_load(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
-) -> None:
+def test_linked_exports_share_what_is_equal_and_load(tiny_parents: Parents, tmp_path: Path) -> None:
     shelf = Shelf()
     sets = [LayerSet.of(1, 4), LayerSet.of(1, 5), LayerSet.of(2)]
     outs = [
-        export_hybrid(*pair, layers, tmp_path / str(layers), pair[1].folder, {}, shelf=shelf)
+        export(
+            tiny_parents,
+            layers,
+            tmp_path / str(layers),
+            shelf=shelf,
+        )
         for layers in sets
     ]
-    alone = [
-        export_hybrid(*pair, layers, tmp_path / f"alone{layers}", pair[1].folder, {})
-        for layers in sets
-    ]
+    alone = [export(tiny_parents, layers, tmp_path / f"alone{layers}") for layers in sets]
     ids = torch.tensor([[5, 6, 7, 8]])
     for linked, plain in zip(outs, alone, strict=True):
         with torch.inference_mode():

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from optlayers.checkpoints.fetch import model_folder, open_model
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.plan import plan_pieces
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.errors import ModelError
@@ -110,7 +111,7 @@ def test_a_broken_folder_is_one_line_with_file_and_mend(donor: Path, fault: str)
 
 def load(folder: Path) -> LayerStack:
     checkpoint = Checkpoint("my-donor", folder)
-    return LayerStack.load(checkpoint, checkpoint, torch.device("cpu"), torch.float32)
+    return LayerStack.load(Parents(checkpoint, (checkpoint,)), torch.device("cpu"), torch.float32)
 
 
 def test_a_missing_shard_is_named(sharded: Path) -> None:
@@ -215,7 +216,7 @@ def test_the_plan_takes_every_tensor_once_in_the_order_of_the_model(tiny_pair: P
 
     base = Checkpoint("base", tiny_pair / "base")
     theirs = Checkpoint("donor", tiny_pair / "donor")
-    pieces = plan_pieces((base, theirs), LayerSet.of(2, 4))
+    pieces = plan_pieces(Parents(base, (theirs,)), LayerSet.of(2, 4))
     names = [piece.name for piece in pieces]
     assert len(set(names)) == len(names)
     assert names[0] == "model.embed_tokens.weight"

@@ -12,19 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.plan import Shelf
-from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.target import can_link, partial_folder
-from optlayers.checkpoints.writer import SPARE_BYTES, check_room, export_hybrid
+from optlayers.checkpoints.writer import SPARE_BYTES, check_room
 from optlayers.errors import ExportError, InputError
 from optlayers.layerset import LayerSet
+from tests.helpers.tiny import export
 
 SETS = [LayerSet.of(1, 4), LayerSet.of(1, 5), LayerSet.of(2)]
-
-
-@pytest.fixture(scope="module")
-def pair(tiny_pair: Path) -> tuple[Checkpoint, Checkpoint]:
-    return Checkpoint("base", tiny_pair / "base"), Checkpoint("donor", tiny_pair / "donor")
 
 
 def weights(folders: list[Path]) -> int:
@@ -36,7 +32,7 @@ def weights(folders: list[Path]) -> int:
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("linked", [False, True], ids=["plain", "linked"])
 def test_room_for_all_is_asked_for_before_the_first(
-    pair: tuple[Checkpoint, Checkpoint],
+    tiny_parents: Parents,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     linked: bool,
@@ -45,13 +41,13 @@ def test_room_for_all_is_asked_for_before_the_first(
     shelf, used = (Shelf(), Shelf()) if linked else (None, None)
     outs = [tmp_path / "whole" / str(layers) for layers in SETS]
     for out, layers in zip(outs, SETS, strict=True):
-        export_hybrid(*pair, layers, out, pair[1].folder, {}, dtype=dtype, shelf=used)
+        export(tiny_parents, layers, out, dtype=dtype, shelf=used)
     need = weights(outs) + 3 * SPARE_BYTES
     targets = [tmp_path / "exports" / str(layers) for layers in SETS]
 
     def check(free: int) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-        check_room(pair, SETS, targets, dtype=dtype, shelf=shelf)
+        check_room(tiny_parents, SETS, targets, dtype=dtype, shelf=shelf)
 
     check(need)  # the headers of the files are counted with the rest
     with pytest.raises(ExportError) as caught:
@@ -63,10 +59,10 @@ def test_room_for_all_is_asked_for_before_the_first(
 
 
 def test_an_unknown_dtype_is_refused_before_room_is_looked_for(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+    tiny_parents: Parents, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="--dtype 'int4': choose one of float32, bfloat16"):
-        check_room(pair, SETS[:1], [tmp_path / "out"], dtype="int4")
+        check_room(tiny_parents, SETS[:1], [tmp_path / "out"], dtype="int4")
 
 
 def test_links_are_tried_where_the_folders_will_be(tmp_path: Path) -> None:
@@ -87,7 +83,7 @@ with partial_folder(Path(sys.argv[1])) as folder:
 
 
 def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_stay(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+    tiny_parents: Parents, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     start = f".out.partial-{socket.gethostname()}-"
@@ -101,12 +97,12 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_stay(
     ) as living:
         assert living.stdout is not None
         held = Path(living.stdout.readline().decode().strip())
-        export_hybrid(*pair, SETS[0], out, pair[1].folder, {})
+        export(tiny_parents, SETS[0], out)
         assert [folder.exists() for folder in (*left, held)] == [False, False, True, True]
         assert (held / "weights").is_file()
         living.kill()
     shutil.rmtree(out)
-    export_hybrid(*pair, SETS[0], out, pair[1].folder, {})
+    export(tiny_parents, SETS[0], out)
     assert not held.exists()
 
 
@@ -124,6 +120,7 @@ def test_a_partial_folder_goes_with_what_broke(tmp_path: Path) -> None:
 FULL = """
 import os, sys
 from pathlib import Path
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.errors import ExportError
@@ -139,7 +136,7 @@ def fill(done, total):
             except OSError:
                 pass
 try:
-    export_hybrid(base, donor, LayerSet.of(1, 4), disk / "out", donor.folder, {}, fill)
+    export_hybrid(Parents(base, (donor,)), LayerSet.of(1, 4), disk / "out", donor.folder, {}, fill)
 except ExportError as error:
     print(error)
 print(sorted(os.listdir(disk)))

@@ -22,6 +22,7 @@ import optlayers
 import optlayers.models as models
 from optlayers.checkpoints import plan, writer
 from optlayers.checkpoints.info import checkpoint_info
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.study import load_study
@@ -52,28 +53,23 @@ print(type(model).__module__)
 """
 
 
-@pytest.fixture(scope="module")
-def pair(tiny_pair: Path) -> tuple[Checkpoint, Checkpoint]:
-    return Checkpoint("base", tiny_pair / "base"), Checkpoint("donor", tiny_pair / "donor")
-
-
-def write(pair: tuple[Checkpoint, Checkpoint], out: Path, layers: LayerSet = LAYERS) -> Path:
+def write(tiny_parents: Parents, out: Path, layers: LayerSet = LAYERS) -> Path:
     return export_hybrid(
-        *pair,
+        tiny_parents,
         layers,
         out,
-        pair[1].folder,
+        tiny_parents.donors[0].folder,
         {"checkpoint_info.json": json.dumps({"layers": list(layers.indices)})},
     )
 
 
 @pytest.fixture(scope="module")
-def exported(pair: tuple[Checkpoint, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(pair, tmp_path_factory.mktemp("export") / "hybrid")
+def exported(tiny_parents: Parents, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tiny_parents, tmp_path_factory.mktemp("export") / "hybrid")
 
 
-def stack_logits(pair: tuple[Checkpoint, Checkpoint], layers: LayerSet) -> torch.Tensor:
-    stack = LayerStack.load(*pair, torch.device("cpu"), torch.float32)
+def stack_logits(tiny_parents: Parents, layers: LayerSet) -> torch.Tensor:
+    stack = LayerStack.load(tiny_parents, torch.device("cpu"), torch.float32)
     with torch.inference_mode():
         h, inputs = stack.begin(torch.tensor(TOKENS))
         for layer in range(stack.n_layers):
@@ -90,7 +86,7 @@ def model_logits(folder: Path) -> torch.Tensor:
 
 
 def test_an_export_loads_and_generates_without_optlayers(
-    pair: tuple[Checkpoint, Checkpoint], exported: Path, tmp_path: Path
+    tiny_parents: Parents, exported: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(exported, tmp_path / "elsewhere")
     # No path of this repository, and a cache of its own for the code that travels along.
@@ -108,24 +104,24 @@ def test_an_export_loads_and_generates_without_optlayers(
     )
     assert said.startswith("transformers_modules.")
     logits = torch.load(logits_file, weights_only=True)
-    assert torch.equal(logits, stack_logits(pair, LAYERS))
+    assert torch.equal(logits, stack_logits(tiny_parents, LAYERS))
 
 
 def test_an_export_loads_with_optlayers_and_without_trust(
-    pair: tuple[Checkpoint, Checkpoint], exported: Path
+    tiny_parents: Parents, exported: Path
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(exported)
     assert isinstance(model, models.HybridForCausalLM)
     assert model.config.donor_layers == [1, 4]
-    assert torch.equal(model_logits(exported), stack_logits(pair, LAYERS))
+    assert torch.equal(model_logits(exported), stack_logits(tiny_parents, LAYERS))
 
 
 @pytest.mark.parametrize("layers", ["", "all"])
 def test_the_ends_of_the_scale_are_the_parents(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, layers: str
+    tiny_parents: Parents, tmp_path: Path, layers: str
 ) -> None:
-    parent = pair[1] if layers else pair[0]
-    out = write(pair, tmp_path / "out", LayerSet.parse(layers, 6))
+    parent = tiny_parents.donors[0] if layers else tiny_parents.base
+    out = write(tiny_parents, tmp_path / "out", LayerSet.parse(layers, 6))
     assert torch.equal(model_logits(out), model_logits(parent.folder))
 
 
@@ -156,28 +152,28 @@ def test_the_modeling_files_are_those_of_the_package(exported: Path) -> None:
         assert (exported / file).read_bytes() == (folder / file).read_bytes()
 
 
-def test_a_tied_base_is_exported_tied(pair: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+def test_a_tied_base_is_exported_tied(tiny_parents: Parents, tmp_path: Path) -> None:
     from tests.helpers.tiny import tiny_llamba
 
     tiny_llamba(tied=True).save_pretrained(tmp_path / "tied")
-    tied = Checkpoint("tied", tmp_path / "tied")
-    out = write((tied, pair[1]), tmp_path / "out")
+    tied = Parents(Checkpoint("tied", tmp_path / "tied"), tiny_parents.donors)
+    out = write(tied, tmp_path / "out")
     model, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"]
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert torch.equal(model_logits(out), stack_logits((tied, pair[1]), LAYERS))
+    assert torch.equal(model_logits(out), stack_logits(tied, LAYERS))
 
 
 def test_small_shards_have_an_index_that_loads(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "SHARD_BYTES", 60_000)
     steps: list[tuple[int, int]] = []
     out = export_hybrid(
-        *pair,
+        tiny_parents,
         LAYERS,
         tmp_path / "out",
-        pair[1].folder,
+        tiny_parents.donors[0].folder,
         {},
         lambda done, total: steps.append((done, total)),
     )
@@ -186,7 +182,7 @@ def test_small_shards_have_an_index_that_loads(
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     index = json.loads((out / INDEX).read_text())
     assert set(index["weight_map"].values()) == set(files)
-    assert torch.equal(model_logits(out), stack_logits(pair, LAYERS))
+    assert torch.equal(model_logits(out), stack_logits(tiny_parents, LAYERS))
     total = index["metadata"]["total_size"]
     assert [done for done, _ in steps] == sorted({done for done, _ in steps})
     assert steps[-1] == (total, total)
@@ -198,7 +194,7 @@ def test_small_shards_have_an_index_that_loads(
 
 
 def test_a_target_that_exists_is_refused_and_left_alone(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+    tiny_parents: Parents, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("precious")
@@ -208,63 +204,57 @@ def test_a_target_that_exists_is_refused_and_left_alone(
     (tmp_path / "nowhere").symlink_to("nothing")
     for name in ("out", "file", "link", "nowhere"):
         with pytest.raises(InputError, match=f"{name}: it exists already; choose another"):
-            write(pair, tmp_path / name)
+            write(tiny_parents, tmp_path / name)
     assert (tmp_path / "out" / "mine.txt").read_text() == "precious"
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_an_empty_folder_is_filled(pair: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled(tiny_parents: Parents, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert (write(pair, tmp_path / "out") / SINGLE).is_file()
+    assert (write(tiny_parents, tmp_path / "out") / SINGLE).is_file()
 
 
-def test_a_layer_that_does_not_exist_is_refused(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
-) -> None:
+def test_a_layer_that_does_not_exist_is_refused(tiny_parents: Parents, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="layer 6: the models have 6 layers"):
-        write(pair, tmp_path / "out", LayerSet.of(1, 6))
+        write(tiny_parents, tmp_path / "out", LayerSet.of(1, 6))
     assert not (tmp_path / "out").exists()
 
 
 def test_too_little_space_says_how_much_is_needed(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(ExportError, match=r"0\.05 GB are needed and 0\.00 GB are free; free some"):
-        write(pair, tmp_path / "deep" / "out")
+        write(tiny_parents, tmp_path / "deep" / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["file/out", "file/deep/out", "nowhere/out"])
 def test_a_target_below_what_is_no_folder_is_refused(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, where: str
+    tiny_parents: Parents, tmp_path: Path, where: str
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to("nothing")
     with pytest.raises(InputError, match=r"(file|nowhere)(/deep)? is no folder|Not a directory"):
-        write(pair, tmp_path / where)
+        write(tiny_parents, tmp_path / where)
 
 
-def test_a_source_that_lacks_a_weight_is_refused(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
-) -> None:
-    base, donor = pair
+def test_a_source_that_lacks_a_weight_is_refused(tiny_parents: Parents, tmp_path: Path) -> None:
+    base, donor = tiny_parents.all
     shutil.copytree(donor.folder, tmp_path / "donor")
     [file] = (tmp_path / "donor").glob("*.safetensors")
     tensors = load_file(file)
     del tensors[f"model.layers.{LAYERS.indices[0]}.self_attn.q_proj.weight"]
     save_file(tensors, file)
     with pytest.raises(ModelError, match=r"q_proj\.weight of the hybrid is missing from"):
-        write((base, Checkpoint("donor", tmp_path / "donor")), tmp_path / "out")
+        write(Parents(base, (Checkpoint("donor", tmp_path / "donor"),)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_a_tokenizer_leaves_nothing(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
-) -> None:
+def test_a_folder_without_a_tokenizer_leaves_nothing(tiny_parents: Parents, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExportError, match="holds no tokenizer files"):
-        export_hybrid(*pair, LAYERS, tmp_path / "out", tmp_path / "empty", {})
+        export_hybrid(tiny_parents, LAYERS, tmp_path / "out", tmp_path / "empty", {})
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
@@ -276,14 +266,12 @@ def in_a_process(run: Callable[[], object]) -> int | None:
     return process.exitcode
 
 
-def test_a_disk_that_refuses_a_write_leaves_nothing(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
-) -> None:
+def test_a_disk_that_refuses_a_write_leaves_nothing(tiny_parents: Parents, tmp_path: Path) -> None:
     def run() -> None:
         # The largest file that the kernel lets this process write ends within the weights.
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
         try:
-            write(pair, tmp_path / "disk" / "out")
+            write(tiny_parents, tmp_path / "disk" / "out")
         except ExportError as error:
             (tmp_path / "said").write_text(str(error))
 
@@ -297,7 +285,7 @@ def test_a_disk_that_refuses_a_write_leaves_nothing(
 
 @pytest.mark.parametrize("moment", ["_write_config", "copy_tokenizer", "_write_weights"])
 def test_a_kill_half_way_leaves_nothing_that_looks_finished(
-    pair: tuple[Checkpoint, Checkpoint],
+    tiny_parents: Parents,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
@@ -305,15 +293,15 @@ def test_a_kill_half_way_leaves_nothing_that_looks_finished(
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
         patched.setattr(writer, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        assert in_a_process(lambda: write(pair, out)) == -signal.SIGKILL
+        assert in_a_process(lambda: write(tiny_parents, out)) == -signal.SIGKILL
     assert not out.exists()
     left = [path.name for path in tmp_path.iterdir()]
     assert all(name.startswith(".out.partial-") for name in left)
-    assert torch.equal(model_logits(write(pair, out)), stack_logits(pair, LAYERS))
+    assert torch.equal(model_logits(write(tiny_parents, out)), stack_logits(tiny_parents, LAYERS))
 
 
 def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finished(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path
+    tiny_parents: Parents, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     begun = tmp_path / "begun"
@@ -324,7 +312,7 @@ def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finishe
             time.sleep(60)
 
     def run() -> None:
-        export_hybrid(*pair, LAYERS, out, pair[1].folder, {}, slow)
+        export_hybrid(tiny_parents, LAYERS, out, tiny_parents.donors[0].folder, {}, slow)
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
@@ -336,41 +324,41 @@ def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finishe
     process.join()
     assert not out.exists()
     begun.unlink()
-    write(pair, out)
+    write(tiny_parents, out)
     # The next export to the same folder sweeps up what the dead one left.
     assert list(tmp_path.iterdir()) == [out]
 
 
 def test_what_is_interrupted_is_swept_up(
-    pair: tuple[Checkpoint, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(writer, "copy_tokenizer", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write(pair, tmp_path / "out")
+        write(tiny_parents, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_info_names_layers_score_models_hashes_and_versions(
-    pair: tuple[Checkpoint, Checkpoint], tiny_study: Path
+    tiny_parents: Parents, tiny_study: Path
 ) -> None:
     definition = load_study(str(tiny_study))
     score = {"score": 0.5, "ci_low": 0.4, "ci_high": 0.6, "questions": 32}
-    info = json.loads(json.dumps(checkpoint_info(definition, *pair, LAYERS, score)))
+    info = json.loads(json.dumps(checkpoint_info(definition, tiny_parents, LAYERS, score)))
     assert info["layers"] == [1, 4]
     assert info["n_layers"] == 2
     assert info["score"] == score
     assert info["study"]["name"] == "tiny"
     assert info["study"]["fingerprint"] == definition.fingerprint()
     assert [task["name"] for task in info["study"]["tasks"]] == ["demo"]
-    for side, checkpoint in zip(("base", "donor"), pair, strict=True):
+    for side, checkpoint in zip(("base", "donor"), tiny_parents.all, strict=True):
         assert info[side]["sha256"] == checkpoint.sha256
         assert len(info[side]["sha256"][SINGLE]) == 64
     assert info["versions"]["optlayers"] == optlayers.__version__
     assert info["versions"]["torch"] == importlib.metadata.version("torch")
-    assert checkpoint_info(definition, *pair, LAYERS, None)["score"] is None
+    assert checkpoint_info(definition, tiny_parents, LAYERS, None)["score"] is None
 
 
 def test_the_info_lies_in_the_folder(exported: Path) -> None:

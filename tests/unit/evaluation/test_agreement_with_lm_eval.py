@@ -15,8 +15,6 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.study import TaskSpec
 from optlayers.errors import TaskError
 from optlayers.evaluation.engine import Engine
@@ -28,7 +26,7 @@ from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import decode_answers, encode_answers
 from optlayers.trials.statistics import StratifiedScore
-from tests.helpers.tiny import DEMO_TASKS
+from tests.helpers.tiny import DEMO_TASKS, export, parents_in
 
 LAYERS = LayerSet.of(1, 4)
 CPU = torch.device("cpu")
@@ -107,8 +105,7 @@ class Both:
     def __init__(self, pair: Path, exported: Path) -> None:
         self.exported = exported
         self.lm = HFLM(pretrained=str(exported), dtype="float32", device="cpu", batch_size=4)
-        base, donor = (Checkpoint(name, pair / name) for name in ("base", "donor"))
-        self.stack = LayerStack.load(base, donor, CPU, torch.float32)
+        self.stack = LayerStack.load(parents_in(pair), CPU, torch.float32)
 
     def theirs(self, name: str, folder: Path, limit: int | None, **how: Any) -> dict[str, Any]:
         result = simple_evaluate(
@@ -160,9 +157,8 @@ class Both:
 
 @pytest.fixture(scope="module")
 def both(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
-    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
     out = tmp_path_factory.mktemp("agreement") / "hybrid"
-    return Both(tiny_pair, export_hybrid(base, donor, LAYERS, out, donor.folder, {}))
+    return Both(tiny_pair, export(parents_in(tiny_pair), LAYERS, out))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from optlayers.checkpoints.memory import assemble
+from optlayers.checkpoints.parents import Parents
 from optlayers.evaluation.costs import layer_costs
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
@@ -22,12 +23,13 @@ def test_the_cache_grows_as_told_and_every_kind_of_layer_is_timed(
     kind: str, tmp_path: Path
 ) -> None:
     base, donor = saved(tiny(kind, 3), tmp_path / kind), saved(tiny("qwen3", 1), tmp_path / "donor")
-    stack = LayerStack.load(base, donor, CPU, torch.float32)
+    parents = Parents(base, (donor,))
+    stack = LayerStack.load(parents, CPU, torch.float32)
     for costs in layer_costs("latency", stack):
         assert all(0 < seconds < 1 for seconds in costs)
     mine, theirs = layer_costs("kv_bytes", stack)
     for layers in (LayerSet(()), LayerSet.of(1, 4)):
-        model = assemble(base, donor, layers, torch.float32)
+        model = assemble(parents, layers, torch.float32)
         told = sum(theirs[i] if i in layers else mine[i] for i in range(6))
         assert (
             cache_bytes(model, 31) - cache_bytes(model, 30) == told

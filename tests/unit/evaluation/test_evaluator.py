@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from optlayers.checkpoints.parents import open_parents
+from optlayers.checkpoints.tokenizer import load_tokenizer
 from optlayers.config.study import StudyDefinition, load_study, parse_study
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.evaluation.opening import load_tokenizer, open_pair, pick_device, pick_dtype
+from optlayers.inference.device import pick_device, pick_dtype
 from optlayers.layerset import LayerSet
 
 CPU = torch.device("cpu")
@@ -143,7 +145,7 @@ def test_a_study_that_does_not_fit_the_models_is_one_line(
     tiny_study: Path, line: str, words: str
 ) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        open_pair(changed(tiny_study, line))
+        open_parents(changed(tiny_study, line))
     assert "\n" not in str(caught.value)
 
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optlayers.checkpoints.writer import export_hybrid
+from optlayers.checkpoints.parents import open_parents
 from optlayers.config.metrics import NATS, describe, native, to_nats, to_unit
 from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import InputError
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.evaluation.opening import open_pair
 from optlayers.evaluation.questions import by_subject
 from optlayers.layerset import LayerSet
 from optlayers.results.comparisons import evidence
@@ -24,7 +23,7 @@ from optlayers.storage.connect import open_study
 from optlayers.trials.record import decode_answers, encode_answers
 from optlayers.trials.records import read_records
 from optlayers.workers.worker import Worker
-from tests.helpers.tiny import DEMO_TASKS
+from tests.helpers.tiny import DEMO_TASKS, export
 
 CPU = torch.device("cpu")
 LAYERS = LayerSet.of(1, 4)
@@ -64,11 +63,12 @@ def evaluator(definition: StudyDefinition) -> ModelEvaluator:
 def test_each_value_is_what_the_exported_checkpoint_gives(
     definition: StudyDefinition, evaluator: ModelEvaluator, tmp_path: Path
 ) -> None:
-    base, donor = open_pair(definition)
-    export_hybrid(base, donor, LAYERS, tmp_path / "hybrid", donor.folder, {})
+    parents = open_parents(definition)
+    folder = parents.donors[0].folder
+    export(parents, LAYERS, tmp_path / "hybrid")
     hybrid = AutoModelForCausalLM.from_pretrained(tmp_path / "hybrid")
-    teacher = AutoModelForCausalLM.from_pretrained(donor.folder)
-    tokenizer = AutoTokenizer.from_pretrained(donor.folder)
+    teacher = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     text = Path(str(definition.tasks[2].text)).read_text()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     runs = [ids[i : i + CHUNK] for i in range(0, len(ids) - CHUNK + 1, CHUNK)]

@@ -8,10 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optlayers.checkpoints.card import documents
+from optlayers.checkpoints.parents import open_parents
+from optlayers.checkpoints.tokenizer import tokenizer_folder
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.evaluation.opening import open_pair, tokenizer_folder
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import encode_answers
 from tests.helpers.tiny import DEMO_TASKS, STUDY, tiny_llama
@@ -40,10 +41,10 @@ def test_mixers_of_other_indices_are_x(tiny_pair: Path, tmp_path: Path) -> None:
         "fidelity": "full",
         "answers": encode_answers(answers),
     }
-    base, donor = open_pair(study, LAYERS)
-    texts = documents(study, base, donor, LAYERS, score)
+    parents = open_parents(study, LAYERS)
+    texts = documents(study, parents, LAYERS, score)
     folder = tmp_path / "hybrid"
-    export_hybrid(base, donor, LAYERS, folder, donor.folder, texts, graft=study.graft)
+    export_hybrid(parents, LAYERS, folder, parents.donors[0].folder, texts, graft=study.graft)
     card = (folder / "README.md").read_text()
     assert "2 of its 6 mixers come from donor,\nwhere they have the indices 4, 1." in card
     # What an engineer would measure on the folder, without the engine.
@@ -73,5 +74,5 @@ def test_the_ends_of_the_base_rule_and_the_log_says_so(tiny_pair: Path, tmp_path
     note = next(line for line in said if "differ at the ends" in line)
     assert "vocabularies of 1200 and 1024 tokens" in note
     assert "0.001" in note
-    assert note.endswith("the base's rule")
+    assert note.endswith("the base's are used")
     assert tokenizer_folder(study) == tmp_path / "base"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.study import load_study
 from optlayers.inference import converted
@@ -26,12 +27,13 @@ LOAD = """
 import json, sys
 from pathlib import Path
 import torch
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.models.stack import LayerStack
+from optlayers.inference.stack import LayerStack
 folder, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
-pair = [Checkpoint(name, folder / name) for name in ("base", "donor")]
+base, donor = (Checkpoint(name, folder / name) for name in ("base", "donor"))
 said = []
-stack = LayerStack.load(*pair, torch.device("cpu"), dtype, say=said.append)
+stack = LayerStack.load(Parents(base, (donor,)), torch.device("cpu"), dtype, say=said.append)
 spans = []
 for line in open("/proc/self/maps"):
     parts = line.split()
@@ -183,7 +185,7 @@ def test_who_made_files_meanwhile_removes_what_others_had_to_leave(
 
 
 def load(checkpoint: Checkpoint) -> Any:
-    return LayerStack.load(checkpoint, checkpoint, torch.device("cpu"), torch.float32)
+    return LayerStack.load(Parents(checkpoint, (checkpoint,)), torch.device("cpu"), torch.float32)
 
 
 def test_a_source_that_changed_is_converted_anew(store: Path, tmp_path: Path) -> None:

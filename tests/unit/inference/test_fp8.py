@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.parents import Parents
 from optlayers.errors import ModelError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
@@ -58,9 +56,8 @@ def test_outputs_are_padded_to_whole_tiles() -> None:
     assert rows.scale.shape == (32, 1)
 
 
-def test_coarse_answers_differ_only_where_choices_are_close(tiny_pair: Path) -> None:
-    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
-    stack = LayerStack.load(base, donor, CPU, torch.float32)
+def test_coarse_answers_differ_only_where_choices_are_close(tiny_parents: Parents) -> None:
+    stack = LayerStack.load(tiny_parents, CPU, torch.float32)
     stack.coarse_ops = PlainEightBitOps()
     rng = np.random.default_rng(0)
     questions = []
@@ -80,8 +77,7 @@ def test_coarse_answers_differ_only_where_choices_are_close(tiny_pair: Path) -> 
     assert len(engine.answers(sets, questions, coarse=True)) == 2
 
 
-def test_only_a_gpu_multiplies_in_eight_bits(tiny_pair: Path) -> None:
-    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
-    stack = LayerStack.load(base, donor, CPU, torch.float32)
+def test_only_a_gpu_multiplies_in_eight_bits(tiny_parents: Parents) -> None:
+    stack = LayerStack.load(tiny_parents, CPU, torch.float32)
     with pytest.raises(ModelError, match="fp8 needs fused layers"):
         stack.add_eight_bit()

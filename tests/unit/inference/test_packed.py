@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.parents import Parents
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
 from optlayers.inference.even import ONE_CHUNK, EvenOps
@@ -34,9 +33,8 @@ class Nothing:
 
 
 @pytest.fixture(scope="module")
-def stack(tiny_pair: Path) -> LayerStack:
-    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
-    return LayerStack.load(base, donor, CPU, torch.float32)
+def stack(tiny_parents: Parents) -> LayerStack:
+    return LayerStack.load(tiny_parents, CPU, torch.float32)
 
 
 def few_shot_questions() -> list[Question]:
@@ -201,10 +199,9 @@ def test_an_error_in_a_lane_arrives_and_leaves_out_the_rest() -> None:
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_flattened_layer_computes_the_same_with_joined_projections(
-    tiny_pair: Path, side: int
+    tiny_parents: Parents, side: int
 ) -> None:
-    base, donor = (Checkpoint(name, tiny_pair / name) for name in ("base", "donor"))
-    stack = LayerStack.load(base, donor, CPU, torch.float32)
+    stack = LayerStack.load(tiny_parents, CPU, torch.float32)
     h, inputs = stack.begin(torch.arange(1, 21)[None])
     before = stack.run(2, bool(side), h, inputs)
     layer: Any = stack.sides[side].layers[2]

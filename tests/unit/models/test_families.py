@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.graft import Graft, Swap
@@ -121,8 +122,8 @@ def check_export(
     base: Checkpoint, donor: Checkpoint, tokenizer: Path, out: Path, graft: Graft
 ) -> torch.Tensor:
     """The engine's logits of `SET`, which the exported hybrid gives too, with and without cache."""
-    stack = LayerStack.load(base, donor, CPU, torch.float32, graft=graft)
-    export_hybrid(base, donor, LayerSet(SET), out, tokenizer, {}, graft=graft)
+    stack = LayerStack.load(Parents(base, (donor,)), CPU, torch.float32, graft=graft)
+    export_hybrid(Parents(base, (donor,)), LayerSet(SET), out, tokenizer, {}, graft=graft)
     hybrid = AutoModelForCausalLM.from_pretrained(out)
     ids = tokens()
     how = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
@@ -144,10 +145,12 @@ def test_layer_by_layer_equals_the_model_and_a_mixture_the_exported_hybrid(
     base = saved(model, tmp_path / "base")
     other = saved(tiny_llama(seed=4), tmp_path / "other")
     with torch.inference_mode():
-        stack = LayerStack.load(base, other, CPU, torch.float32)
+        stack = LayerStack.load(Parents(base, (other,)), CPU, torch.float32)
         own = by_layers(stack, tokens(), ())
         assert torch.equal(own, model(tokens()).logits)
-        stack = LayerStack.load(saved(model, tmp_path / "all"), base, CPU, torch.float32)
+        stack = LayerStack.load(
+            Parents(saved(model, tmp_path / "all"), (base,)), CPU, torch.float32
+        )
         assert torch.equal(by_layers(stack, tokens(), SET), own)
     mixed = check_export(base, other, tiny_pair / "donor", tmp_path / "hybrid", Graft())
     assert not torch.allclose(own, mixed)
@@ -158,7 +161,7 @@ def test_the_two_halves_of_a_layer_are_the_layer(kind: str, tmp_path: Path) -> N
     model = tiny(kind, 3)
     same = saved(model, tmp_path)
     for swap in get_args(Swap):
-        stack = LayerStack.load(same, same, CPU, torch.float32, graft=Graft(swap=swap))
+        stack = LayerStack.load(Parents(same, (same,)), CPU, torch.float32, graft=Graft(swap=swap))
         with torch.inference_mode():
             assert torch.equal(by_layers(stack, tokens(), SET), model(tokens()).logits)
 
@@ -177,7 +180,7 @@ def test_a_half_is_swapped_alone(kind: str, swap: Swap, tiny_pair: Path, tmp_pat
     with torch.inference_mode():
         for base, donor, mixed in ((one, other, found[0]), (other, one, found[1])):
             for chosen in ((), SET):
-                whole = LayerStack.load(base, donor, CPU, torch.float32)
+                whole = LayerStack.load(Parents(base, (donor,)), CPU, torch.float32)
                 assert not torch.allclose(by_layers(whole, tokens(), chosen), mixed)
 
 
@@ -192,8 +195,8 @@ def test_a_map_takes_another_layer_of_a_deeper_donor(
     graft = Graft(donor_map=(7, 6, 5, 4, 3, 2))
     mixed = check_export(base, theirs, tiny_pair / "donor", tmp_path / "hybrid", graft)
     with pytest.raises(ModelError, match="one depth and width, or give a donor_map"):
-        LayerStack.load(base, theirs, CPU, torch.float32)
-    stack = LayerStack.load(base, theirs, CPU, torch.float32, graft=graft)
+        LayerStack.load(Parents(base, (theirs,)), CPU, torch.float32)
+    stack = LayerStack.load(Parents(base, (theirs,)), CPU, torch.float32, graft=graft)
     for i in range(LAYERS):
         want = donor.model.layers[7 - i].state_dict()
         found = stack.sides[1].layers[i].state_dict()

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from optlayers.checkpoints.parents import Parents, check_pair
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.inference.stack import LayerStack
-from optlayers.layerset import LayerSet
 from optlayers.models import LlambaConfig, LlambaForCausalLM
 from optlayers.models.llamba import LlambaBlock
 from tests.helpers.recurrence import Array, logits, mixer, published_checkpoint
@@ -82,7 +82,7 @@ def test_a_file_without_model_type_loads_through_the_checkpoint_reader(
 ) -> None:
     folder, expected = published
     checkpoint = Checkpoint("published", folder)
-    stack = LayerStack.load(checkpoint, checkpoint, torch.device("cpu"), torch.float64)
+    stack = LayerStack.load(Parents(checkpoint, (checkpoint,)), torch.device("cpu"), torch.float64)
     h, inputs = stack.begin(torch.tensor([TOKENS]))
     for layer in range(stack.n_layers):
         h = stack.run(layer, bool(layer % 2), h, inputs)
@@ -128,7 +128,7 @@ def test_a_wrong_tensor_shape_is_one_line_with_both_shapes(tmp_path: Path) -> No
     weights["backbone.layers.1.mixer.z_bias"] = np.zeros(15)
     checkpoint = Checkpoint("bent", write(tmp_path / "bent", config, weights))
     with pytest.raises(ModelError, match=r"mixer\.z_bias has shape \(15,\).*asks for \(16,\)") as e:
-        LayerStack.load(checkpoint, checkpoint, torch.device("cpu"), torch.float32)
+        LayerStack.load(Parents(checkpoint, (checkpoint,)), torch.device("cpu"), torch.float32)
     assert "\n" not in str(e.value)
     assert "bent backbone.layers.1" in str(e.value)
 
@@ -140,17 +140,17 @@ def test_a_missing_and_an_unknown_tensor_are_named(tmp_path: Path) -> None:
     lost = weights.pop("backbone.layers.0.mixer.D")
     checkpoint = Checkpoint("lossy", write(tmp_path / "lossy", config, weights))
     with pytest.raises(ModelError, match=r"lossy.*mixer\.D is missing"):
-        LayerStack.load(checkpoint, checkpoint, torch.device("cpu"), torch.float32)
+        LayerStack.load(Parents(checkpoint, (checkpoint,)), torch.device("cpu"), torch.float32)
     weights |= {"backbone.layers.0.mixer.D": lost, "backbone.layers.0.mixer.E": lost}
     checkpoint = Checkpoint("extra", write(tmp_path / "extra", config, weights))
     with pytest.raises(ModelError, match=r"mixer\.E in the weights is unknown"):
-        LayerStack.load(checkpoint, checkpoint, torch.device("cpu"), torch.float32)
+        LayerStack.load(Parents(checkpoint, (checkpoint,)), torch.device("cpu"), torch.float32)
 
 
-def test_the_stack_and_the_model_agree_to_the_last_bit(tiny_pair: Path) -> None:
-    base = Checkpoint("base", tiny_pair / "base")
-    donor = Checkpoint("donor", tiny_pair / "donor")
-    stack = LayerStack.load(base, donor, torch.device("cpu"), torch.float32)
+def test_the_stack_and_the_model_agree_to_the_last_bit(
+    tiny_pair: Path, tiny_parents: Parents
+) -> None:
+    stack = LayerStack.load(tiny_parents, torch.device("cpu"), torch.float32)
     tokens = torch.tensor([TOKENS, TOKENS[::-1]])
     for side, folder in ((False, "base"), (True, "donor")):
         model = AutoModelForCausalLM.from_pretrained(tiny_pair / folder)
@@ -164,7 +164,6 @@ def test_the_stack_and_the_model_agree_to_the_last_bit(tiny_pair: Path) -> None:
 def test_models_of_another_depth_or_width_do_not_make_a_pair(
     tiny_pair: Path, tmp_path: Path
 ) -> None:
-    from optlayers.checkpoints.compatibility import check_pair
     from optlayers.errors import ModelError
 
     config, weights = published_checkpoint(tied=False)
@@ -175,5 +174,5 @@ def test_models_of_another_depth_or_width_do_not_make_a_pair(
     small.config.n_layer = 6
     with pytest.raises(ModelError, match="base small has 16 hidden size and donor donor has 32"):
         check_pair(small, donor)
-    assert check_pair(donor, donor) == 6
-    assert LayerSet.parse("all", check_pair(donor, donor)) == LayerSet(tuple(range(6)))
+    check_pair(donor, donor)
+    assert Parents(donor, (donor,)).n_layers == 6

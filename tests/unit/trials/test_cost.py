@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import optlayers
+from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.graft import Graft
 from optlayers.config.study import Explore, Refine, Validate
@@ -28,8 +29,8 @@ SETS = [LayerSet(()), LayerSet.of(1, 4), LayerSet(tuple(range(6)))]
 
 
 def stack_of(pair: Path, donor: Path | None = None, graft: Graft | None = None) -> LayerStack:
-    parents = (Checkpoint("base", pair / "base"), Checkpoint("donor", donor or pair / "donor"))
-    return LayerStack.load(*parents, CPU, torch.float32, graft=graft or Graft())
+    base, given = Checkpoint("base", pair / "base"), Checkpoint("donor", donor or pair / "donor")
+    return LayerStack.load(Parents(base, (given,)), CPU, torch.float32, graft=graft or Graft())
 
 
 def cache_bytes(model: Any, tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""How many tokens a batch should hold on this device: measured on a GPU, by its width on a CPU."""
+"""The device and dtype to run on, and how many tokens a batch should hold there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import logging
 
 import torch
 
+from optlayers.errors import InputError
 from optlayers.inference.packed import PackedBatch
 from optlayers.inference.stack import LayerStack
 
 logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 FALLBACK = 8_192
 SIZES = (4_096, 8_192, 16_384, 32_768)
@@ -19,6 +22,34 @@ WITHIN = 0.02  # a smaller batch is preferred to a gain below this
 # On a CPU the widest activation of a batch should stay in the cache of a core.
 CACHE_BYTES = 2_097_152
 CPU_SIZES = (512, 2_048)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name (default: the first GPU, or the CPU); raises `InputError`."""
+    if name is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r}: write cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: this machine has no usable NVIDIA GPU; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from 0"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r}: write cpu, cuda or cuda:0")
+    return device
+
+
+def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The dtype of that name (default: float32 on the CPU, bfloat16 on a GPU)."""
+    if name is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r}: choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def _cpu_budget(stack: LayerStack) -> int:
