@@ -15,6 +15,7 @@ DEMO_TASKS = ROOT / "studies" / "demo" / "tasks"
 
 LAYERS, WIDTH, VOCAB = 6, 32, 1024
 END = "<|end|>"
+TOKENS = [[5, 6, 7, 8, 9, 10, 11]]
 
 STUDY = """\
 # optlayers search --study {file}
@@ -151,3 +152,26 @@ def export(parents: Parents, layers: LayerSet, out: Path, **options: Any) -> Pat
     from optlayers.checkpoints.writer import export_hybrid
 
     return export_hybrid(parents, layers, out, parents.donors[0].folder, {}, **options)
+
+
+def stack_logits(parents: Parents, layers: LayerSet) -> Any:
+    """Logits of `TOKENS` from the layers of a pair."""
+    import torch
+
+    from optlayers.inference.stack import LayerStack
+
+    stack = LayerStack.load(parents, torch.device("cpu"), torch.float32)
+    with torch.inference_mode():
+        h, inputs = stack.begin(torch.tensor(TOKENS))
+        for layer in range(stack.n_layers):
+            h = stack.run(layer, layer in layers, h, inputs)
+        return stack.logits(h)
+
+
+def model_logits(folder: Path) -> Any:
+    """Logits of `TOKENS` from a checkpoint, loaded by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.inference_mode():
+        return AutoModelForCausalLM.from_pretrained(folder)(torch.tensor(TOKENS)).logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from optlayers.errors import EvaluationError
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.testing import Landscape
+from studies.demo.build import make_tasks as maker
+from studies.demo.build import questions as demo
+from tests.helpers.fresh import run_fresh
 
 DEMO = Path(__file__).resolve().parents[3] / "studies" / "demo"
 BEST = LayerSet.of(0, 10, 11, 15)
@@ -73,3 +77,26 @@ def test_both_models_are_small() -> None:
     for name in ("base", "donor"):
         assert sum(f.stat().st_size for f in (DEMO / name).iterdir()) <= 8_000_000
     assert (DEMO / "landscape.npz").stat().st_size <= 3_000_000
+
+
+LOAD = """
+import sys, time
+from lm_eval.tasks import TaskManager
+start = time.perf_counter()
+manager = TaskManager(include_path=sys.argv[1], include_defaults=False)
+tasks = manager.load(["demo"])["tasks"]
+print(len(tasks), sum(len(task.eval_docs) for task in tasks.values()))
+print(time.perf_counter() - start)
+"""
+
+
+def test_the_tasks_load_anywhere_offline_and_without_a_home(tmp_path: Path) -> None:
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))
+    }
+    environment |= {"HF_HUB_OFFLINE": "1", "HOME": "/nonexistent"}
+    said = run_fresh(LOAD, demo.TASKS_DIR, cwd=tmp_path, env=environment, timeout=300)
+    counts, seconds = said.splitlines()[-2:]
+    assert counts == f"8 {8 * maker.QUESTIONS}"
+    assert float(seconds) < 10  # under a second on an idle machine
+    assert not list(tmp_path.iterdir())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,33 +197,3 @@ def test_linked_exports_share_what_is_equal_and_load(tiny_parents: Parents, tmp_
     assert shelf.linked > 0.35 * whole
     index = json.loads((outs[0] / INDEX).read_text())
     assert set(index["weight_map"].values()) == {p.name for p in outs[0].glob("*.safetensors")}
-
-
-BIG = """
-import sys
-from pathlib import Path
-from optlayers.checkpoints.tensorfile import read_header, write_tensors
-source, target, dtype = sys.argv[1:]
-def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-before = peak()
-entries = list(read_header(Path(source)).items())
-write_tensors(Path(target), entries, dtype or None)
-print(peak() - before)
-"""
-
-
-@pytest.mark.parametrize(("dtype", "most"), [("", 40_000_000), ("F32", 120_000_000)])
-def test_memory_does_not_grow_with_the_tensors(tmp_path: Path, dtype: str, most: int) -> None:
-    tensors = {str(i): torch.zeros(24_000_000, dtype=torch.bfloat16) for i in range(4)}
-    save_file(tensors, tmp_path / "big.safetensors")
-    arguments = [tmp_path / "big.safetensors", tmp_path / "out.safetensors", dtype]
-    done = subprocess.run(
-        [sys.executable, "-c", BIG, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    # 192 MB went through, in tensors of 48 MB, and in float32 twice as much came out.
-    assert int(done.stdout) * 1024 < most

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,41 +67,6 @@ def test_links_are_tried_where_the_folders_will_be(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from optlayers.checkpoints.target import partial_folder
-with partial_folder(Path(sys.argv[1])) as folder:
-    (folder / "weights").touch()
-    print(folder, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_stay(
-    tiny_parents: Parents, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    start = f".out.partial-{socket.gethostname()}-"
-    # Numbers are given again: to others that live, and in containers to the next export itself.
-    left = [tmp_path / f"{start}{pid}" for pid in (os.getpid(), os.getppid())]
-    left.append(tmp_path / f".out.partial-elsewhere-{os.getppid()}")
-    for folder in left:
-        folder.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as living:
-        assert living.stdout is not None
-        held = Path(living.stdout.readline().decode().strip())
-        export(tiny_parents, SETS[0], out)
-        assert [folder.exists() for folder in (*left, held)] == [False, False, True, True]
-        assert (held / "weights").is_file()
-        living.kill()
-    shutil.rmtree(out)
-    export(tiny_parents, SETS[0], out)
-    assert not held.exists()
-
-
 def test_a_partial_folder_goes_with_what_broke(tmp_path: Path) -> None:
     def write() -> None:
         with partial_folder(tmp_path / "deep" / "out") as folder:
@@ -115,51 +76,3 @@ def test_a_partial_folder_goes_with_what_broke(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         write()
     assert list((tmp_path / "deep").iterdir()) == []
-
-
-FULL = """
-import os, sys
-from pathlib import Path
-from optlayers.checkpoints.parents import Parents
-from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.writer import export_hybrid
-from optlayers.errors import ExportError
-from optlayers.layerset import LayerSet
-pair, disk = map(Path, sys.argv[1:])
-base, donor = (Checkpoint(name, pair / name) for name in ("base", "donor"))
-def fill(done, total):
-    if done > total / 2 and not (disk / "other").exists():
-        with open(disk / "other", "wb", buffering=0) as stream:
-            try:
-                while stream.write(bytes(4096)):
-                    pass
-            except OSError:
-                pass
-try:
-    export_hybrid(Parents(base, (donor,)), LayerSet.of(1, 4), disk / "out", donor.folder, {}, fill)
-except ExportError as error:
-    print(error)
-print(sorted(os.listdir(disk)))
-"""
-
-
-def test_a_disk_that_fills_up_in_mid_write_leaves_nothing(tiny_pair: Path, tmp_path: Path) -> None:
-    mount = 'mount -t tmpfs -o size=60m optlayers "$1"'
-    own = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if (
-        not shutil.which("unshare")
-        or subprocess.run(
-            [*own, mount, "sh", str(tmp_path)], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("no file system can be mounted here")
-    run = f'{mount} && exec "$2" -c "$3" "$4" "$1"'
-    arguments = ["sh", str(tmp_path), sys.executable, FULL, str(tiny_pair)]
-    done = subprocess.run(
-        [*own, run, *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    said, listed = done.stdout.splitlines()
-    assert "No space left on device" in said
-    assert "nothing was left behind" in said
-    assert listed == "['other']"

@@ -2,13 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import multiprocessing
-import os
-import resource
 import shutil
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,30 +21,10 @@ from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.study import load_study
 from optlayers.errors import ExportError, InputError, ModelError
-from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from tests.helpers.fresh import run_fresh
+from tests.helpers.tiny import model_logits, stack_logits, tiny_llamba
 
 LAYERS = LayerSet.of(1, 4)
-TOKENS = [[5, 6, 7, 8, 9, 10, 11]]
-
-# Run where optlayers cannot be imported: only what lies in the folder is used.
-STANDALONE = """
-import json, sys, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folder = sys.argv[1]
-model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-tokens = torch.tensor(json.loads(sys.argv[2]))
-with torch.inference_mode():
-    logits = model(tokens).logits
-torch.save(logits, sys.argv[3])
-text = tokenizer("Question:", return_tensors="pt")
-made = model.generate(**text, max_new_tokens=5, min_new_tokens=5, do_sample=False)
-assert made.shape[1] == text.input_ids.shape[1] + 5
-assert sys.modules["optlayers"] is None
-print(type(model).__module__)
-"""
 
 
 def write(tiny_parents: Parents, out: Path, layers: LayerSet = LAYERS) -> Path:
@@ -66,45 +40,6 @@ def write(tiny_parents: Parents, out: Path, layers: LayerSet = LAYERS) -> Path:
 @pytest.fixture(scope="module")
 def exported(tiny_parents: Parents, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tiny_parents, tmp_path_factory.mktemp("export") / "hybrid")
-
-
-def stack_logits(tiny_parents: Parents, layers: LayerSet) -> torch.Tensor:
-    stack = LayerStack.load(tiny_parents, torch.device("cpu"), torch.float32)
-    with torch.inference_mode():
-        h, inputs = stack.begin(torch.tensor(TOKENS))
-        for layer in range(stack.n_layers):
-            h = stack.run(layer, layer in layers, h, inputs)
-        return stack.logits(h)
-
-
-def model_logits(folder: Path) -> torch.Tensor:
-    with torch.inference_mode():
-        logits: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder)(
-            torch.tensor(TOKENS)
-        ).logits
-    return logits
-
-
-def test_an_export_loads_and_generates_without_optlayers(
-    tiny_parents: Parents, exported: Path, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(exported, tmp_path / "elsewhere")
-    # No path of this repository, and a cache of its own for the code that travels along.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    block = "import sys; sys.modules['optlayers'] = None\n"
-    logits_file = tmp_path / "logits.pt"
-    said = run_fresh(
-        block + STANDALONE,
-        folder,
-        json.dumps(TOKENS),
-        logits_file,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert said.startswith("transformers_modules.")
-    logits = torch.load(logits_file, weights_only=True)
-    assert torch.equal(logits, stack_logits(tiny_parents, LAYERS))
 
 
 def test_an_export_loads_with_optlayers_and_without_trust(
@@ -153,8 +88,6 @@ def test_the_modeling_files_are_those_of_the_package(exported: Path) -> None:
 
 
 def test_a_tied_base_is_exported_tied(tiny_parents: Parents, tmp_path: Path) -> None:
-    from tests.helpers.tiny import tiny_llamba
-
     tiny_llamba(tied=True).save_pretrained(tmp_path / "tied")
     tied = Parents(Checkpoint("tied", tmp_path / "tied"), tiny_parents.donors)
     out = write(tied, tmp_path / "out")
@@ -256,77 +189,6 @@ def test_a_folder_without_a_tokenizer_leaves_nothing(tiny_parents: Parents, tmp_
     with pytest.raises(ExportError, match="holds no tokenizer files"):
         export_hybrid(tiny_parents, LAYERS, tmp_path / "out", tmp_path / "empty", {})
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
-
-
-def in_a_process(run: Callable[[], object]) -> int | None:
-    """Run in a forked process; its exit code (negative: the signal)."""
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(60)
-    return process.exitcode
-
-
-def test_a_disk_that_refuses_a_write_leaves_nothing(tiny_parents: Parents, tmp_path: Path) -> None:
-    def run() -> None:
-        # The largest file that the kernel lets this process write ends within the weights.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-        try:
-            write(tiny_parents, tmp_path / "disk" / "out")
-        except ExportError as error:
-            (tmp_path / "said").write_text(str(error))
-
-    assert in_a_process(run) == 0
-    said = (tmp_path / "said").read_text()
-    assert "\n" not in said
-    assert "could not be written" in said
-    assert "nothing was left behind" in said
-    assert list((tmp_path / "disk").iterdir()) == []
-
-
-@pytest.mark.parametrize("moment", ["_write_config", "copy_tokenizer", "_write_weights"])
-def test_a_kill_half_way_leaves_nothing_that_looks_finished(
-    tiny_parents: Parents,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    moment: str,
-) -> None:
-    out = tmp_path / "out"
-    with monkeypatch.context() as patched:
-        patched.setattr(writer, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        assert in_a_process(lambda: write(tiny_parents, out)) == -signal.SIGKILL
-    assert not out.exists()
-    left = [path.name for path in tmp_path.iterdir()]
-    assert all(name.startswith(".out.partial-") for name in left)
-    assert torch.equal(model_logits(write(tiny_parents, out)), stack_logits(tiny_parents, LAYERS))
-
-
-def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finished(
-    tiny_parents: Parents, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    begun = tmp_path / "begun"
-
-    def slow(done: int, total: int) -> None:
-        if done > total / 2:
-            begun.touch()
-            time.sleep(60)
-
-    def run() -> None:
-        export_hybrid(tiny_parents, LAYERS, out, tiny_parents.donors[0].folder, {}, slow)
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    deadline = time.monotonic() + 60
-    while not begun.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert not out.exists()
-    begun.unlink()
-    write(tiny_parents, out)
-    # The next export to the same folder sweeps up what the dead one left.
-    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_what_is_interrupted_is_swept_up(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from optlayers.report.progress import snapshot
 from optlayers.storage.heartbeat import process_name
 from optlayers.trials.worker_state import WorkerState
 from tests.helpers.finished import Finished
-from tests.helpers.replay import STUDY, definition, study_in, url_in, worker_in
+from tests.helpers.replay import definition, study_in
 
 
 def on_terminal(block: object) -> str:
@@ -161,30 +159,3 @@ def test_a_log_has_no_line_twice_and_one_at_the_end(finished: Finished) -> None:
             shown.show(found, [LocalWorker("cpu", "starting")])
     starts = [text.partition(":")[0] for text in out.getvalue().splitlines()]
     assert starts == ["starting", "done"]
-
-
-def test_watching_a_study_that_others_run_ends_with_it(tmp_path: Path) -> None:
-    file = tmp_path / "replayed.yaml"
-    file.write_text(f"{STUDY}seed: 0\n")
-    study_in(tmp_path)
-    watching = subprocess.Popen(
-        [sys.executable, "-m", "optlayers", "status", "--study", str(file), "--watch",
-         "--storage", url_in(tmp_path)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    worker_in(tmp_path, seconds=0.0001).run()
-    out, err = watching.communicate(timeout=60)
-    assert watching.returncode == 0, err
-    lines = out.splitlines()
-    assert lines[-1].startswith("done: ")
-    assert "[2,5,7]" in lines[-1]
-    assert "\x1b" not in out
-
-
-def test_a_view_that_renews_itself_is_no_json() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "optlayers", "status", "--watch", "--json"],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "--watch and --json" in done.stderr
