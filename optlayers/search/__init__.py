@@ -32,7 +32,7 @@ from optlayers.search.factory import pruner_for, sampler_for
 from optlayers.search.planner import Plan, phase_of, plan, single_layer_scores
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.pruner import RacingPruner
-from optlayers.search.racing import rungs
+from optlayers.search.rungs import Outcome, Rungs, advance, rungs
 from optlayers.search.sampler import PatternGASampler
 from optlayers.search.space import LayerSpace, search_space
 from optlayers.trials.reader import RecordReader
@@ -47,6 +47,7 @@ __all__ = [
     "Goal",
     "LayerSet",
     "LayerSpace",
+    "Outcome",
     "PatternGASampler",
     "Phase",
     "Plan",
@@ -54,7 +55,9 @@ __all__ = [
     "RacingPruner",
     "Record",
     "RecordReader",
+    "Rungs",
     "StratifiedScore",
+    "advance",
     "as_stored",
     "best_by_layers",
     "decode_answers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import InputError
-from optlayers.search.racing import Race, rungs
+from optlayers.search.racing import Race
+from optlayers.search.rungs import Prune, Rungs, rungs
 from optlayers.trials import keys
 from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record
@@ -68,43 +70,31 @@ class RacingPruner(BasePruner):
             deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         )
         n_fast, n_full, strata, weights = self._settings_of(study)
-        return self.judge(
-            candidate,
-            self._reader.read(t for t in trials if t.number != trial.number),
-            n_fast=n_fast,
-            n_full=n_full,
-            strata=strata,
-            weights=weights,
-            maximise=study.direction != StudyDirection.MINIMIZE,
+        records = self._reader.read(trials)
+        maximise = study.direction != StudyDirection.MINIMIZE
+        return bool(
+            self.beaten(
+                [candidate],
+                [record for record in records if record.number != trial.number],
+                n_fast=n_fast,
+                n_full=n_full,
+                strata=strata,
+                weights=weights,
+                maximise=maximise,
+            )
         )
 
-    def judge(
-        self,
-        candidate: Record,
-        records: Sequence[Record],
-        *,
-        n_fast: int | None = None,
-        n_full: int | None = None,
-        strata: IntArray | None = None,
-        weights: FloatArray | None = None,
-        maximise: bool = True,
-    ) -> bool:
-        """As `prune`, from records: `candidate` at the last step of its `intermediate`.
-
-        A worker that holds answers not yet stored gives them in the candidate's record.
-        """
-        beaten = self.judge_all(
-            [candidate],
-            records,
-            n_fast=n_fast,
-            n_full=n_full,
-            strata=strata,
-            weights=weights,
-            maximise=maximise,
+    def on(self, questions: Rungs) -> Prune:
+        """The pruner of a study with these questions, as `advance` calls it."""
+        return functools.partial(
+            self.beaten,
+            n_fast=questions.n_fast,
+            n_full=questions.n_full,
+            strata=questions.strata,
+            weights=questions.score.weights,
         )
-        return bool(beaten)
 
-    def judge_all(
+    def beaten(
         self,
         candidates: Sequence[Record],
         records: Sequence[Record],
@@ -115,10 +105,10 @@ class RacingPruner(BasePruner):
         weights: FloatArray | None = None,
         maximise: bool = True,
     ) -> set[int]:
-        """The numbers of the candidates that are out, as `judge` finds them one by one.
+        """The trial numbers of the candidates to prune, each at the last step of `intermediate`.
 
-        What a race knows of the contenders, it works out once for all of them. `records` may hold
-        the candidates.
+        `records` may hold the candidates; no candidate competes with its own layer set. What a race
+        needs to know of the contenders is computed once for all candidates.
         """
         races: dict[tuple[int, float], list[Record]] = {}
         for candidate in candidates:

@@ -27,24 +27,6 @@ _MIN_REST = 0.2
 # Contenders were chosen at a rung if at least this share of those that reached it ended there. A
 # race that finds nobody beaten but by mistake ends fewer.
 _CHOSEN = 0.05
-# A race begins with these parts of the fast questions, as long as so many are left.
-_PARTS, _LEAST = (4, 2), 12
-
-
-def rungs(n_fast: int, n_full: int) -> list[int]:
-    """Numbers of questions after which a race is looked at: n_fast / 4, doubled, ..., n_full.
-
-    n_fast itself is one; it comes first where a quarter or a half of it would be too few to tell.
-
-    A last doubling that leaves less than half of itself to n_full is kept all the same.
-    """
-    fast = max(1, min(n_fast, n_full))
-    steps = [fast // part for part in _PARTS if fast // part >= _LEAST]
-    step = fast
-    while step < n_full:
-        steps.append(step)
-        step *= 2
-    return [*steps, n_full]
 
 
 class _Rival(NamedTuple):

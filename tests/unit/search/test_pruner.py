@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 def contender(number: int, answers: BoolArray, steps: list[int] | None = None) -> Record:
     return record(number, answers, steps or [len(answers)])
+
+
+def judge(
+    pruner: RacingPruner, candidate: Record, records: Sequence[Record], **questions: Any
+) -> bool:
+    return bool(pruner.beaten([candidate], records, **questions))
 
 
 def running(study: Study, layers: str, score: float, questions: int, **attrs: Any) -> Trial:
@@ -110,9 +117,9 @@ def test_pairing_sees_what_scores_alone_cannot() -> None:
     others = [contender(i, good) for i in range(3)]
     pruner = RacingPruner(top_k=2)
     candidate = contender(9, answers)
-    assert pruner.judge(candidate, others)
+    assert judge(pruner, candidate, others)
     unpaired = [Record(r.number, r.state, r.layers, questions=400, score=r.score) for r in others]
-    assert not pruner.judge(candidate, unpaired)
+    assert not judge(pruner, candidate, unpaired)
 
 
 def test_strata_of_the_study_are_used_for_weighted_subjects() -> None:
@@ -124,9 +131,9 @@ def test_strata_of_the_study_are_used_for_weighted_subjects() -> None:
     worse[(strata == 0) & base] = False
     others = [contender(i, base) for i in range(5)]
     candidate = contender(9, worse)
-    assert RacingPruner(top_k=2).judge(candidate, others)
+    assert judge(RacingPruner(top_k=2), candidate, others)
     weighted = RacingPruner(top_k=2, question_strata=strata, subject_weights=[0.01, 0.99])
-    assert not weighted.judge(candidate, others)
+    assert not judge(weighted, candidate, others)
 
 
 def test_most_of_a_poor_population_is_stopped_at_the_first_rung() -> None:
@@ -139,7 +146,7 @@ def test_most_of_a_poor_population_is_stopped_at_the_first_rung() -> None:
     for number, p in enumerate(truth):
         answers = rng.random(2280) < p
         fast = contender(number, answers[:570])
-        out = pruner.judge(fast, records, n_fast=570, n_full=2280)
+        out = judge(pruner, fast, records, n_fast=570, n_full=2280)
         records.append(fast if out else contender(number, answers, [570, 2280]))
         went_on += not out
     assert went_on < 60
@@ -163,7 +170,7 @@ def test_the_error_rate_holds_for_a_set_as_good_as_the_best(further: bool, top_k
         ]
         answers = rng.random(n_full) < chance
         wrong += any(
-            pruner.judge(contender(99, answers[:n], [n]), crowd, n_fast=n_fast, n_full=n_full)
+            judge(pruner, contender(99, answers[:n], [n]), crowd, n_fast=n_fast, n_full=n_full)
             for n in steps[:-1]
         )
     # Two standard errors above the stated rate.
@@ -197,7 +204,8 @@ def test_the_error_rate_holds_where_the_luckiest_went_on(
         for name, skill in (("as good", 1.0), ("poor", 0.15)):
             answers = rng.random(n_full) < skill * chance
             lost[name] += any(
-                pruner.judge(
+                judge(
+                    pruner,
                     contender(999, answers[:n], [m for m in steps if m <= n]),
                     crowd,
                     n_fast=n_fast,
@@ -222,7 +230,7 @@ def test_the_error_rate_holds_where_the_luckiest_have_just_arrived() -> None:
         for name, skill in (("as good", 1.0), ("poor", 0.2)):
             answers = rng.random(48) < skill * chance
             newcomer = contender(999, answers, steps[:2])
-            lost[name] += pruner.judge(newcomer, crowd, n_fast=96, n_full=192)
+            lost[name] += judge(pruner, newcomer, crowd, n_fast=96, n_full=192)
     # One of three looks.
     rate = 0.1 / 3
     assert lost["as good"] / runs <= rate + 2 * (rate * (1 - rate) / runs) ** 0.5
@@ -239,7 +247,7 @@ def test_steps_at_which_nobody_stops_choose_nobody() -> None:
     for steps in (often, [200, 400]):
         others = [contender(i, answers, steps) for i, answers in enumerate(strong)]
         known = [n for n in steps if n <= 200]
-        assert pruner.judge(contender(9, weak[:200], known), others)
+        assert judge(pruner, contender(9, weak[:200], known), others)
 
 
 @pytest.mark.parametrize("top_k", [1, 3])
@@ -259,7 +267,7 @@ def test_a_set_truly_at_place_k_is_lost_at_most_at_the_stated_rate(top_k: int) -
         for p, name in ((truth[top_k - 1], "good"), (0.4, "poor")):
             answers = difficulty + rng.normal(0.0, 0.2, n_full) < p
             out = any(
-                pruner.judge(contender(99, answers[:n], [n]), crowd, n_fast=n_fast, n_full=n_full)
+                judge(pruner, contender(99, answers[:n], [n]), crowd, n_fast=n_fast, n_full=n_full)
                 for n in steps[:-1]
             )
             wrong += out and name == "good"
@@ -290,9 +298,9 @@ def test_a_cohort_is_judged_as_each_of_it_alone(further: bool) -> None:
     alone = {
         c.number
         for c in cohort
-        if pruner.judge(c, [r for r in records if r.number != c.number], n_fast=100, n_full=n_full)
+        if judge(pruner, c, [r for r in records if r.number != c.number], n_fast=100, n_full=n_full)
     }
-    assert pruner.judge_all(cohort, records, n_fast=100, n_full=n_full) == alone
+    assert pruner.beaten(cohort, records, n_fast=100, n_full=n_full) == alone
     assert 0 < len(alone) < len(cohort)
 
 
@@ -305,7 +313,8 @@ def test_reports_beside_the_rungs_are_looks_of_their_own() -> None:
         crowd = [contender(i, rng.random(192) < chance, steps) for i in range(10)]
         answers = rng.random(192) < chance
         wrong += any(
-            pruner.judge(
+            judge(
+                pruner,
                 contender(99, answers[:n], [m for m in steps if m <= n]),
                 crowd,
                 n_fast=48,
@@ -323,9 +332,9 @@ def test_questions_without_weight_or_subject_are_told_or_decide_nothing() -> Non
     others += [contender(i, rng.random(12) < 0.9) for i in range(3, 9)]
     poor = contender(20, rng.random(12) < 0.1)
     unweighted = RacingPruner(top_k=2, question_strata=strata, subject_weights=[0.0, 1.0])
-    assert not unweighted.judge(poor, others)
+    assert not judge(unweighted, poor, others)
     with pytest.raises(InputError, match="question_strata: 95 for 96 questions"):
-        RacingPruner(top_k=2, question_strata=strata[:95]).judge(poor, others)
+        judge(RacingPruner(top_k=2, question_strata=strata[:95]), poor, others)
 
 
 @pytest.mark.parametrize("settings", [{"top_k": 0}, {"alpha": 0.0}, {"alpha": 0.5}])
