@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from benchmarks.lib.course import follow
 from benchmarks.lib.landscapes import Known
 from optlayers.config.study import StudyDefinition
 from optlayers.inference.prefix_tree import layer_passes
@@ -232,12 +231,15 @@ def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
             "seed": int(rng.integers(2**31)),
         }
     )
-    follow(
+    questions = Rungs(known.n_fast, known.n_full, known.strata, known.weights)
+    study = Simulation(
         definition,
-        known,
-        lambda sets, stop, phase: oracle.ask(sets, stop),
-        weights=known.weights,
+        known.n_layers,
+        questions,
+        known.of,
+        lambda sets, start, stop, phase: oracle.ask(sets, stop),
     )
+    deque(study.worker(), maxlen=0)
 
 
 SEARCHES: dict[str, Callable[[Oracle, np.random.Generator], None]] = {

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lib.course import follow
 from benchmarks.lib.landscapes import FAMILIES, LAYERS, Question
 from optlayers.config.study import load_study
 from optlayers.evaluation.questions import Subject, order_questions
@@ -102,12 +101,13 @@ def run(seed: int, study: str) -> tuple[Tally, dict[str, Any]]:
     skill = dict(zip(sets, skills.tolist(), strict=True))
     known = Made(seed, order.n_fast, order.subject, skill, Question.draw(order.n_full, rng))
     tally = Tally()
-    records = follow(
+    records = Simulation(
         definition,
-        known,
-        lambda sets, stop, phase: tally.pay(sets, stop, phase.value),
-        weights=order.weights,
-    )
+        LAYERS,
+        Rungs(order.n_fast, order.n_full, order.subject, order.weights),
+        known.of,
+        lambda sets, start, stop, phase: tally.pay(sets, stop, phase.value),
+    ).run()
     # The held-out check: the best sets, base and donor, and these two on the search's questions.
     full = [r for r in best_by_layers(records).values() if r.is_full]
     full.sort(key=lambda r: -(r.score or 0.0))

@@ -71,7 +71,7 @@ def individuals(
     records = []
     for number, layers in enumerate(sets):
         logs = None if sure is None else sure[number]
-        rows = note_rung([], right[number] > 0, 0, logs)
+        halves = note_rung({}, right[number] > 0, 0, logs, np.ones(right.shape[1]))
         score = float(right[number].mean())
         records.append(
             Record(
@@ -82,7 +82,7 @@ def individuals(
                 score=score,
                 fidelity="fast",
                 intermediate={right.shape[1]: score},
-                halves={int(n): Halves((a, b), (c, d)) for n, a, b, c, d in rows},
+                halves=halves,
             )
         )
     return individuals_from(records, space=space, population_size=16)

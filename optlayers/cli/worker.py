@@ -152,7 +152,8 @@ def _work(study: str, options: _Options, wait: bool, attached: bool) -> bool:
     evaluator, device = _evaluator(definition, options)
     opened.pruner = pruner_for(definition, evaluator.order.n_fast)
 
-    from optlayers.workers.worker import COHORT, Worker
+    from optlayers.search.planner import COHORT
+    from optlayers.workers.worker import Worker
 
     index = zlib.crc32(process_name().encode()) if options.index is None else options.index
     say_line("working")

@@ -10,14 +10,13 @@ reports go by right and wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from optlayers.trials.record import Answers, Record
+from optlayers.trials.record import Answers, Halves, Record
 from optlayers.trials.statistics import FloatArray
 
-Row = list[float]
 LEAST = 24  # sets without which nothing is told of their variance
 # Rows are rounded to a millionth; what differs by less than this does not differ.
 _ALIKE = 1e-5
@@ -50,39 +49,37 @@ def sharpened(records: Iterable[Record]) -> dict[tuple[int, ...], float]:
 
 
 def note_rung(
-    rows: Sequence[Row],
+    halves: Mapping[int, Halves],
     answers: Answers,
     begin: int,
     logs: FloatArray | None,
-    weights: FloatArray | None = None,
-) -> list[Row]:
-    """The rows of `keys.HALVES` once the questions from `begin` on are answered.
+    weights: FloatArray,
+) -> dict[int, Halves]:
+    """`Record.halves` once the questions from `begin` on are answered.
 
     answers [n]: of all questions so far; logs [n - begin]: log-probabilities of the right choices
-    from `begin` on; weights [n or more]: what each question counts (without: all alike). Without
-    logs, with one that is not finite, with a half that counts nothing, or where those before are
-    unknown, no row is added. Asked anew from the first on without logs (in another precision), the
-    rows stay as they are.
+    from `begin` on; weights [n or more]: how much each question counts. Nothing is added without
+    logs, where one is not finite or a half has no weight, or where the halves at `begin` are
+    unknown. Halves beyond `begin` are dropped, unless the answers from the first on came without
+    logs (in another precision).
     """
     if logs is None and begin == 0:
-        return list(rows)
-    rows = [row for row in rows if row[0] <= begin]
-    known = begin == 0 or (bool(rows) and rows[-1][0] == begin)
-    if logs is None or not known or not np.isfinite(logs).all():
-        return rows
+        return dict(halves)
+    kept = {n: known for n, known in halves.items() if n <= begin}
+    if logs is None or (begin and begin not in kept) or not np.isfinite(logs).all():
+        return kept
     n = len(answers)
-    counts = np.ones(n) if weights is None else np.asarray(weights[:n], dtype=np.float64)
-    row: Row = [n]
-    means: Row = []
+    counts = np.asarray(weights[:n], dtype=np.float64)
+    right, means = [], []
     for half in (0, 1):
-        all_of_it = float(counts[half::2].sum())
-        if all_of_it <= 0.0:
-            return rows
-        row.append(round(float((counts * answers)[half::2].sum()) / all_of_it, 6))
-        before = rows[-1][3 + half] * float(counts[:begin][half::2].sum()) if begin else 0.0
+        total = float(counts[half::2].sum())
+        if total <= 0.0:
+            return kept
+        right.append(round(float((counts * answers)[half::2].sum()) / total, 6))
+        before = kept[begin].logs[half] * float(counts[:begin][half::2].sum()) if begin else 0.0
         new = float((counts[begin:] * logs)[(begin + half) % 2 :: 2].sum())
-        means.append(round((before + new) / all_of_it, 6))
-    return [*rows, [*row, *means]]
+        means.append(round((before + new) / total, 6))
+    return {**kept, n: Halves((right[0], right[1]), (means[0], means[1]))}
 
 
 def _added(right: FloatArray, logs: FloatArray) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,14 @@ from optlayers.trials.records import best_by_layers, given_up
 __all__ = ["Goal", "Phase", "Plan", "Proposal", "phase_of", "plan", "single_layer_scores"]
 
 
+# Layer sets that a worker evaluates together: few enough that each cohort learns from the last
+# (benchmarks/search/search.py), enough to share prefixes of layers.
+COHORT = 8
+# In phases that list all their sets beforehand there is nothing to learn: so many times as many.
+LISTED = 4
+_RECENT = 60  # trials by which a worker is known to be there
+
+
 @dataclass(frozen=True)
 class Plan:
     """The phase of a study and what to claim now.
@@ -29,6 +38,30 @@ class Plan:
     phase: Phase
     proposals: tuple[Proposal, ...] = ()
     waiting: bool = False
+
+    def share(
+        self, worker: str, others: Collection[str], index: int, cohort: int = COHORT
+    ) -> list[Proposal]:
+        """What one worker is to claim while `others` work on the study too.
+
+        In explore that is everything, since a plan is made for one worker. In the other phases
+        all workers see one list; each begins in a part of its own, so that two seldom claim the
+        same set. A worker alone leaves half to one that may join at this moment; `index` tells
+        apart workers that start together.
+        """
+        everything = list(self.proposals)
+        if self.phase == Phase.explore:
+            return everything
+        workers = sorted({worker, *others})
+        place = workers.index(worker) if len(workers) > 1 else index % 2
+        part = math.ceil(len(everything) / max(2, len(workers)))
+        start = part * place
+        return (everything[start:] + everything[:start])[: min(part, LISTED * cohort)]
+
+
+def recent_workers(records: Sequence[Record]) -> set[str]:
+    """The workers of the last trials."""
+    return {record.worker for record in records[-_RECENT:] if record.worker}
 
 
 def single_layer_scores(
@@ -60,11 +93,12 @@ def plan(
     sampler: Explorer,
     k: int,
 ) -> Plan:
-    """At most k proposals for a study of these trials, in any order, and its phase.
+    """What to evaluate next in a study of these trials (in any order), and its phase.
 
-    Nothing is proposed that is evaluated as far already, being evaluated, or given up. Phases
-    follow each other where the next decision needs all of the last one; inside probe and
-    explore no worker waits for another. The same trials give the same plan.
+    At most k proposals in explore; in the other phases all sets that are left. Nothing is proposed
+    that is evaluated as far already, being evaluated, or given up. Phases follow each other where
+    the next decision needs all of the last one; inside probe and explore no worker waits for
+    another. The same trials give the same plan.
     """
     planner = _Planner(definition, n_layers, sorted(records, key=lambda r: r.number), sampler, k)
     for step in (planner.probe, planner.explore, planner.validate, planner.refine):
@@ -231,7 +265,7 @@ class _Planner:
         missing = [s for s in wanted if s not in finished and s not in self.dropped]
         if not missing:
             return None
-        free = [s for s in missing if s not in self.claimed][: self.k]
+        free = [s for s in missing if s not in self.claimed]
         proposals = tuple(Proposal(s, phase, goal, round=number) for s in free)
         return Plan(phase, proposals, waiting=not proposals)
 

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
+from optlayers.layerset import LayerSet
 from optlayers.search.proposal import Goal
-from optlayers.trials.record import Record
+from optlayers.trials.record import Answers, Halves, Record, encode_answers
 from optlayers.trials.statistics import FloatArray, IntArray, StratifiedScore
 
 # A race begins with these parts of the fast questions, as long as so many are left.
@@ -57,11 +58,53 @@ class Rungs:
         """The score of any prefix of the questions."""
         return StratifiedScore(strata=self.strata, weights=self.weights)
 
+    def at(
+        self, record: Record, answers: Answers, inherited: int, halves: Mapping[int, Halves]
+    ) -> Record:
+        """The record of a running trial once its set has these answers, [n] from the first on.
+
+        inherited: how many of them earlier trials have paid for. halves: of `logprobs.note_rung`.
+        """
+        n, interval = len(answers), self.score.interval(answers)
+        return replace(
+            record,
+            questions=n,
+            packed_answers=encode_answers(answers),
+            evaluated=n - inherited,
+            halves=halves,
+            score=interval.score,
+            ci_low=interval.ci_low,
+            ci_high=interval.ci_high,
+            intermediate={**record.intermediate, n: interval.score},
+        )
+
     def next(self, goal: str, answered: int) -> int:
         """The rung up to which a set with so many answers is evaluated next."""
         if goal == Goal.full and answered >= self.steps[0]:
             return self.n_full
         return next(step for step in self.steps if step > answered)
+
+
+def by_rung(
+    cohort: Sequence[Record], questions: Rungs
+) -> list[tuple[tuple[int, int], list[Record]]]:
+    """Records that go on, grouped by the questions that they answer next: (start, stop)."""
+    groups: dict[tuple[int, int], list[Record]] = {}
+    for record in cohort:
+        start = record.questions or 0
+        groups.setdefault((start, questions.next(record.goal, start)), []).append(record)
+    return sorted(groups.items())
+
+
+def most_answers(records: Iterable[Record], wanted: Collection[LayerSet]) -> dict[LayerSet, Record]:
+    """Of each wanted layer set, the record that stores most answers, where there is one."""
+    best: dict[LayerSet, Record] = {}
+    for record in records:
+        if record.packed_answers and record.layers in wanted:
+            known = best.get(record.layers)
+            if known is None or (record.questions or 0) > (known.questions or 0):
+                best[record.layers] = record
+    return best
 
 
 class Outcome(Enum):

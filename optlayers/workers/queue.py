@@ -7,25 +7,23 @@ gone is failed, and its layer set goes back to the queue as a WAITING trial in t
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import RunError
 from optlayers.layerset import ONE, Donors, LayerSet, sortable
-from optlayers.search import Goal, Proposal, search_space
+from optlayers.search import Outcome, Proposal, search_space
 from optlayers.storage.heartbeat import Heart, is_gone, process_name
 from optlayers.storage.transactions import ACTIVE, Change, NewTrial, insert_running, swap_states
 from optlayers.trials import keys
-from optlayers.trials.record import encode_answers
-from optlayers.trials.statistics import ScoreInterval
+from optlayers.trials.record import Answers, Record
+from optlayers.trials.records import read_record
 
 MAX_RETRIES = 3
 # From this retry on a set is evaluated alone: one that ends its workers takes no other with it.
@@ -38,41 +36,31 @@ _KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, keys.S
 
 @dataclass
 class Claim:
-    """One layer set that this worker has taken, and the answers it has so far.
+    """A running trial of this worker, and what is known of its layer set so far.
 
-    halves: what the halves of them say at each rung, as `keys.HALVES` keeps it.
+    inherited: number of answers that earlier trials of the set have paid for.
     """
 
-    study: optuna.Study
     trial_id: int
-    number: int
-    layers: LayerSet
-    goal: Goal
+    record: Record
     start: int = 0  # questions that the set had answered when it was proposed to go on
-    answers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     inherited: int = 0
-    halves: list[list[float]] = field(default_factory=list)
-
-    @functools.cached_property
-    def trial(self) -> Trial:
-        """Optuna's trial, which a pruner of another make asks for."""
-        return Trial(self.study, self.trial_id)
 
     @property
-    def evaluated(self) -> int:
-        """Number of questions that this trial itself paid for."""
-        return len(self.answers) - self.inherited
+    def number(self) -> int:
+        """The trial's number."""
+        return self.record.number
 
+    @property
+    def layers(self) -> LayerSet:
+        """The trial's layer set."""
+        return self.record.layers
 
-@dataclass(frozen=True)
-class Told:
-    """What a claim has come to: its score so far and, where it is `over`, how it ended."""
-
-    claim: Claim
-    interval: ScoreInterval
-    over: bool = False
-    full: bool = False
-    beaten: bool = False
+    @property
+    def answers(self) -> Answers:
+        """The answers of the set so far."""
+        found = self.record.answers
+        return np.zeros(0, dtype=np.bool_) if found is None else found
 
 
 class Claims:
@@ -110,7 +98,7 @@ class Claims:
             layers = claim.layers.text(self.donors)
             # One that another worker began and ended in the meantime counts as well.
             works = {
-                _work_of(state, claim.goal.value, claim.start)
+                _work_of(state, claim.record.goal, claim.start)
                 for state in (TrialState.RUNNING, TrialState.COMPLETE)
             }
             lowest = min(first.get((layers, work), claim.number) for work in works)
@@ -143,16 +131,17 @@ class Claims:
             if found is not None:
                 trial_id, number = found
                 self.heart.held.add(trial_id)
-                claims.append(
-                    Claim(
-                        self.study,
-                        trial_id,
-                        number,
-                        proposal.layers,
-                        proposal.goal,
-                        proposal.start,
-                    )
+                record = Record(
+                    number,
+                    TrialState.RUNNING,
+                    proposal.layers,
+                    phase=proposal.phase.value,
+                    goal=proposal.goal.value,
+                    generation=proposal.generation,
+                    round=proposal.round,
+                    worker=self.worker,
                 )
+                claims.append(Claim(trial_id, record, proposal.start))
         return claims
 
     def _read(self, text: str) -> LayerSet:
@@ -192,45 +181,47 @@ class Claims:
         for trial_id, trial in chosen.items():
             if done[list(changes).index(trial_id)]:
                 self.heart.held.add(trial_id)
-                layers = self._read(trial.user_attrs[keys.LAYERS])
-                goal = Goal(trial.user_attrs[keys.GOAL])
-                taken.append(Claim(self.study, trial_id, trial.number, layers, goal))
+                record = read_record(trial)
+                assert record is not None  # it has layers
+                taken.append(Claim(trial_id, replace(record, state=TrialState.RUNNING)))
         return taken
 
     # ------------------------------------------------------------------ telling
 
-    def tell(self, told: Sequence[Told]) -> None:
-        """Store scores and answers; end what is over, COMPLETE on all questions, else PRUNED.
+    def commit(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
+        """Store scores and answers, and end what does not go on: COMPLETE, or else PRUNED.
 
         Nothing is written of a trial that is not RUNNING any more: a worker that slept too long
         finds it failed by another, and its layer set in the queue again.
         """
         changes = []
-        for item in told:
-            claim, interval = item.claim, item.interval
+        for claim, outcome in outcomes:
+            record = claim.record
             attrs: dict[str, Any] = {
-                keys.ANSWERS: encode_answers(claim.answers),
-                keys.QUESTIONS: len(claim.answers),
-                keys.EVALUATED: claim.evaluated,
+                keys.ANSWERS: record.packed_answers,
+                keys.QUESTIONS: record.questions,
+                keys.EVALUATED: record.evaluated,
             }
-            if claim.halves:
-                attrs[keys.HALVES] = claim.halves
+            if record.halves:
+                attrs[keys.HALVES] = record.halves_as_stored
             state, value = TrialState.RUNNING, None
-            if item.over:
-                state = TrialState.COMPLETE if item.full else TrialState.PRUNED
-                value = interval.score
+            if outcome is not Outcome.CONTINUE:
+                full = outcome is Outcome.COMPLETE
+                state = TrialState.COMPLETE if full else TrialState.PRUNED
+                value = record.score
                 attrs |= {
-                    keys.SCORE: interval.score,
-                    keys.CI_LOW: interval.ci_low,
-                    keys.CI_HIGH: interval.ci_high,
-                    keys.FIDELITY: "full" if item.full else "fast",
+                    keys.SCORE: record.score,
+                    keys.CI_LOW: record.ci_low,
+                    keys.CI_HIGH: record.ci_high,
+                    keys.FIDELITY: "full" if full else "fast",
                 }
-                if item.beaten:
-                    attrs[keys.REASON] = keys.REASON_BEATEN
-            steps = {len(claim.answers): interval.score}
+            if outcome is Outcome.PRUNE:
+                attrs[keys.REASON] = keys.REASON_BEATEN
+            steps = {int(record.questions or 0): float(record.score or 0.0)}
             changes.append(Change(claim.trial_id, TrialState.RUNNING, state, attrs, value, steps))
         self._swap(changes)
-        self.heart.held -= {item.claim.trial_id for item in told if item.over}
+        ended = {claim.trial_id for claim, outcome in outcomes if outcome is not Outcome.CONTINUE}
+        self.heart.held -= ended
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Fail a trial with its reason."""

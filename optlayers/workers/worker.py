@@ -13,19 +13,20 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import EvaluationError, StorageError, TimeUp
-from optlayers.evaluation.base import Evaluator, Judged
-from optlayers.layerset import LayerSet
-from optlayers.search import Goal, Phase, Plan, Proposal, RacingPruner, plan, rungs, sampler_for
+from optlayers.evaluation.base import Evaluator
+from optlayers.search import Phase, Plan, RacingPruner, plan, sampler_for
 from optlayers.search.logprobs import note_rung
+from optlayers.search.planner import COHORT, recent_workers
+from optlayers.search.rungs import Outcome, Rungs, advance, by_rung, most_answers
 from optlayers.storage.heartbeat import is_gone
 from optlayers.storage.redact import mask_password
 from optlayers.storage.retry import limit_patience
@@ -35,23 +36,14 @@ from optlayers.trials import keys
 from optlayers.trials.cost import is_known, key_of
 from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record
-from optlayers.trials.statistics import StratifiedScore
 from optlayers.workers import heldout as holdout
 from optlayers.workers.once import in_turn
-from optlayers.workers.queue import Claim, Claims, Told, check_alive, stand
+from optlayers.workers.queue import Claim, Claims, check_alive, stand
 from optlayers.workers.watchdog import Asked
 
-_CONTENDERS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-
-# Small enough that each cohort learns from the last (`benchmarks/search/search.py`), large enough
-# to share prefixes of layers; where all sets are known beforehand there is nothing to learn.
-COHORT = 8
-LISTED = 4
 # Between two looks while there is nothing to do; it grows.
 POLL_SECONDS, LONGEST_POLL = 0.25, 1.0
 REAP_SECONDS = 5.0
-EVERYTHING = 1_000_000
-RECENT = 60
 # How long a worker that was told to leave tries to reach the database.
 LEAVE_SECONDS = 3.0
 
@@ -59,11 +51,6 @@ LEAVE_SECONDS = 3.0
 def _end(reason: str) -> None:
     """End a process whose main thread hangs."""
     os._exit(1)
-
-
-def _pauses(claim: Claim) -> bool:
-    """Whether a claim that goes one rung at a time has gone it."""
-    return claim.goal == Goal.step and claim.evaluated > 0
 
 
 @dataclass
@@ -107,13 +94,13 @@ class Worker:
             self.evaluator.hardware or cpu_name(),
             len(donors),
         )
-        self.scorer = StratifiedScore(strata=order.subject, weights=order.weights)
+        self.rungs = Rungs(order.n_fast, order.n_full, order.subject, order.weights)
+        self._fast_weights = order.fast_weights
         self.sampler = sampler_for(
             self.definition,
             self.evaluator.n_layers,
             seed=self.definition.seed * 10_007 + self.index,
         )
-        self._rungs = rungs(order.n_fast, order.n_full)
         self._reaped = -math.inf
 
     def _publish(self) -> None:
@@ -250,7 +237,7 @@ class Worker:
         if any(trial.state == TrialState.WAITING for trial in trials):
             waiting = self.claims.pop_waiting(trials, self.cohort)
             if waiting:
-                return self._inherit(waiting, self.study.get_trials(deepcopy=False))
+                return self._inherit(waiting, self._records())
         now = stand(trials)
         if now == self._idle[0] and time.monotonic() - self._idle[1] < REAP_SECONDS:
             return []  # the plan, a function of the trials, had nothing to do
@@ -259,159 +246,96 @@ class Worker:
         if not found.proposals:
             self._idle = (now, time.monotonic())
             return []
-        return self._inherit(self.claims.take(self._choose(found)), self.claims.seen)
+        me = self.claims.worker
+        others = {w for w in recent_workers(self._records()) if not is_gone(w)}
+        proposals = found.share(me, others, self.index, self.cohort)
+        return self._inherit(self.claims.take(proposals), self._reader.read(self.claims.seen))
 
     def _plan(self, records: Sequence[Record]) -> Plan:
-        # Of a long study a plan makes ten thousands of objects; garbage among them can wait.
+        # A plan of a long study makes tens of thousands of objects; collecting garbage can wait.
+        collecting = gc.isenabled()
         gc.disable()
         try:
-            return self._plan_now(records)
+            n_layers = self.evaluator.n_layers
+            return plan(self.definition, n_layers, records, self.sampler, self.cohort)
         finally:
-            gc.enable()
+            if collecting:
+                gc.enable()
 
-    def _plan_now(self, records: Sequence[Record]) -> Plan:
-        exploring = plan(
-            self.definition, self.evaluator.n_layers, records, self.sampler, self.cohort
-        )
-        if exploring.phase in (Phase.explore, Phase.done) or not exploring.proposals:
-            return exploring
-        return plan(self.definition, self.evaluator.n_layers, records, self.sampler, EVERYTHING)
-
-    def _choose(self, found: Plan) -> list[Proposal]:
-        """This worker's share of the plan.
-
-        In the phases that list everything, all workers see one list at one time; each begins
-        in a part of its own, by its place among the workers seen lately, so that they seldom
-        reach for the same sets.
-        """
-        everything = list(found.proposals)
-        if found.phase == Phase.explore:
-            return everything
-        lately = {record.worker for record in self._records()[-RECENT:] if record.worker}
-        workers = sorted({w for w in lately if not is_gone(w)} | {self.claims.worker})
-        # Alone, or the first: leave a half to whoever may come in the same moment.
-        place = workers.index(self.claims.worker) if len(workers) > 1 else self.index % 2
-        share = max(1, math.ceil(len(everything) / max(2, len(workers))))
-        start = share * place
-        return (everything[start:] + everything[:start])[: min(share, LISTED * self.cohort)]
-
-    def _inherit(self, claims: list[Claim], trials: Sequence[FrozenTrial]) -> list[Claim]:
+    def _inherit(self, claims: list[Claim], records: Sequence[Record]) -> list[Claim]:
         """Give each claim the answers that earlier trials of its layer set have stored.
 
-        `trials` were read after the claims were made.
+        `records` were read after the claims were made.
         """
-        best: dict[LayerSet, Record] = {}
-        wanted = {claim.layers.indices for claim in claims}
-        for record in self._reader.read(trials):
-            if record.layers.indices not in wanted:
-                continue
-            known = best.get(record.layers)
-            if record.packed_answers and (record.questions or 0) > (
-                (known.questions or 0) if known else 0
-            ):
-                best[record.layers] = record
+        best = most_answers(records, {claim.layers for claim in claims})
         for claim in claims:
             earlier = best.get(claim.layers)
             if earlier is not None and earlier.answers is not None:
-                claim.answers = earlier.answers
-                claim.halves = earlier.halves_as_stored
-                claim.inherited = len(claim.answers)
+                claim.inherited = len(earlier.answers)
+                claim.record = self.rungs.at(
+                    claim.record, earlier.answers, claim.inherited, earlier.halves
+                )
         return claims
 
     # ------------------------------------------------------------------ evaluating
 
-    def _evaluate(self, held: list[Claim]) -> None:
-        """Bring every claim to its goal, rung by rung, together where they stand alike."""
-        weights = self.evaluator.order.fast_weights
-        active = self._arrive([c for c in held if len(c.answers) in self._rungs])
-        active += [c for c in held if len(c.answers) not in self._rungs]
+    def _evaluate(self, cohort: list[Claim]) -> None:
+        """Bring every claim to its goal, rung by rung; those on the same rung go together."""
+        steps = self.rungs.steps
+        active = self._advance([c for c in cohort if len(c.answers) in steps])
+        active += [c for c in cohort if len(c.answers) not in steps]
         while active:
-            steps: dict[tuple[int, int], list[Claim]] = {}
-            for claim in active:
-                steps.setdefault((len(claim.answers), self._next(claim)), []).append(claim)
+            claims = {claim.number: claim for claim in active}
+            groups = by_rung([claim.record for claim in active], self.rungs)
             active = []
-            for (start, stop), group in sorted(steps.items()):
-                begin = start
-                if self._begins_anew(start, stop):
-                    begin = 0
-                    for claim in group:
-                        claim.inherited -= start  # paid for once more
-                results = self._judge([c.layers for c in group], begin, stop)
-                whole = []
-                for claim, found in zip(group, results, strict=True):
-                    if isinstance(found, EvaluationError):
-                        self.claims.fail(claim, str(found))
-                    else:
-                        claim.answers = np.concatenate([claim.answers[:begin], found.answers])
-                        claim.halves = note_rung(
-                            claim.halves, claim.answers, begin, found.logs, weights
-                        )
-                        whole.append(claim)
-                active += self._arrive(whole)
+            for (start, stop), group in groups:
+                answered = self._answer([claims[r.number] for r in group], start, stop)
+                active += self._advance(answered)
 
-    def _judge(
-        self, sets: list[LayerSet], start: int, stop: int
-    ) -> Sequence[Judged | EvaluationError]:
-        """What the evaluator says of them, which counts as this worker's."""
+    def _answer(self, group: list[Claim], start: int, stop: int) -> list[Claim]:
+        """Evaluate claims on the questions from `start` to `stop`; those without an error."""
+        coarse = self.definition.questions.fast_precision != "model"
+        paid = 0
+        if coarse and 0 < start <= self.rungs.n_fast < stop:
+            # The fast answers are of another precision: evaluated once more, and paid for.
+            start, paid = 0, start
         began = time.monotonic()
+        sets = [claim.layers for claim in group]
         try:
-            return self.asked.judge(sets, start, stop)
+            results = self.asked.judge(sets, start, stop)
         finally:
             self.log.did(sets, stop - start, time.monotonic() - began)
+        answered = []
+        for claim, found in zip(group, results, strict=True):
+            if isinstance(found, EvaluationError):
+                self.claims.fail(claim, str(found))
+            else:
+                claim.inherited -= paid
+                answers = np.concatenate([claim.answers[:start], found.answers])
+                halves = note_rung(
+                    claim.record.halves, answers, start, found.logs, self._fast_weights
+                )
+                claim.record = self.rungs.at(claim.record, answers, claim.inherited, halves)
+                answered.append(claim)
+        return answered
 
-    def _begins_anew(self, start: int, stop: int) -> bool:
-        """Whether a set that goes on so far leaves fast answers of another precision behind."""
-        coarse = self.definition.questions.fast_precision != "model"
-        return coarse and 0 < start <= self.evaluator.order.n_fast < stop
+    def _advance(self, cohort: list[Claim]) -> list[Claim]:
+        """Decide and store what becomes of each claim at its rung; those that go on."""
+        if not cohort:
+            return []
+        racing = isinstance(self.study.pruner, RacingPruner)
+        if not racing:  # Optuna's own pruners read what is stored
+            self.claims.commit([(claim, Outcome.CONTINUE) for claim in cohort])
+        mine = {claim.number: claim.record for claim in cohort}
+        records = [mine.get(record.number, record) for record in self._records()] if racing else []
+        outcomes = advance(list(mine.values()), records, self.rungs, self._prune)
+        self.claims.commit([(claim, outcomes[claim.number]) for claim in cohort])
+        return [c for c in cohort if outcomes[c.number] is Outcome.CONTINUE]
 
-    def _next(self, claim: Claim) -> int:
-        """Number of questions at the claim's next stop."""
-        ahead = [rung for rung in self._rungs if rung > len(claim.answers)]
-        if claim.goal == Goal.full and len(claim.answers) >= self._rungs[0]:
-            return self._rungs[-1]
-        return ahead[0]
-
-    def _arrive(self, claims: list[Claim]) -> list[Claim]:
-        """Store the scores so far, tell the trials that are over, and return the others.
-
-        All that race are stored before any is judged, so that a cohort races against itself too.
-        """
-        n_full, n_fast = self._rungs[-1], self.evaluator.order.n_fast
-        told = [Told(claim, self.scorer.interval(claim.answers)) for claim in claims]
-        over = [
-            t
-            for t in told
-            if len(t.claim.answers) == n_full
-            or (t.claim.goal == Goal.fast and len(t.claim.answers) >= n_fast)
-        ]
-        going = [t for t in told if t not in over]
-        self.claims.tell(
-            [replace(t, over=True, full=len(t.claim.answers) == n_full) for t in over] + going
-        )
-        beaten = self._beaten([t.claim for t in going if t.claim.goal != Goal.full])
-        ended = [t for t in going if t.claim.number in beaten]
-        paused = [t for t in going if t not in ended and _pauses(t.claim)]
-        self.claims.tell(
-            [replace(t, over=True, beaten=True) for t in ended]
-            + [replace(t, over=True) for t in paused]
-        )
-        return [t.claim for t in going if t not in ended and t not in paused]
-
-    def _beaten(self, claims: list[Claim]) -> set[int]:
-        """The numbers of those that the pruner ends."""
+    def _prune(self, candidates: Sequence[Record], records: Sequence[Record]) -> set[int]:
+        """The numbers of the candidates that the study's pruner ends."""
         pruner = self.study.pruner
-        if not claims:
-            return set()
-        if not isinstance(pruner, RacingPruner):
-            return {claim.number for claim in claims if claim.trial.should_prune()}
-        # One look at the study for all of them.
-        records = [record for record in self._records() if record.state in _CONTENDERS]
-        mine, order = {claim.number for claim in claims}, self.evaluator.order
-        return pruner.judge_all(
-            [record for record in records if record.number in mine],
-            records,
-            n_fast=order.n_fast,
-            n_full=order.n_full,
-            strata=order.subject,
-            weights=order.weights,
-        )
+        if isinstance(pruner, RacingPruner):
+            return pruner.on(self.rungs)(candidates, records)
+        trials = self.study.get_trials(deepcopy=False)
+        return {c.number for c in candidates if pruner.prune(self.study, trials[c.number])}
