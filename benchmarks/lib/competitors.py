@@ -7,6 +7,7 @@ twice. `optlayers` plans, races and refines with the code of the package.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,9 @@ from optlayers.inference.prefix_tree import layer_passes
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search.guide import Guide
 from optlayers.search.operators import mutate, repair, uniform_crossover
+from optlayers.search.rungs import Rungs
 from optlayers.search.space import LayerSpace
+from optlayers.testing.simulation import Simulation
 
 ROOT = Path(__file__).resolve().parents[2]
 

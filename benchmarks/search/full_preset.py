@@ -27,7 +27,9 @@ from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.inference.prefix_tree import layer_passes
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search.proposal import Phase
+from optlayers.search.rungs import Rungs
 from optlayers.search.surrogate import indicators
+from optlayers.testing.simulation import Simulation
 from optlayers.trials.records import MAX_HELD_OUT, best_by_layers
 
 ROOT = Path(__file__).resolve().parents[2]

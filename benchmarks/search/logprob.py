@@ -28,7 +28,7 @@ from optlayers.search import LayerSpace
 from optlayers.search.individual import Individual, individuals_from
 from optlayers.search.logprobs import note_rung
 from optlayers.search.surrogate import Observation, Surrogate
-from optlayers.trials.record import Halves, Record
+from optlayers.trials.record import Record
 from optlayers.trials.statistics import FloatArray, spearman
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def individuals(
     records = []
     for number, layers in enumerate(sets):
         logs = None if sure is None else sure[number]
-        halves = note_rung({}, right[number] > 0, 0, logs, np.ones(right.shape[1]))
+        halves = note_rung({}, right[number] > 0, 0, logs)
         score = float(right[number].mean())
         records.append(
             Record(

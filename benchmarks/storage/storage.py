@@ -36,13 +36,15 @@ from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.evaluation.questions import QuestionOrder, Subject, order_questions
 from optlayers.layerset import LayerSet
-from optlayers.search import LayerSpace, RacingPruner, rungs, search_space
+from optlayers.search import LayerSpace, RacingPruner, search_space
 from optlayers.search.logprobs import note_rung
+from optlayers.search.rungs import Outcome
 from optlayers.storage.connect import open_study
 from optlayers.storage.retry import Patience
-from optlayers.storage.transactions import Change, NewTrial, insert_running, swap_states
+from optlayers.storage.transactions import NewTrial, insert_running
 from optlayers.trials import keys
-from optlayers.trials.record import encode_answers
+from optlayers.trials.record import Halves, Record
+from optlayers.workers.queue import Claim
 from optlayers.workers.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,39 +182,23 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
         made = insert_running(
             study._storage, study._study_id, wanted, search_space(N_LAYERS), lambda a, b: False
         )
-        changes = []
+        cohort = []
         for number, (layers, found) in enumerate(zip(sets, made, strict=True)):
             assert found is not None
             full = number % 10 == 0
             n = QUESTIONS if full else evaluator.order.n_fast
             answers = evaluator.row(layers)[:n]
-            interval = worker.scorer.interval(answers)
-            attrs = {
-                keys.ANSWERS: encode_answers(answers),
-                keys.QUESTIONS: n,
-                keys.EVALUATED: n,
-                keys.SCORE: interval.score,
-                keys.CI_LOW: interval.ci_low,
-                keys.CI_HIGH: interval.ci_high,
-                keys.FIDELITY: "full" if full else "fast",
-            }
-            halves: list[list[float]] = []
-            for rung in rungs(evaluator.order.n_fast, QUESTIONS):
+            record = Record(found[1], TrialState.RUNNING, layers)
+            halves: dict[int, Halves] = {}
+            begin = 0
+            for rung in [step for step in worker.rungs.steps if step <= n]:
                 if rung <= evaluator.order.n_fast:
-                    begin = int(halves[-1][0]) if halves else 0
-                    logs = evaluator.logs(layers)[begin:rung]
-                    halves = note_rung(halves, answers[:rung], begin, logs)
-            attrs[keys.HALVES] = halves
-            state = TrialState.COMPLETE if full else TrialState.PRUNED
-            steps = {
-                rung: worker.scorer.interval(answers[:rung]).score
-                for rung in rungs(evaluator.order.n_fast, QUESTIONS)
-                if rung <= n
-            }
-            changes.append(
-                Change(found[0], TrialState.RUNNING, state, attrs, interval.score, steps)
-            )
-        swap_states(study._storage, study._study_id, changes, search_space(N_LAYERS))
+                    logs, weights = evaluator.logs(layers)[begin:rung], evaluator.order.fast_weights
+                    halves = note_rung(halves, answers[:rung], begin, logs, weights)
+                    begin = rung
+                record = worker.rungs.at(record, answers[:rung], 0, halves)
+            cohort.append((Claim(found[0], record), Outcome.COMPLETE if full else Outcome.PAUSE))
+        worker.claims.commit(cohort)
 
 
 def proposal_cost(url: str, trials: int, repeats: int) -> dict[str, float]:

@@ -53,15 +53,15 @@ def note_rung(
     answers: Answers,
     begin: int,
     logs: FloatArray | None,
-    weights: FloatArray,
+    weights: FloatArray | None = None,
 ) -> dict[int, Halves]:
     """`Record.halves` once the questions from `begin` on are answered.
 
     answers [n]: of all questions so far; logs [n - begin]: log-probabilities of the right choices
-    from `begin` on; weights [n or more]: how much each question counts. Nothing is added without
-    logs, where one is not finite or a half has no weight, or where the halves at `begin` are
-    unknown. Halves beyond `begin` are dropped, unless the answers from the first on came without
-    logs (in another precision).
+    from `begin` on; weights [n or more]: how much each question counts (None: all alike). Nothing
+    is added without logs, where one is not finite or a half has no weight, or where the halves at
+    `begin` are unknown. Halves beyond `begin` are dropped, unless the answers from the first on
+    came without logs (in another precision).
     """
     if logs is None and begin == 0:
         return dict(halves)
@@ -69,7 +69,7 @@ def note_rung(
     if logs is None or (begin and begin not in kept) or not np.isfinite(logs).all():
         return kept
     n = len(answers)
-    counts = np.asarray(weights[:n], dtype=np.float64)
+    counts = np.ones(n) if weights is None else np.asarray(weights[:n], dtype=np.float64)
     right, means = [], []
     for half in (0, 1):
         total = float(counts[half::2].sum())

@@ -13,14 +13,13 @@ from optuna.trial import TrialState
 
 from benchmarks.lib.forked_worker import CONTEXT
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.search import Goal, Phase, Proposal
+from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
 from optlayers.storage import heartbeat as liveness
 from optlayers.storage.connect import open_study
 from optlayers.storage.heartbeat import is_gone, process_name
 from optlayers.trials import keys
 from optlayers.trials.records import given_up, read_records
-from optlayers.trials.statistics import ScoreInterval
-from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, Claims, Told
+from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, Claims
 from tests.helpers.replay import N_LAYERS, definition, study_in
 
 SET = LayerSet.of(1, 4)
@@ -30,6 +29,13 @@ def claims_in(folder: Path, worker: str | None = None) -> Claims:
     claims = Claims(study_in(folder), N_LAYERS, "cpu")
     claims.worker = worker or claims.worker
     return claims
+
+
+def answer(claim: Claim, questions: int) -> Claim:
+    """Give a claim right answers to the first questions."""
+    scored = Rungs(32, 160, np.zeros(160, dtype=np.intp))
+    claim.record = scored.at(claim.record, np.ones(questions, dtype=np.bool_), 0, {})
+    return claim
 
 
 def proposal(goal: Goal = Goal.race) -> Proposal:
@@ -82,8 +88,8 @@ def test_of_two_claims_of_one_set_the_lower_number_stands(
 def test_a_set_that_another_has_just_finished_is_not_claimed(tmp_path: Path) -> None:
     first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
     [claim] = first.take([proposal(Goal.fast)])
-    claim.answers = np.ones(32, dtype=np.bool_)
-    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0), over=True)])
+    answer(claim, 32)
+    first.commit([(claim, Outcome.PAUSE)])
     assert second.take([proposal(Goal.fast)]) == []
     assert second.study.get_trials()[1].user_attrs[keys.REASON].startswith("duplicate: trial 0")
     assert len(second.take([proposal(Goal.full)])) == 1  # more questions than it was finished on
@@ -92,14 +98,14 @@ def test_a_set_that_another_has_just_finished_is_not_claimed(tmp_path: Path) -> 
 def test_a_set_that_paused_goes_on_once_from_where_it_stands(tmp_path: Path) -> None:
     first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
     [claim] = first.take([proposal(Goal.step)])
-    claim.answers = np.ones(16, dtype=np.bool_)
-    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0), over=True)])
+    answer(claim, 16)
+    first.commit([(claim, Outcome.PAUSE)])
     assert keys.REASON not in first.study.get_trials()[0].user_attrs
     further = Proposal(SET, Phase.explore, Goal.step, start=16)
     [claim] = first.take([further])
     assert second.take([further]) == []
-    claim.answers = np.ones(32, dtype=np.bool_)
-    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0), over=True, beaten=True)])
+    answer(claim, 32)
+    first.commit([(claim, Outcome.PRUNE)])
     # A plan from before that goes on from the same place comes too late.
     assert second.take([further]) == []
     trial = first.study.get_trials()[claim.number]
@@ -136,7 +142,7 @@ def test_a_claim_given_back_waits_and_is_taken_once(tmp_path: Path) -> None:
     trials = claims.study.get_trials()
     assert [t.state for t in trials] == [TrialState.FAIL, TrialState.WAITING]
     [again] = claims.pop_waiting(trials, 5)
-    assert (again.layers, again.goal) == (SET, Goal.race)
+    assert (again.layers, again.record.goal) == (SET, Goal.race)
     assert claims_in(tmp_path, "elsewhere:1:1").pop_waiting(trials, 5) == []
 
 
@@ -176,12 +182,11 @@ def test_a_worker_that_slept_too_long_leaves_its_lost_trials_alone(tmp_path: Pat
     lost = {t.number: t for t in other.study.get_trials()}
     for claim in taken:
         assert other._abandon([lost[claim.number]], f"{keys.REASON_LOST}: silent", 1) == 1
-    interval = ScoreInterval(0.5, 0.4, 0.6)
     for claim in taken:
-        claim.answers = np.ones(32, dtype=np.bool_)
-        sleeper.tell([Told(claim, interval)])
-    sleeper.tell([Told(taken[0], interval, over=True, full=True)])
-    sleeper.tell([Told(taken[1], interval, over=True)])
+        answer(claim, 32)
+        sleeper.commit([(claim, Outcome.CONTINUE)])
+    sleeper.commit([(taken[0], Outcome.COMPLETE)])
+    sleeper.commit([(taken[1], Outcome.PAUSE)])
     sleeper.fail(taken[2], "late")
     for trial in other.study.get_trials()[:3]:
         assert trial.state == TrialState.FAIL
@@ -322,8 +327,8 @@ def test_a_beat_changes_the_heartbeat_in_the_database(tmp_path: Path) -> None:
 def test_a_lost_set_keeps_its_answers_so_far(tmp_path: Path) -> None:
     first, second = claims_in(tmp_path, "elsewhere:1:1"), claims_in(tmp_path)
     [claim] = first.take([proposal()])
-    claim.answers = np.ones(32, dtype=np.bool_)
-    first.tell([Told(claim, ScoreInterval(1.0, 0.9, 1.0))])
+    answer(claim, 32)
+    first.commit([(claim, Outcome.CONTINUE)])
     second._abandon(second.study.get_trials(), f"{keys.REASON_LOST}: silent", 1)
     lost, again = read_records(second.study.get_trials())
     assert (lost.questions, lost.evaluated) == (32, 32)
@@ -378,7 +383,7 @@ def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
         claims.give_back()
         barrier.wait(60)
         again = claims.pop_waiting(claims.study.get_trials(), 99)
-        claims.tell([Told(c, ScoreInterval(0.5, 0.4, 0.6), over=True) for c in again])
+        claims.commit([(answer(c, 4), Outcome.PAUSE) for c in again])
         return [c.layers for c in taken], [c.number for c in again]
 
     open_study(url, definition())

@@ -117,7 +117,7 @@ def test_a_search_on_values_stores_compares_and_checks_them(
     again = evaluator.evaluate([best.layers], 0, int(best.questions or 0))[0]
     assert best.answers is not None
     np.testing.assert_array_equal(best.answers, again)
-    assert worker.scorer.score(best.answers) == pytest.approx(rows[0].score, abs=1e-12)
+    assert worker.rungs.score.score(best.answers) == pytest.approx(rows[0].score, abs=1e-12)
     assert 0.0 < rows[0].ci_low < rows[0].score < rows[0].ci_high < 1.0
     proof = evidence(study, rows)
     assert proof[0].to_base is not None

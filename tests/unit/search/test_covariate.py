@@ -19,10 +19,6 @@ SETS = [LayerSet.of(i, j) for i in range(12) for j in range(i)]
 QUESTIONS = 40
 
 
-def rows_of(right: FloatArray, logs: FloatArray) -> list[list[float]]:
-    return note_rung([], right.astype(bool), 0, logs)
-
-
 def made(
     spread: float, logs_know: bool, seed: int, questions: int = QUESTIONS
 ) -> tuple[FloatArray, list[Record]]:
@@ -34,7 +30,6 @@ def made(
         right = (rng.random(questions) < level).astype(float)
         said = (level - 0.4) / spread if logs_know else 0.0
         logs = -2.0 + 0.5 * said + 1.0 * rng.standard_normal(questions)
-        ((n, *means),) = rows_of(right, logs)
         records.append(
             Record(
                 number=number,
@@ -44,7 +39,7 @@ def made(
                 score=float(right.mean()),
                 fidelity="fast",
                 intermediate={questions: float(right.mean())},
-                halves={int(n): Halves((means[0], means[1]), (means[2], means[3]))},
+                halves=note_rung({}, right.astype(bool), 0, logs),
             )
         )
     return truth, records
@@ -101,21 +96,20 @@ def test_the_search_sees_the_sharpened_score() -> None:
 def test_rows_noted_rung_by_rung_are_those_of_all_questions_at_once(cuts: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
     right, logs = rng.random(60) < 0.4, -rng.random(60)
-    rows: list[list[float]] = []
+    noted: dict[int, Halves] = {}
     begin = 0
     for stop in cuts:
-        rows = note_rung(rows, right[:stop], begin, logs[begin:stop])
+        noted = note_rung(noted, right[:stop], begin, logs[begin:stop])
         begin = stop
-    assert [row[0] for row in rows] == list(cuts)
-    for n, *means in rows:
-        first = slice(0, int(n))
-        asked = [part[first][half::2].mean() for part in (right, logs) for half in (0, 1)]
-        assert means == pytest.approx(asked, abs=1e-5)
+    assert list(noted) == list(cuts)
+    for n, halves in noted.items():
+        asked = [part[:n][half::2].mean() for part in (right, logs) for half in (0, 1)]
+        assert [*halves.right, *halves.logs] == pytest.approx(asked, abs=1e-5)
 
 
 def test_rungs_without_log_probabilities_end_the_rows() -> None:
     right, logs = np.ones(30, dtype=bool), -np.ones(30)
-    rows = note_rung([], right[:10], 0, logs[:10])
+    rows = note_rung({}, right[:10], 0, logs[:10])
     assert note_rung(rows, right[:20], 10, None) == rows
     assert note_rung(rows, right, 20, logs[20:]) == rows
     assert note_rung(rows, right[:10], 0, logs[:10]) == rows
@@ -124,7 +118,7 @@ def test_rungs_without_log_probabilities_end_the_rows() -> None:
 def test_what_each_question_counts_is_what_it_counts_in_the_rows() -> None:
     rng = np.random.default_rng(4)
     right, logs, weights = rng.random(60) < 0.4, -rng.random(60), rng.random(60)
-    rows: list[list[float]] = []
+    rows: dict[int, Halves] = {}
     for begin, stop in ((0, 15), (15, 60)):
         rows = note_rung(rows, right[:stop], begin, logs[begin:stop], weights)
     asked = [
@@ -132,30 +126,30 @@ def test_what_each_question_counts_is_what_it_counts_in_the_rows() -> None:
         for part in (right, logs)
         for half in (0, 1)
     ]
-    assert rows[-1][1:] == pytest.approx(asked, abs=1e-5)
+    assert [*rows[60].right, *rows[60].logs] == pytest.approx(asked, abs=1e-5)
     # A question that counts nothing is as one that was not asked.
     weights[:58] = 0.0
-    assert note_rung([], right, 0, logs, weights)[0][3:] == pytest.approx(logs[58:], abs=1e-5)
-    assert note_rung([], right, 0, logs, np.zeros(60)) == []
+    assert note_rung({}, right, 0, logs, weights)[60].logs == pytest.approx(logs[58:], abs=1e-5)
+    assert note_rung({}, right, 0, logs, np.zeros(60)) == {}
 
 
 @pytest.mark.parametrize("value", [-np.inf, np.nan])
 def test_a_log_probability_that_is_no_number_is_not_noted(value: float) -> None:
     right, logs = np.ones(20, dtype=bool), -np.ones(20)
     logs[13] = value
-    rows = note_rung([], right[:10], 0, logs[:10])
+    rows = note_rung({}, right[:10], 0, logs[:10])
     assert len(rows) == 1
     assert note_rung(rows, right, 10, logs[10:]) == rows
-    assert note_rung([], right, 0, logs) == []
+    assert note_rung({}, right, 0, logs) == {}
 
 
 def test_one_question_has_no_two_halves() -> None:
-    assert note_rung([], np.ones(1, dtype=bool), 0, -np.ones(1)) == []
+    assert note_rung({}, np.ones(1, dtype=bool), 0, -np.ones(1)) == {}
 
 
 def test_asked_anew_in_another_precision_a_set_keeps_what_it_said_before() -> None:
     right = np.ones(20, dtype=bool)
-    rows = note_rung([], right[:10], 0, -np.ones(10))
+    rows = note_rung({}, right[:10], 0, -np.ones(10))
     assert note_rung(rows, right, 0, None) == rows
 
 

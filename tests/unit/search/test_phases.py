@@ -95,7 +95,7 @@ def test_probe_proposes_every_single_layer_once() -> None:
     history = History()
     found = history.plan(study, k=3)
     assert found.phase is Phase.probe
-    assert texts(found) == ["0", "1", "2"]
+    assert texts(found) == ["0", "1", "2", "3", "4"]
     assert {p.goal for p in found.proposals} == {Goal.step}
     greedy = definition(
         prior={}, layers={"min": 2, "max": 2}, explore={"population": 3, "sampler": "greedy"}

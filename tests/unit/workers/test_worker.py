@@ -229,7 +229,7 @@ def test_fast_answers_of_another_precision_are_asked_once_more_of_sets_that_go_o
     went_on = {r.layers for r in records if (r.questions or 0) > n_fast}
     assert went_on
     assert searched - went_on
-    steps = {step for step in worker._rungs if step <= n_fast}
+    steps = {step for step in worker.rungs.steps if step <= n_fast}
     for layers in searched:
         times = {n: count for (found, n), count in evaluator.asked.items() if found == layers}
         twice = sorted(n for n, count in times.items() if count > 1)

@@ -1,0 +1,156 @@
+"""Whole studies on a made-up landscape, several workers in turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from optlayers.config.study import StudyDefinition
+from optlayers.layerset import LayerSet
+from optlayers.search import PatternGASampler, Phase, Rungs
+from optlayers.testing.simulation import Simulation
+from optlayers.trials.record import Record
+from optlayers.trials.records import best_by_layers
+from tests.helpers.search_landscape import N_FAST, N_FULL, N_LAYERS, Landscape, landscape_of
+
+ORDER = ["probe", "explore", "validate", "refine", "done"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def definition(seed: int, **changes: Any) -> StudyDefinition:
+    fields: dict[str, Any] = {
+        "name": "simulated",
+        "base": {"model": "base"},
+        "donor": {"model": "donor"},
+        "layers": {"min": 1, "max": 4},
+        "tasks": [{"name": "made_up"}],
+        "explore": {"population": 12, "generations": 12, "patience": 5},
+        "validate": {"top": 6},
+        "refine": {"top": 2, "verify": 4, "rounds": 5},
+        "seed": seed,
+    }
+    return StudyDefinition.model_validate({**fields, **changes})
+
+
+def study_of(
+    landscape: Landscape, seed: int, failing: frozenset[LayerSet] = frozenset()
+) -> Simulation:
+    return Simulation(
+        definition(seed),
+        N_LAYERS,
+        Rungs(N_FAST, N_FULL, landscape.strata),
+        lambda layers, n: None if layers in failing else landscape.answers(layers, n),
+    )
+
+
+def search(seed: int, workers: int = 3) -> Simulation:
+    study = study_of(landscape_of(seed), seed)
+    study.run(workers, seed)
+    return study
+
+
+def best_full(records: list[Record]) -> Record:
+    full = [r for r in best_by_layers(records).values() if r.is_full]
+    return max(full, key=lambda r: r.score or 0.0)
+
+
+def test_the_true_best_is_found_for_nearly_every_seed() -> None:
+    found = sum(
+        best_full(search(seed).records).layers in landscape_of(seed).best()[1] for seed in range(4)
+    )
+    assert found >= 3
+
+
+def test_phases_pass_in_order_and_no_question_is_paid_twice() -> None:
+    study = search(0)
+    records = study.records
+    for plans in study.plans.values():
+        seen = [p.phase.value for p in plans]
+        assert seen == sorted(seen, key=ORDER.index)
+        assert seen[-1] == "done"
+    assert {r.phase for r in records} == set(ORDER[:-1])
+    assert all(1 <= len(r.layers) <= 4 for r in records)
+    assert all(not r.is_claimed for r in records)
+    paid: Counter[LayerSet] = Counter()
+    for record in records:
+        paid[record.layers] += record.evaluated
+    best = best_by_layers(records)
+    assert dict(paid) == {layers: r.questions for layers, r in best.items()}
+    # A set comes back only to go on.
+    twice = Counter(r.layers for r in records)
+    for layers, trials in twice.items():
+        goals = [r.goal for r in records if r.layers == layers]
+        # The probe begins a set, or explore, or refine; then it goes on rung by rung, or in full.
+        assert trials == 1 or (set(goals[1:-1]) <= {"step"} and goals[-1] in ("step", "full"))
+    assert {r.questions for r in best.values()} >= {N_FAST, N_FULL}
+
+
+def test_one_worker_with_one_seed_repeats_itself() -> None:
+    first, second = (search(1, workers=1).records for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("turns", [5, 60, 220])
+def test_workers_killed_in_the_middle_leave_a_study_that_others_finish(turns: int) -> None:
+    landscape = landscape_of(2)
+    study = study_of(landscape, 2)
+    crew = [study.worker(index) for index in range(2)]
+    for turn in range(turns):
+        next(crew[turn % 2], None)
+    lost = [r for r in study.records if r.state == TrialState.RUNNING]
+    before = len(study.records)
+    next(study.worker(7), None)
+    assert not {r.layers for r in study.records[before:]} & {r.layers for r in lost}
+    study.requeue()
+    for _ in study.worker(8):
+        pass
+    assert best_full(study.records).layers in landscape.best()[1]
+    assert {r.layers for r in lost} <= {r.layers for r in study.records if r.is_evaluated}
+
+
+def test_a_set_that_always_fails_does_not_stop_the_study() -> None:
+    landscape = landscape_of(3)
+    (best,) = landscape.best()[1]
+    study = study_of(landscape, 0, frozenset({LayerSet.of(0), best}))
+    study.run()
+    failures = Counter(r.layers for r in study.records if r.state == TrialState.FAIL)
+    assert failures[LayerSet.of(0)] == 3
+    assert all(count <= 3 for count in failures.values())
+    assert best_full(study.records).layers != best
+
+
+def test_more_generations_reopen_a_finished_study() -> None:
+    study = study_of(landscape_of(4), 0)
+    study.run()
+    before = len(study.records)
+    study.definition = definition(0, explore={"population": 12, "generations": 20, "patience": 20})
+    done = len(study.plans["worker 0"])
+    study.run()
+    assert study.plans["worker 0"][done].phase is Phase.explore
+    assert len(study.records) > before
+
+
+def test_the_sampler_needs_far_fewer_sets_than_random_draws() -> None:
+    needed = []
+    for seed in range(5):
+        landscape = landscape_of(seed)
+        _, best = landscape.best()
+        sampler = PatternGASampler(n_layers=N_LAYERS, population_size=20, seed=seed)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for _ in range(600):
+            trial = study.ask(sampler.search_space())
+            layers = LayerSet.from_params(trial.params)
+            study.tell(trial, landscape.score(layers))
+            if layers in best:
+                break
+        needed.append(len(study.trials))
+    # Random draws without repetition need half of the 2,516 sets in the median.
+    assert sorted(needed)[2] < 300
