@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from optlayers.search.space import LayerSpace, search_space
 from optlayers.trials import keys
 from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record
-from optlayers.trials.records import CLAIM_KEY, GENERATION_KEY, best_by_layers, given_up
+from optlayers.trials.records import GENERATION_KEY, best_by_layers, given_up
 
 # Individuals that a proposal looks at: the best and an even choice of the others, so that it takes
 # no longer after many trials.
@@ -36,8 +38,8 @@ _MOST = 1500
 
 _INDIVIDUAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
-# Draws of a set that workers beside this one have not taken in the same moment.
-_TRIES = 8
+# Held while a set is drawn; of the module, so that samplers can be pickled.
+_drawing = threading.Lock()
 
 
 class PatternGASampler(BaseGASampler):
@@ -49,7 +51,9 @@ class PatternGASampler(BaseGASampler):
     evaluated, as long as such sets remain; after that the best-known set is given again.
 
     Both COMPLETE and PRUNED trials are individuals. A proposal depends on `seed`, the trial
-    number and the history alone; workers need different seeds, but share no other state.
+    number and the history alone; workers need different seeds, but share no other state. Threads
+    that share a sampler never draw one set twice; plain Optuna processes that draw at the same
+    moment may (those of `optlayers worker` claim a set first).
     Either direction works; `known_sets` and `single_layer_scores` (float [n_layers], 0 or
     more, larger for better) seed the first generation. `donors` are their names where there are
     several: then a layer is suggested among `base` and these, and a set holds choices, as
@@ -119,6 +123,8 @@ class PatternGASampler(BaseGASampler):
         # Optuna's own samplers take 32 bits.
         self._independent = RandomSampler(seed=None if seed is None else seed % 2**32)
         self._reader = RecordReader()
+        # By study: what trials of this process hold whose parameters may not be stored yet.
+        self._drawn: dict[str, dict[int, LayerSet]] = {}
 
     @property
     def space(self) -> LayerSpace:
@@ -215,32 +221,42 @@ class PatternGASampler(BaseGASampler):
         }
         if not any(name in mine and name not in params for name in search_space):
             return params
-        layers = self._claim(study, trial)
+        layers = self._draw(study, trial)
         chosen = layers.to_params(self._space.n_layers, self._donors)
         params.update({n: v for n, v in chosen.items() if n in search_space and n not in params})
         return params
 
-    def _claim(self, study: Study, trial: FrozenTrial) -> LayerSet:
-        """A set for this trial, noted there; where another trial has taken it too, a new one."""
-        maximise, storage = study.direction != StudyDirection.MINIMIZE, study._storage
-        layers: LayerSet | None = None
-        for _ in range(_TRIES):
+    def _draw(self, study: Study, trial: FrozenTrial) -> LayerSet:
+        """A set for this trial that no other has, or the best known where none is left.
+
+        Optuna stores parameters one by one, so what other threads of this process have drawn
+        counts from memory; other processes are seen once their parameters are stored.
+        """
+        maximise = study.direction != StudyDirection.MINIMIZE
+        with _drawing:
+            drawn = self._drawn.setdefault(study.study_name, {})
             others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-            records = self._reader.read(others)
-            taken = {r.layers for r in records if r.is_claimed or r.is_evaluated}
-            if layers is not None and layers not in taken:
-                break
+            records = [
+                replace(record, layers=drawn[record.number])
+                if record.is_claimed and record.number in drawn
+                else record
+                for record in self._reader.read(others)
+            ]
+            known = {record.number for record in records}
+            records += [
+                Record(t.number, t.state, drawn[t.number])
+                for t in others
+                if t.number in drawn and t.number not in known and not t.state.is_finished()
+            ]
+            records.sort(key=lambda record: record.number)
             found = self.propose_from(records, 1, maximise=maximise, number=trial.number)
-            known = found[0].layers if found else None
-            layers = known or self._best_known(records, trial, maximise=maximise)
-            # The parameters reach the storage one by one, so other workers are told of the whole
-            # set first; who told of the same one meanwhile is seen at the next look.
-            storage.set_trial_system_attr(trial._trial_id, CLAIM_KEY, list(layers.indices))
-            if not found:
-                break
-            generation = found[0].generation or 0
-            storage.set_trial_system_attr(trial._trial_id, GENERATION_KEY, generation)
-        assert layers is not None
+            layers = (
+                found[0].layers if found else self._best_known(records, trial, maximise=maximise)
+            )
+            running = {t.number for t in others if not t.state.is_finished()}
+            self._drawn[study.study_name] = {
+                number: held for number, held in drawn.items() if number in running
+            } | {trial.number: layers}
         return layers
 
     def sample_independent(

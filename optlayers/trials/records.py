@@ -16,8 +16,7 @@ from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet, all_of
 from optlayers.trials import keys
 from optlayers.trials.record import Halves, Record
 
-# Where a sampler notes the set that it gave to a trial whose parameters are still coming.
-CLAIM_KEY = "PatternGASampler:layers"
+# A system attribute that the sampler of optlayers 0.1 wrote.
 GENERATION_KEY = "PatternGASampler:generation"
 
 MAX_FAILURES = 3
@@ -32,10 +31,6 @@ def _layers_of(trial: FrozenTrial) -> LayerSet | None:
             return _parsed(text, _donors_of(trial) if AT in text else ONE)
         except InputError:
             return None
-    # `Trial.params` copies nothing, but a trial in the middle of `ask` has only some of them.
-    claim = trial.system_attrs.get(CLAIM_KEY)
-    if claim is not None and not trial.state.is_finished():
-        return LayerSet(tuple(claim))
     params: Mapping[str, Any] = trial.params
     if not params:
         params = trial.system_attrs.get("fixed_params", {})

@@ -34,7 +34,7 @@ ROOMS = {
     "workers": "storage search evaluation distill",
     "results": "search",
     "report": "results storage",
-    "testing": "evaluation",
+    "testing": "evaluation search",
     "api": "workers report",
     "cli": "api testing selectors",
     "__main__": "cli",

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -13,9 +11,8 @@ from optuna.trial import Trial, TrialState
 
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.search import PatternGASampler, Phase, Proposal
+from optlayers.search import PatternGASampler, Phase
 from optlayers.trials import keys
-from optlayers.trials.record import Record
 from optlayers.trials.records import read_records
 
 
@@ -82,18 +79,6 @@ def test_claimed_sets_are_not_proposed_again() -> None:
     found = [LayerSet.from_params(trial.params) for trial in asked]
     more = [p.layers for p in sampler.propose(study, 99)]
     assert len({*found, *more, LayerSet.of(0, 7)}) == sampler.space.size
-
-
-def test_another_worker_sees_a_claim_before_its_parameters() -> None:
-    sampler = new_sampler()
-    study = new_study(sampler)
-    trial = study.ask()
-    trial.suggest_categorical("layer_00", ["base", "donor"])
-    (record,) = read_records(study.trials)
-    for i in range(8):
-        trial.suggest_categorical(f"layer_{i:02d}", ["base", "donor"])
-    assert record.layers == LayerSet.from_params(trial.params)
-    assert record.is_claimed
 
 
 def test_optimize_with_plain_suggestions_works() -> None:
@@ -252,53 +237,20 @@ def test_a_set_that_failed_three_times_is_not_proposed_again() -> None:
     assert LayerSet.of(1, 4) not in asked[3:]
 
 
-def test_workers_on_one_database_repeat_nothing(tmp_path: Path) -> None:
+def test_threads_of_one_process_repeat_nothing(tmp_path: Path) -> None:
+    sampler = new_sampler()
     url = f"sqlite:///{tmp_path}/study.db"
-    optuna.create_study(study_name="shared", storage=url, direction="maximize")
+    study = optuna.create_study(storage=url, direction="maximize", sampler=sampler)
 
-    def work(seed: int) -> None:
-        sampler = new_sampler(seed)
-        study = optuna.load_study(study_name="shared", storage=url, sampler=sampler)
-        ask_and_tell(study, sampler, 7)
+    def objective(trial: Trial) -> float:
+        for name in sampler.search_space():
+            trial.suggest_categorical(name, ["base", "donor"])
+        return value(LayerSet.from_params(trial.params))
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    study = optuna.load_study(study_name="shared", storage=url)
+    study.optimize(objective, n_trials=21, n_jobs=3)
     records = read_records(study.trials)
     assert len(records) == 21
     assert len({r.layers for r in records}) == 21
-
-
-class Beaten(PatternGASampler):
-    """Another worker takes every first choice of this one while it makes it."""
-
-    def propose_from(self, records: Sequence[Record], k: int, **settings: Any) -> list[Proposal]:
-        found = super().propose_from(records, k, **settings)
-        if self.study is not None:
-            params = found[0].layers.to_params(8)
-            study, self.study = self.study, None
-            study.enqueue_trial(params)
-            self.other = study.ask(self.search_space())
-        return found
-
-    study: Study | None = None
-    other: Trial | None = None
-
-
-def test_a_set_that_another_worker_took_in_the_same_moment_is_drawn_anew() -> None:
-    sampler = Beaten(n_layers=8, min_layers=1, max_layers=3, population_size=6, seed=0)
-    study = new_study(sampler)
-    for _ in range(12):
-        sampler.study = study
-        trial = study.ask(sampler.search_space())
-        assert sampler.other is not None
-        assert trial.params != sampler.other.params
-        study.tell(trial, value(LayerSet.from_params(trial.params)))
-    sets = [LayerSet.from_params(trial.params) for trial in study.get_trials(deepcopy=False)]
-    assert len(set(sets)) == len(sets) == 24
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
