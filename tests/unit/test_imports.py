@@ -62,7 +62,6 @@ BREAK_THE_TABLE = {
 TOUCH_PRIVATE_OPTUNA = {
     "cli/search.py",
     "report/dashboard.py",
-    "search/sampler.py",
     "trials/reader.py",
     "workers/once.py",
     "workers/queue.py",
@@ -70,7 +69,6 @@ TOUCH_PRIVATE_OPTUNA = {
 SHARED_CLASS_NAMES = {"Entry", "Halves", "Subject"}
 TOO_LONG = {
     "models/llamba.py",
-    "search/sampler.py",
     "storage/transactions.py",
     "workers/worker.py",
 }
@@ -168,7 +166,6 @@ def test_the_files_are_read() -> None:
     assert "torch" in libraries("models/ssd.py")
     assert "optlayers.models.ssd.ssd" in imported("models/llamba.py")
     assert rooms("trials/records.py") == {"config", "errors", "layerset"}
-    assert "optuna" in reached("search/sampler.py")
     assert list(private_optuna("storage/heartbeat.py"))
 
 
