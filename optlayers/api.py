@@ -20,12 +20,10 @@ import optuna
 
 from optlayers.config.study import StudyDefinition, load_study
 from optlayers.layerset import LayerSet
-from optlayers.report.data import Report, gather
-from optlayers.results.leaderboard import LeaderboardRow, leaderboard, status
+from optlayers.results.leaderboard import LeaderboardRow
+from optlayers.results.view import StudyView
 from optlayers.search import pruner_for
 from optlayers.storage.connect import DEFAULT_URL, open_study, storage_errors
-from optlayers.trials.cost import cost_of
-from optlayers.trials.records import read_records
 from optlayers.workers.heldout import is_done
 
 
@@ -39,24 +37,21 @@ class SearchResult:
     @property
     def is_done(self) -> bool:
         """Whether all phases are over."""
-        return status(self.definition, self.study).phase == "done"
+        return self.report().phase == "done"
 
     @property
     def leaderboard(self) -> list[LeaderboardRow]:
         """Every evaluated layer set, best first; scores are shares from 0 to 1."""
-        records = read_records(self.study.get_trials(deepcopy=False))
-        cost = cost_of(self.definition, self.study.user_attrs)
-        return leaderboard(self.definition, records, cost)
+        return self.report().leaderboard
 
     @property
     def best(self) -> LeaderboardRow | None:
         """The first of the leaderboard."""
-        rows = self.leaderboard
-        return rows[0] if rows else None
+        return self.report().best
 
-    def report(self) -> Report:
-        """Everything that `optlayers report` shows, as frozen values."""
-        return gather(self.definition, self.study)
+    def report(self) -> StudyView:
+        """Everything that `optlayers report` shows, of the study as it is now."""
+        return StudyView.of(self.definition, self.study)
 
 
 def search_study(

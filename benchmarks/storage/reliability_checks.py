@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.storage.reliability_runs import LANDSCAPE, MOST_LAYERS, Figures, Run, Workers
 from optlayers.config.study import StudyDefinition, load_study
-from optlayers.results.leaderboard import leaderboard, status
+from optlayers.results.leaderboard import leaderboard
+from optlayers.results.view import StudyView
 from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
 from optlayers.storage.connect import open_study
 from optlayers.testing import Landscape
@@ -27,15 +28,15 @@ def check(run: Run, url: str, folder: Path, workers: Workers, figures: Figures) 
     """Add to the run's faults what is not as it must be, and fill in the figures."""
     definition = load_study(str(folder / "study.yaml"))
     study = open_study(url, definition, create=False)
-    state = status(definition, study)
-    if state.phase != "done":
-        run.faults.append(f"the study is in phase {state.phase}")
+    view = StudyView.of(definition, study)
+    if view.phase != "done":
+        run.faults.append(f"the study is in phase {view.phase}")
     for name in ("running", "waiting"):
-        if state.trials[name]:
-            run.faults.append(f"{state.trials[name]} trials are still {name}")
+        if view.trial_counts[name]:
+            run.faults.append(f"{view.trial_counts[name]} trials are still {name}")
     trials = study.get_trials(deepcopy=False)
     reasons = [str(t.user_attrs.get(keys.REASON, "")) for t in trials]
-    figures.trials, figures.layer_sets = len(trials), state.distinct_layer_sets
+    figures.trials, figures.layer_sets = len(trials), view.funnel.evaluated
     figures.lost = sum(reason.startswith(keys.REASON_LOST) for reason in reasons)
     figures.given_up = sum(reason.startswith(keys.REASON_SPENT) for reason in reasons)
     for trial, reason in zip(trials, reasons, strict=True):

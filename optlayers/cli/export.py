@@ -42,7 +42,7 @@ def export(
 ) -> None:
     """Write one layer set as a checkpoint that transformers loads."""
     from optlayers.checkpoints.parents import open_parents
-    from optlayers.cli.recorded import recorded
+    from optlayers.cli.recorded import recorded, score_of
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
     from optlayers.layerset import LayerSet
@@ -56,11 +56,11 @@ def export(
     early = None if "all" in layers else LayerSet.parse(layers, donors=names)
     parents = open_parents(definition, early)
     chosen = LayerSet.parse(layers, parents.n_layers, names)
-    score = known.score(chosen)
+    score = score_of(chosen, known)
     write(definition, parents, chosen, score, out, dtype)
     if score is None:
         say(f"{mask_password(storage)} has no evaluation of these layers; no score is written")
-    if known.rows:
+    if known and known.leaderboard:
         keep(definition, storage, [out])
     address = upload(out, repository, private)
     if json:

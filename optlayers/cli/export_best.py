@@ -37,7 +37,7 @@ def export_best(
     from optlayers.checkpoints.target import can_link, check_target
     from optlayers.checkpoints.writer import check_room
     from optlayers.cli.export import checked, keep, upload, write
-    from optlayers.cli.recorded import recorded
+    from optlayers.cli.recorded import recorded, score_of
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
     from optlayers.errors import InputError
@@ -47,7 +47,7 @@ def export_best(
     definition = load_study(study)
     repository = checked(push)
     known = recorded(definition, storage)
-    rows = known.rows[:top]
+    rows = known.leaderboard[:top] if known else []
     if not rows:
         raise InputError(
             f"study {definition.name!r} has no evaluated layer set in {mask_password(storage)}; "
@@ -65,7 +65,7 @@ def export_best(
     sets = [row.record.layers for row in rows]
     check_room(parents, sets, targets, dtype=dtype, shelf=shelf, graft=definition.graft)
     for layers, target in zip(sets, targets, strict=True):
-        write(definition, parents, layers, known.score(layers), target, dtype, shelf)
+        write(definition, parents, layers, score_of(layers, known), target, dtype, shelf)
         upload(target, repository and f"{repository}-{target.name}", private)
         if not json:
             print(target)

@@ -25,33 +25,26 @@ def leaderboard(
     """List the evaluated layer sets of a study, best first."""
     from optlayers.cli.stored import study_of
     from optlayers.cli.tables import NOTHING_YET, console, print_json, rows_table
-    from optlayers.results.comparisons import evidence, looked
-    from optlayers.results.leaderboard import front as pareto
-    from optlayers.results.leaderboard import leaderboard as read_rows
+    from optlayers.results.view import StudyView
     from optlayers.storage.connect import open_study, storage_errors
-    from optlayers.trials.cost import cost_of
-    from optlayers.trials.records import read_records
 
     if top is not None:
         at_least("--top", top, 1)
     definition = study_of(study, storage)
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
-        records = read_records(opened.get_trials(deepcopy=False))
-        cost = cost_of(definition, opened.user_attrs)
-        rows = read_rows(definition, records, cost)
-        if front:
-            rows = pareto(rows)
-        shown = rows[:top] if json or top else rows[:20]
-        # One more, for the difference of the last to the next.
-        proof = evidence(opened, rows[: len(shown) + 1])[: len(shown)]
+        view = StudyView.of(definition, opened)
+    rows = view.front if front else view.leaderboard
+    most = top or (len(rows) if json else 20)
+    # One more, for the difference of the last to the next.
+    shown = view.compare(rows[: most + 1])[:most]
     if json:
-        print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(shown, proof, strict=True)])
+        print_json([row.to_dict() for row in shown])
     elif not rows:
         say(NOTHING_YET)
     else:
         out = console()
         out.print(
-            rows_table(shown, f"{definition.name}: {len(rows)} layer sets", proof, out.width, cost)
+            rows_table(shown, f"{definition.name}: {len(rows)} layer sets", out.width, view.cost)
         )
-        out.print(str(looked(records, any(e.held_out for e in proof))), markup=False)
+        out.print(view.selection_note(any(row.held_out for row in shown)), markup=False)

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from optlayers.cli.view import LocalWorker, Pace, line, view
-from optlayers.report.progress import Snapshot, snapshot
+from optlayers.results.view import StudyView
 
 LINE_SECONDS, LONGEST_LINE_SECONDS = 5.0, 60.0
 WINDOW_SECONDS = 30.0
@@ -72,20 +72,20 @@ class LiveView:
         if began < self._next_look:
             return None
         busy = time.thread_time()
-        found = snapshot(definition, study)
+        found = StudyView.of(definition, study)
         # The processor's time: on a machine that others keep busy a look only seems to be long.
         pause = (time.thread_time() - busy) / SHARE
         self._next_look = time.monotonic() + max(RENEW_SECONDS if self._live else 0.0, pause)
         self.show(found, local)
-        return found.status.phase
+        return found.phase
 
-    def show(self, found: Snapshot, local: Sequence[LocalWorker] = ()) -> None:
+    def show(self, found: StudyView, local: Sequence[LocalWorker] = ()) -> None:
         """Renew the view."""
         pace = self._pace(found)
         if self._live is not None:
             self._live.update(view(found, local, pace), refresh=True)
             return
-        now, phase = time.monotonic(), found.status.phase
+        now, phase = time.monotonic(), found.phase
         if phase != self._phase or now >= self._next_line:
             # A log of a day should not have a line for every five seconds of it.
             wait = min(max(LINE_SECONDS, SHARE * (now - self._began)), LONGEST_LINE_SECONDS)
@@ -95,10 +95,10 @@ class LiveView:
                 self._last_text = text
                 self.console.print(Text(text), soft_wrap=True)
 
-    def _pace(self, found: Snapshot) -> Pace:
-        now, state = time.monotonic(), found.status
+    def _pace(self, found: StudyView) -> Pace:
+        now, asked = time.monotonic(), found.question_evaluations
         seen = self._seen
-        done = (state.question_evaluations, found.passes)
+        done = (asked, found.passes)
         if len(seen) > 1 and seen[-1][1:] == seen[-2][1:] == done:
             seen.pop()  # a study that stands still is not remembered second by second
         seen.append((now, *done))
@@ -107,10 +107,10 @@ class LiveView:
         then, questions, passes = seen[0]
         if now <= then:
             return Pace()
-        rate = (state.question_evaluations - questions) / (now - then)
+        rate = (asked - questions) / (now - then)
         left = None
         if rate > 0:
-            left = max(0.0, state.expected - state.question_evaluations) / rate
+            left = max(0.0, found.expected_evaluations - asked) / rate
         run = (found.passes - passes) / (now - then)
         return Pace(rate, run if found.passes else None, left)
 

@@ -52,9 +52,9 @@ def report(
     from optlayers.cli.stored import study_of
     from optlayers.errors import InputError
     from optlayers.report.baselines import read_baselines
-    from optlayers.report.data import gather
     from optlayers.report.figures import figures
     from optlayers.report.images import browser, write_images
+    from optlayers.results.view import StudyView
     from optlayers.storage.connect import open_study, storage_errors
 
     chosen = kind or (Format(out.suffix[1:]) if out and out.suffix[1:] in list(Format) else None)
@@ -68,21 +68,21 @@ def report(
     beside = read_baselines(baselines) if baselines is not None else []
     opened = open_study(storage, definition, create=False)
     with storage_errors(storage):
-        found = gather(definition, opened, beside)
-    drawn = figures(found)
+        view = StudyView.of(definition, opened)
+    drawn = figures(view, beside)
     if chosen is Format.html:
         from optlayers.report.page import page
 
-        text = page(found, drawn)
+        text = page(view, drawn)
     elif chosen is Format.md:
         from optlayers.report.text import markdown
 
         where = None if images is None else os.path.relpath(images, target.parent)
-        text = markdown(found, drawn, where)
+        text = markdown(view, drawn, where)
     else:
         from optlayers.report.text import as_data
 
-        text = jsonlib.dumps(as_data(found), indent=1, allow_nan=False) + "\n"
+        text = jsonlib.dumps(as_data(view, beside), indent=1, allow_nan=False) + "\n"
     _write(target, text)
     say(f"wrote {target}, {_size(len(text.encode()))}")
     if images is not None:

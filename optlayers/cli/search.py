@@ -188,36 +188,28 @@ def _told(opened: Any) -> set[int]:
 def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool) -> None:
     """Leaderboard, best of each size, and what to do next."""
     from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, rows_table
-    from optlayers.results.comparisons import evidence, looked
-    from optlayers.results.heldout import held_out_scores
-    from optlayers.results.leaderboard import best_of_size, front, leaderboard
+    from optlayers.results.view import StudyView
     from optlayers.storage.redact import mask_password
-    from optlayers.trials import keys
-    from optlayers.trials.cost import cost_of
-    from optlayers.trials.records import read_records
 
-    records = read_records(opened.get_trials(deepcopy=False))
-    cost = cost_of(definition, opened.user_attrs)
-    rows = leaderboard(definition, records, cost)
-    proof = evidence(opened, rows if json else rows[:11])
+    view = StudyView.of(definition, opened)
+    rows = view.leaderboard
     if json:
-        print_json([{**r.to_dict(), **e.to_dict()} for r, e in zip(rows, proof, strict=True)])
+        print_json([row.to_dict() for row in view.compare(rows)])
         return
     if not rows:
         say(NOTHING_YET)
         return
     out = console()
     title = f"{definition.name}: the best of {len(rows)} layer sets"
-    out.print(rows_table(rows[:10], title, proof, out.width, cost))
-    attrs = opened.user_attrs
-    held = held_out_scores(definition, attrs, records, attrs.get(keys.N_LAYERS, 0))
-    out.print(str(looked(records, bool(held))), markup=False)
-    if cost.table is None:
-        out.print(rows_table(best_of_size(rows), "the best of each size"))
+    out.print(rows_table(view.compare(rows[:11])[:10], title, out.width, view.cost))
+    out.print(view.selection_note(bool(view.held_out)), markup=False)
+    if view.cost.table is None:
+        out.print(rows_table(view.best_of_size, "the best of each size"))
     else:
-        out.print(rows_table(front(rows), f"the best for what they cost: {cost.title}", cost=cost))
-    if held:
-        out.print(held_out_table(held, definition.donor_names))
+        title = f"the best for what they cost: {view.cost.title}"
+        out.print(rows_table(view.front, title, cost=view.cost))
+    if view.held_out:
+        out.print(held_out_table(view.held_out, definition.donor_names))
     where = f" --storage {quote(mask_password(storage))}" if storage != DEFAULT_URL else ""
     option = (f" --study {quote(study)}" if study != "demo" else "") + where
     print("Next:")

@@ -26,7 +26,7 @@ def status(
     from optlayers.cli.stored import study_of
     from optlayers.cli.tables import print_json, status_lines
     from optlayers.errors import InputError
-    from optlayers.results.leaderboard import status as read_status
+    from optlayers.results.view import StudyView
     from optlayers.storage.connect import open_study, storage_errors
 
     if watch and json:
@@ -37,11 +37,11 @@ def status(
         if watch:
             _watch(definition, opened)
             return
-        state = read_status(definition, opened)
+        view = StudyView.of(definition, opened)
     if json:
-        print_json(state.to_dict())
+        print_json(view.status())
     else:
-        print("\n".join(status_lines(state)))
+        print("\n".join(status_lines(view)))
 
 
 def _watch(definition: Any, opened: Any) -> None:

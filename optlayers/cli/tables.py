@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from optlayers.layerset import Donors
-from optlayers.results.comparisons import Difference, Evidence
+from optlayers.results.comparisons import Difference
 from optlayers.results.heldout import HeldOut
-from optlayers.results.leaderboard import LeaderboardRow, Status
+from optlayers.results.leaderboard import LeaderboardRow
+from optlayers.results.view import StudyView
 from optlayers.trials.cost import Cost
 
 NOTHING_YET = "no layer set has been evaluated yet"
@@ -44,66 +46,66 @@ def _table(title: str) -> Table:
 def rows_table(
     rows: Sequence[LeaderboardRow],
     title: str,
-    proof: Sequence[Evidence] = (),
     width: int = 80,
     cost: Cost | None = None,
 ) -> Table:
     """A leaderboard as a table; scores in per cent, differences in points.
 
-    With `proof` (for these rows, in order; more are left out) it shows what speaks for each place,
-    with every interval and p-value where `width`, in characters, has room for them.
+    Compared rows show their differences too, with every interval and p-value where `width`, in
+    characters, is large enough.
     """
-    proof = proof[: len(rows)]
-    wide = width >= WIDE
     table = _table(title)
-    columns = _columns(wide, proof, cost)
+    columns = _columns(width >= WIDE, rows, cost)
     for name in columns:
         table.add_column(name, justify="left" if name == "layers" else "right", no_wrap=True)
-    for place, row in enumerate(rows):
-        known = proof[place] if proof else None
-        table.add_row(*(show(row, known) for show in columns.values()))
-    if any(e.ties_with_best for e in proof):
+    for row in rows:
+        table.add_row(*(show(row) for show in columns.values()))
+    if any(_is_tied(row) for row in rows):
         table.caption = "= cannot be told from the best; differences in points, paired"
         table.caption_justify = "left"
     return table
 
 
-_Show = Callable[[LeaderboardRow, "Evidence | None"], str]
+_Show = Callable[[LeaderboardRow], str]
 
 
-def _columns(wide: bool, proof: Sequence[Evidence], cost: Cost | None) -> dict[str, _Show]:
+def _is_tied(row: LeaderboardRow) -> bool:
+    return bool(row.comparison and row.comparison.ties_with_best)
+
+
+def _columns(wide: bool, rows: Sequence[LeaderboardRow], cost: Cost | None) -> dict[str, _Show]:
     """The columns of a leaderboard, by their heads."""
     digits = 1 if wide else 0
     found: dict[str, _Show] = {
-        "rank": lambda r, e: f"{'=' if e and e.ties_with_best else ''}{r.rank}",
-        "layers": lambda r, e: ",".join(map(str, r.layers)) or "none",
-        "score": lambda r, e: f"{100 * r.score:.1f}",
-        "95 %": lambda r, e: f"{100 * r.ci_low:.{digits}f} to {100 * r.ci_high:.{digits}f}",
+        "rank": lambda r: f"{'=' if _is_tied(r) else ''}{r.rank}",
+        "layers": lambda r: ",".join(map(str, r.layers)) or "none",
+        "score": lambda r: f"{100 * r.score:.1f}",
+        "95 %": lambda r: f"{100 * r.ci_low:.{digits}f} to {100 * r.ci_high:.{digits}f}",
     }
     if cost is not None and cost.table is not None:
         unit = cost.title.rpartition(", ")[2]
-        found[f"cost, {unit}" if wide else unit] = lambda r, e: cost.text(r.cost or 0.0)
-    if any(e.held_out for e in proof):
-        found["held out" if wide else "held"] = lambda r, e: _held_out(
-            e.held_out if e else None, wide
-        )
-    if any(e.to_next for e in proof):
-        found["to next" if wide else "next"] = lambda r, e: _points(e.to_next if e else None, True)
-    if any(e.to_base for e in proof):
-        found["to base" if wide else "base"] = lambda r, e: _points(e.to_base if e else None, wide)
-    if any(e.to_donor for e in proof):
-        found["to donor" if wide else "donor"] = lambda r, e: _points(
-            e.to_donor if e else None, wide
-        )
-    found["questions" if wide else "n"] = lambda r, e: str(r.questions)
-    if wide or not proof:
-        found[""] = lambda r, e: r.fidelity
-        found["trial"] = lambda r, e: str(r.trial)
+        found[f"cost, {unit}" if wide else unit] = lambda r: cost.text(r.cost or 0.0)
+    if any(row.held_out for row in rows):
+        found["held out" if wide else "held"] = lambda r: _held_out(r.held_out, wide)
+    for name in ("next", "base", "donor"):
+        if any(_difference(row, name) for row in rows):
+            with_p = wide or name == "next"
+            found[f"to {name}" if wide else name] = functools.partial(_points, name, with_p)
+    found["questions" if wide else "n"] = lambda r: str(r.questions)
+    if wide or not any(row.comparison for row in rows):
+        found[""] = lambda r: r.fidelity
+        found["trial"] = lambda r: str(r.trial)
     return found
 
 
-def _points(found: Difference | None, with_p: bool) -> str:
-    """A difference in points, and its p-value."""
+def _difference(row: LeaderboardRow, to: str) -> Difference | None:
+    found: Difference | None = getattr(row.comparison, f"to_{to}", None)
+    return found
+
+
+def _points(to: str, with_p: bool, row: LeaderboardRow) -> str:
+    """A difference of a row in points, and its p-value."""
+    found = _difference(row, to)
     if found is None:
         return ""
     # Rounded first, so that nothing is less than nothing.
@@ -139,14 +141,13 @@ def held_out_table(found: Sequence[HeldOut], donors: Donors) -> Table:
     return table
 
 
-def status_lines(state: Status) -> list[str]:
-    """A status as a few lines of text."""
-    trials = state.trials
-    best = state.best
+def status_lines(view: StudyView) -> list[str]:
+    """Where a study stands, as a few lines of text."""
+    best = view.best
     return [
-        f"study {state.study}, phase {state.phase}",
-        "trials: " + ", ".join(f"{count} {name}" for name, count in trials.items()),
-        f"{state.distinct_layer_sets} layer sets, {state.question_evaluations} questions evaluated",
+        f"study {view.definition.name}, phase {view.phase}",
+        "trials: " + ", ".join(f"{count} {name}" for name, count in view.trial_counts.items()),
+        f"{view.funnel.evaluated} layer sets, {view.question_evaluations} questions evaluated",
         f"best: {100 * best.score:.1f} % ({100 * best.ci_low:.1f} to {100 * best.ci_high:.1f}) "
         f"with layers {','.join(map(str, best.layers))}"
         if best

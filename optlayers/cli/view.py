@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optlayers.report.progress import Snapshot
 from optlayers.report.tables import duration
 from optlayers.results.leaderboard import LeaderboardRow
+from optlayers.results.view import StudyView
 from optlayers.storage.heartbeat import is_gone, process_of
 from optlayers.trials.worker_state import WorkerState
 
@@ -64,28 +64,27 @@ def _interval(row: LeaderboardRow) -> str:
     return f"{100 * row.ci_low:.1f} to {100 * row.ci_high:.1f}"
 
 
-def _counts(found: Snapshot) -> list[tuple[int, str]]:
+def _counts(found: StudyView) -> list[tuple[int, str]]:
     return [(count, name) for name, count, _ in found.funnel.steps()]
 
 
-def line(found: Snapshot, local: Sequence[LocalWorker], pace: Pace) -> str:
+def line(found: StudyView, local: Sequence[LocalWorker], pace: Pace) -> str:
     """The study in one line, for logs."""
-    state = found.status
-    done, running = state.trials["complete"] + state.trials["pruned"], state.trials["running"]
+    counted, top = found.trial_counts, found.best
+    done, running = counted["complete"] + counted["pruned"], counted["running"]
     if not done:
         workers = [f"{w.device}: {w.state}" for w in local]
         workers = workers or [f"{w.device}: {w.state}" for w in present(found.workers)]
-        return f"{state.phase}: " + ("; ".join(workers) or "no worker yet")
+        return f"{found.phase}: " + ("; ".join(workers) or "no worker yet")
     best = "no best yet"
-    if state.best:
-        best = f"best {100 * state.best.score:.1f} % ({_interval(state.best)}) "
-        best += layers_text(state.best)
+    if top:
+        best = f"best {100 * top.score:.1f} % ({_interval(top)}) {layers_text(top)}"
     failed = f", {found.failed} failed" if found.failed else ""
     counts = ", ".join(f"{count} {name}" for count, name in _counts(found))
     rate = "" if pace.questions is None else f", {pace}"
     left = f", {pace.time_left}" if pace.time_left else ""
     return (
-        f"{state.phase}: {done} trials done, {running} running{failed} ({counts}), {best}"
+        f"{found.phase}: {done} trials done, {running} running{failed} ({counts}), {best}"
         f"{rate}{left}"
     )
 
@@ -100,7 +99,7 @@ def present(workers: Sequence[WorkerState]) -> list[WorkerState]:
 class View:
     """The study as a block for a terminal, in its width and height; for `rich`."""
 
-    found: Snapshot
+    found: StudyView
     local: Sequence[LocalWorker]
     pace: Pace
 
@@ -120,7 +119,7 @@ class View:
         yield self._best(width, marks)
         workers = _workers(self.found, self.local)
         # What does not fit on the screen would be cut off without a word.
-        taken = 8 + len(self.found.status.best_of_size)
+        taken = 8 + len(self.found.best_of_size)
         room = min(MOST_WORKERS, max(1, console.size.height - taken))
         if len(workers) > room:
             workers = [*workers[: room - 1], f"and {len(workers) - room + 1} more"]
@@ -133,9 +132,9 @@ class View:
 
     def _head(self, marks: str) -> Text:
         """The study, and its phases: what is over, what is now, what will be."""
-        phase = self.found.status.phase
+        phase = self.found.phase
         text = Text()
-        text.append(self.found.status.study, style="bold")
+        text.append(self.found.definition.name, style="bold")
         now = PHASES.index(phase) if phase in PHASES else -1
         for number, name in enumerate(PHASES[:-1]):
             style = "bold cyan" if number == now else "green" if number < now else "dim"
@@ -144,9 +143,8 @@ class View:
         return text
 
     def _bar(self) -> Table:
-        state = self.found.status
-        total = max(1, state.expected)
-        done = min(state.question_evaluations, total)
+        total = max(1, self.found.expected_evaluations)
+        done = min(self.found.question_evaluations, total)
         told = [f"{100 * done / total:.0f} %", *filter(None, [self.pace.time_left])]
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
         table.add_column(ratio=1)
@@ -161,7 +159,7 @@ class View:
         for number, (count, name) in enumerate(_counts(self.found)):
             text.append(", " if number else "").append(f"{count:,}", style="bold")
             text.append(f" {name}")
-        text.append(f"; {self.found.status.trials['running']} running")
+        text.append(f"; {self.found.trial_counts['running']} running")
         if self.found.failed:
             text.append(f", {self.found.failed} failed", style="red")
         return text
@@ -177,14 +175,14 @@ class View:
 
     def _best(self, width: int, marks: str) -> Table:
         """The best set and those of each size; intervals are drawn where there is room."""
-        state = self.found.status
+        best = self.found.best
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(style="dim", no_wrap=True, min_width=9)
-        if state.best is None:
+        if best is None:
             table.add_column()
             table.add_row("best", "none yet")
             return table
-        rows = [("best", state.best), *((f"  of {r.n_layers}", r) for r in state.best_of_size)]
+        rows = [("best", best), *((f"  of {r.n_layers}", r) for r in self.found.best_of_size)]
         longest = max(len(layers_text(row)) for _, row in rows)
         room = min(MOST_DRAWN, width - (11 + 8 + 15 + longest + 2 + 4 + 2))
         low = min(row.ci_low for _, row in rows)
@@ -202,7 +200,7 @@ class View:
         return table
 
 
-def view(found: Snapshot, local: Sequence[LocalWorker], pace: Pace) -> View:
+def view(found: StudyView, local: Sequence[LocalWorker], pace: Pace) -> View:
     """The study as a block for a terminal."""
     return View(found, local, pace)
 
@@ -224,7 +222,7 @@ def _drawn(row: LeaderboardRow, low: float, high: float, room: int, marks: str) 
     )
 
 
-def _workers(found: Snapshot, local: Sequence[LocalWorker]) -> list[str]:
+def _workers(found: StudyView, local: Sequence[LocalWorker]) -> list[str]:
     """A row a worker: those that the database knows, then those of this machine that begin."""
     known = present(found.workers)
     pids = {process_of(w.name) for w in known} - {0}

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from optlayers.report.data import Report
 from optlayers.report.figure import Figure, hundredths, percent, plain_names, points, shown
 from optlayers.report.theme import AQUA, BLUE, GREY, ORANGE, SOFT, axis, layout
+from optlayers.results.view import StudyView
 
 MOST_ROWS = 300
 TALL = 24
 
 
-def fast_against_full(report: Report) -> Figure | None:
+def fast_against_full(view: StudyView) -> Figure | None:
     """Fast against full score of the sets that have both, with the rank correlation."""
-    pairs = report.fast_full
+    pairs = view.fast_and_full
     if len(pairs) < 2:
         return None
     values = [100 * v for p in pairs for v in (p.fast, p.full)]
     ends = [min(values) - 2, max(values) + 2]
-    rho = report.rank_correlation
+    rho = view.rank_correlation
     told = "cannot be told" if rho is None else f"{rho:.2f}"
     above = sum(p.fast > p.full for p in pairs)
     return Figure(
@@ -27,8 +27,8 @@ def fast_against_full(report: Report) -> Figure | None:
         title=f"Fast against full score: rank correlation {told}",
         short="Fast against full",
         alt=(
-            f"Scatter of {len(pairs)} layer sets, score on the {report.n_fast:,} fast questions "
-            f"against score on all {report.n_full:,}. Spearman's rank correlation {told}; the fast "
+            f"Scatter of {len(pairs)} layer sets, score on the {view.n_fast:,} fast questions "
+            f"against score on all {view.n_full:,}. Spearman's rank correlation {told}; the fast "
             f"score is the higher one for {above} of them."
         ),
         note=(
@@ -60,8 +60,8 @@ def fast_against_full(report: Report) -> Figure | None:
                 },
             ],
             "layout": layout(
-                xaxis=axis(f"score on the {report.n_fast:,} fast questions, %"),
-                yaxis=axis(f"score on all {report.n_full:,}, %"),
+                xaxis=axis(f"score on the {view.n_fast:,} fast questions, %"),
+                yaxis=axis(f"score on all {view.n_full:,}, %"),
             ),
         },
         height=420,
@@ -70,11 +70,11 @@ def fast_against_full(report: Report) -> Figure | None:
     )
 
 
-def by_subject(report: Report) -> Figure | None:
+def by_subject(view: StudyView) -> Figure | None:
     """The winner against base and donor, subject by subject."""
-    if not report.subjects or report.best is None:
+    if not view.subjects or view.best is None:
         return None
-    ordered = sorted(report.subjects, key=lambda s: (s.winner - (s.base or 0.0), s.name))
+    ordered = sorted(view.subjects, key=lambda s: (s.winner - (s.base or 0.0), s.name))
     names = plain_names([s.name for s in ordered])
     # So many that one end of the picture is out of sight at the other: the scale at both.
     tall = len(ordered) > TALL
@@ -99,9 +99,9 @@ def by_subject(report: Report) -> Figure | None:
                 "showlegend": False,
             }
         )
-    layers = shown(report.best.row.layers)
-    first = report.donors[0]
-    donor = report.references[first].called if first in report.references else "donor"
+    layers = shown(view.best.layers)
+    first = view.donors[0]
+    donor = view.references[first].title if first in view.references else "donor"
     for name, colour, symbol, found in (
         ("base", ORANGE, "circle-open", [s.base for s in ordered]),
         (donor, AQUA, "diamond-open", [s.donor for s in ordered]),
@@ -125,7 +125,7 @@ def by_subject(report: Report) -> Figure | None:
                 }
             )
     pairs = (("base", "base"), (first, "donor"))
-    known = {report.references[n].called: field for n, field in pairs if n in report.references}
+    known = {view.references[n].title: field for n, field in pairs if n in view.references}
     gains = [s.winner - s.base for s in ordered if s.base is not None]
     more = (
         f" It gains most in {names[-1]}, {points(gains[-1])} points over the base."

@@ -23,16 +23,15 @@ from sqlalchemy.engine import make_url
 
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import Donors
-from optlayers.report.data import Report, gather
 from optlayers.report.figures import figures
 from optlayers.report.images import titled
 from optlayers.report.notes import MARK, study_note, trial_note
 from optlayers.report.page import definition_text
+from optlayers.results.view import StudyView
 from optlayers.storage.connect import DEFAULT_URL, DEFINITION
 from optlayers.storage.transactions import put_study_attrs
 from optlayers.trials import keys
 from optlayers.trials.record import Record
-from optlayers.trials.records import read_records
 
 # The dashboard looks at every note for every trial: more of them would make it slow.
 MOST_NOTES = 1500
@@ -51,25 +50,25 @@ def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -
     Returns the number of trials that got a note. Does nothing where nothing has finished since the
     last time. `shown_url` is the database's, without password, for the commands in the note.
     """
-    records = [r for r in read_records(study.get_trials(deepcopy=False)) if r.state.is_finished()]
+    view = StudyView.of(definition, study)
+    records = [record for record in view.records if record.state.is_finished()]
     attrs = study._storage.get_study_system_attrs(study._study_id)
     if attrs.get(SHOWN) == [LOOK, len(records)] or not records:
         return 0
-    report = gather(definition, study)
-    _write_study_note(study, report, shown_url, attrs)
+    _write_study_note(study, view, shown_url, attrs)
     written = _write_trial_notes(study, records, attrs, definition.donor_names)
-    _write_figures(study, report, attrs)
+    _write_figures(study, view, attrs)
     put_study_attrs(study._storage, study._study_id, {SHOWN: [LOOK, len(records)]})
     return written
 
 
 def _write_study_note(
-    study: optuna.Study, report: Report, shown_url: str, attrs: dict[str, Any]
+    study: optuna.Study, view: StudyView, shown_url: str, attrs: dict[str, Any]
 ) -> None:
     from optuna_dashboard import get_note, save_note
 
     option = "" if shown_url == DEFAULT_URL else shown_url
-    text = study_note(report.definition, definition_text(report), option)
+    text = study_note(view.definition.to_dict(), definition_text(view), option)
     old = get_note(study) if "dashboard:note_ver" in attrs else ""
     if text != old and (not old or MARK in old):
         save_note(study, text)
@@ -117,14 +116,14 @@ def _write_trial_notes(
     return written
 
 
-def _write_figures(study: optuna.Study, report: Report, attrs: dict[str, Any]) -> None:
+def _write_figures(study: optuna.Study, view: StudyView, attrs: dict[str, Any]) -> None:
     """All figures, in one commit."""
     import plotly.graph_objects as go
     from optuna_dashboard import save_plotly_graph_object
 
     collector = _Collector({k: v for k, v in attrs.items() if "plot_data" in k})
     target: Any = SimpleNamespace(_storage=collector, _study_id=study._study_id)
-    for figure in figures(report):
+    for figure in figures(view):
         plot = titled(figure, columns=2)
         plot["layout"]["height"] = PANEL_HEIGHT
         if figure.height > 2 * PANEL_HEIGHT:

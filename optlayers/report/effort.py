@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from optlayers.report.course import Step
-from optlayers.report.data import Report
+from optlayers.report.baselines import Baseline
 from optlayers.report.figure import Figure, hundredths, percent, shown
 from optlayers.report.theme import BLUE, GREY, INK, PHASES, SEARCHES, SOFT, axis, layout
+from optlayers.results.course import Step
+from optlayers.results.view import StudyView
 
 MOST_ROWS = 300
 DASHES = ("dot", "dash", "dashdot", "9px 3px")
@@ -35,18 +37,18 @@ def _room(data: list[dict[str, Any]]) -> list[float]:
     return [low - 0.22 * span, high + 0.06 * span]
 
 
-def score_by_cost(report: Report) -> Figure | None:
+def score_by_cost(view: StudyView, baselines: Sequence[Baseline] = ()) -> Figure | None:
     """Best score against cost, with the phases marked, and baselines where they were run."""
-    course = report.course
+    course = view.course
     if not course.full and not course.fast:
         return None
     data: list[dict[str, Any]] = []
-    end = max([course.cost, *(min(line.cost[-1], 2 * course.cost) for line in report.baselines)])
+    end = max([course.cost, *(min(line.cost[-1], 2 * course.cost) for line in baselines)])
     if course.fast:
         data.append(_line(course.fast, course.cost, "best on the fast questions", GREY, 1.5))
     if course.full:
         data.append(_line(course.full, course.cost, "best on all questions", BLUE, 3))
-    for number, line in enumerate(report.baselines):
+    for number, line in enumerate(baselines):
         data.append(
             {
                 "type": "scatter",
@@ -109,7 +111,7 @@ def score_by_cost(report: Report) -> Figure | None:
             }
         )
     reached = course.full[-1] if course.full else course.fast[-1]
-    beside = ", ".join(line.name for line in report.baselines)
+    beside = ", ".join(line.name for line in baselines)
     return Figure(
         name="score-by-cost",
         title="Best score against cost",
@@ -127,7 +129,7 @@ def score_by_cost(report: Report) -> Figure | None:
             + (
                 " Broken lines: other searches, the median of several runs, allowed to ask all "
                 "questions of any set."
-                if report.baselines
+                if baselines
                 else ""
             )
         ),
@@ -149,10 +151,10 @@ def score_by_cost(report: Report) -> Figure | None:
     )
 
 
-def funnel_chart(report: Report) -> Figure | None:
+def funnel_chart(view: StudyView) -> Figure | None:
     """How many layer sets came how far."""
-    steps = report.funnel.steps()
-    if not report.funnel.proposed:
+    steps = view.funnel.steps()
+    if not view.funnel.proposed:
         return None
     names = [name for name, _, _ in steps]
     return Figure(
@@ -182,7 +184,7 @@ def funnel_chart(report: Report) -> Figure | None:
                 }
             ],
             "layout": layout(
-                xaxis=axis("layer sets", range=[0, 1.12 * report.funnel.proposed]),
+                xaxis=axis("layer sets", range=[0, 1.12 * view.funnel.proposed]),
                 yaxis=axis(
                     "",
                     type="category",

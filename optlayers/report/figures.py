@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from optlayers.report import comparisons, effort, layers, scores
-from optlayers.report.data import Report
+from optlayers.report.baselines import Baseline
 from optlayers.report.figure import Figure
-
-MAKERS = (
-    scores.best_sets,
-    scores.score_by_size,
-    layers.layer_effects,
-    layers.pair_synergy,
-    layers.evolution,
-    effort.score_by_cost,
-    effort.funnel_chart,
-    comparisons.fast_against_full,
-    comparisons.by_subject,
-)
+from optlayers.results.view import StudyView
 
 
-def figures(report: Report) -> list[Figure]:
+def figures(view: StudyView, baselines: Sequence[Baseline] = ()) -> list[Figure]:
     """Every figure that the study has data for."""
-    return [figure for make in MAKERS if (figure := make(report)) is not None]
+    found = (
+        scores.best_sets(view),
+        scores.score_by_size(view),
+        layers.layer_effects(view),
+        layers.pair_synergy(view),
+        layers.evolution(view),
+        effort.score_by_cost(view, baselines),
+        effort.funnel_chart(view),
+        comparisons.fast_against_full(view),
+        comparisons.by_subject(view),
+    )
+    return [figure for figure in found if figure is not None]

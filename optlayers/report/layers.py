@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from optlayers.report.data import Report
 from optlayers.report.figure import Figure, hundredths, percent, points, shown
 from optlayers.report.theme import (
     BLUE,
@@ -19,20 +18,21 @@ from optlayers.report.theme import (
     layout,
     scale,
 )
+from optlayers.results.view import StudyView
 
 PAIRS = 40
 
 
-def layer_effects(report: Report) -> Figure | None:
+def layer_effects(view: StudyView) -> Figure | None:
     """What each layer adds on average, with 95 % intervals."""
-    if report.effects is None:
+    if view.effects is None:
         return None
-    found = report.effects.layers
+    found = view.effects.layers
     # Names of layers where there are several donors, so that they stand side by side.
-    several = len(report.donors) > 1
+    several = len(view.donors) > 1
 
     def at(choice: int) -> int | str:
-        return report.label(choice) if several else choice
+        return view.label(choice) if several else choice
 
     data: list[dict[str, Any]] = []
     for name, colour, symbol, mine in (
@@ -70,7 +70,7 @@ def layer_effects(report: Report) -> Figure | None:
             )
     ranked = sorted(found, key=lambda e: -e.effect)
     best = ", ".join(
-        f"layer {shown(e.layers, report.donors)} ({points(e.effect)})" for e in ranked[:4]
+        f"layer {shown(e.layers, view.donors)} ({points(e.effect)})" for e in ranked[:4]
     )
     return Figure(
         name="layer-effects",
@@ -88,10 +88,10 @@ def layer_effects(report: Report) -> Figure | None:
                 xaxis=axis(
                     "layer",
                     showgrid=False,
-                    range=[-0.7, report.n_choices - 0.3],
+                    range=[-0.7, view.n_choices - 0.3],
                     tick0=0,
-                    dtick=1 if report.n_choices <= 16 else 2,
-                    **_in_order(report, several),
+                    dtick=1 if view.n_choices <= 16 else 2,
+                    **_in_order(view, several),
                 ),
                 yaxis=axis("points added", zeroline=True, zerolinecolor=SOFT, zerolinewidth=1),
             ),
@@ -100,7 +100,7 @@ def layer_effects(report: Report) -> Figure | None:
         head=("layer", "adds, points", "95 % interval", "in evaluated sets"),
         rows=[
             (
-                shown(e.layers, report.donors),
+                shown(e.layers, view.donors),
                 points(e.effect),
                 f"{points(e.ci_low)} to {points(e.ci_high)}",
                 e.sets,
@@ -110,11 +110,11 @@ def layer_effects(report: Report) -> Figure | None:
     )
 
 
-def _in_order(report: Report, several: bool) -> dict[str, Any]:
+def _in_order(view: StudyView, several: bool) -> dict[str, Any]:
     """An axis of names, in the order of the layers."""
     if not several:
         return {}
-    names = [report.label(i) for i in range(report.n_choices)]
+    names = [view.label(i) for i in range(view.n_choices)]
     return {"type": "category", "categoryorder": "array", "categoryarray": names}
 
 
@@ -131,13 +131,13 @@ def _bar(title: str) -> dict[str, Any]:
     }
 
 
-def pair_synergy(report: Report) -> Figure | None:
+def pair_synergy(view: StudyView) -> Figure | None:
     """What two layers add together beyond the sum of both, as a heat map."""
-    found = report.effects
+    found = view.effects
     if found is None:
         return None
-    n = report.n_choices
-    labels = [report.label(i) for i in range(n)]
+    n = view.n_choices
+    labels = [view.label(i) for i in range(n)]
     values = [hundredths([float(v) for v in row], 1) for row in found.synergy]
     text = [
         [
@@ -151,10 +151,8 @@ def pair_synergy(report: Report) -> Figure | None:
     ]
     most = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
     sure = [e for e in found.pairs if e.is_sure]
-    told = "; ".join(
-        f"{shown(e.layers, report.donors)}: {points(e.effect)} points" for e in sure[:4]
-    )
-    labels = [report.label(i) for i in range(n)]
+    told = "; ".join(f"{shown(e.layers, view.donors)}: {points(e.effect)} points" for e in sure[:4])
+    labels = [view.label(i) for i in range(n)]
     ends = [e.layers.indices for e in sure]
     dots = [
         {
@@ -213,7 +211,7 @@ def pair_synergy(report: Report) -> Figure | None:
         head=("layers", "points", "95 % interval", "sets"),
         rows=[
             (
-                shown(e.layers, report.donors),
+                shown(e.layers, view.donors),
                 points(e.effect),
                 f"{points(e.ci_low)} to {points(e.ci_high)}",
                 e.sets,
@@ -223,16 +221,16 @@ def pair_synergy(report: Report) -> Figure | None:
     )
 
 
-def evolution(report: Report) -> Figure | None:
+def evolution(view: StudyView) -> Figure | None:
     """How the patterns evolved: what share of the best sets held each layer, by generation."""
-    found = report.generations
-    if not found or not report.n_layers:
+    found = view.generations
+    if not found or not view.n_layers:
         return None
     names = ["probe" if g.number < 0 else str(g.number) for g in found]
     last = found[-1]
-    held = sorted(range(report.n_choices), key=lambda i: -last.share[i])[:4]
-    told = ", ".join(f"layer {report.label(i)} {percent(last.share[i], 0)}" for i in held)
-    shares = [[round(100 * g.share[layer]) for g in found] for layer in range(report.n_choices)]
+    held = sorted(range(view.n_choices), key=lambda i: -last.share[i])[:4]
+    told = ", ".join(f"layer {view.label(i)} {percent(last.share[i], 0)}" for i in held)
+    shares = [[round(100 * g.share[layer]) for g in found] for layer in range(view.n_choices)]
     return Figure(
         name="evolution",
         title="How the patterns evolved",
@@ -250,7 +248,7 @@ def evolution(report: Report) -> Figure | None:
                 {
                     "type": "heatmap",
                     "x": names,
-                    "y": [report.label(i) for i in range(report.n_choices)],
+                    "y": [view.label(i) for i in range(view.n_choices)],
                     "z": shares,
                     "zmin": 0,
                     "zmax": 100,
@@ -268,7 +266,7 @@ def evolution(report: Report) -> Figure | None:
                 yaxis=axis("layer", type="category", showgrid=False, autorange="reversed"),
             ),
         },
-        height=160 + 18 * report.n_choices,
+        height=160 + 18 * view.n_choices,
         head=(
             "generation",
             "new sets",

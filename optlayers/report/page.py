@@ -20,7 +20,6 @@ import yaml
 from markupsafe import Markup
 
 from optlayers import __version__
-from optlayers.report.data import Report
 from optlayers.report.figure import Figure
 from optlayers.report.notes import called
 from optlayers.report.tables import (
@@ -34,19 +33,20 @@ from optlayers.report.tables import (
     workers_table,
 )
 from optlayers.report.theme import DARK
+from optlayers.results.view import StudyView
 
 ROWS = 200
 _MINUS = re.compile(r"(?<![\w.-])-(?=\d)")
 _NUMBER = re.compile(r"[<+-]?[\d,]+(\.\d+)?( (to|of) [+-]?[\d,]+(\.\d+)?)?( (%|s|min|h.*))?")
 
 
-def page(report: Report, figures: Sequence[Figure]) -> str:
+def page(view: StudyView, figures: Sequence[Figure]) -> str:
     """The report as HTML."""
     folder = resources.files("optlayers.report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(typeset=typeset, numeric=numeric)
     template = environment.from_string((folder / "page.html.j2").read_text("utf-8"))
-    held_out, failed = held_out_table(report), failures_table(report)
+    held_out, failed = held_out_table(view), failures_table(view)
     contents = [
         ("leaderboard", "Leaderboard"),
         *([("held-out", "Held-out check")] if held_out else []),
@@ -57,22 +57,24 @@ def page(report: Report, figures: Sequence[Figure]) -> str:
         ("definition", "Definition"),
     ]
     return template.render(
-        title=f"{report.name}: optlayers search report",
+        title=f"{view.definition.name}: optlayers search report",
         css=Markup((folder / "page.css").read_text("utf-8")),
         js=Markup((folder / "page.js").read_text("utf-8")),
-        report=report,
-        lead=lead(report),
-        tiles=tiles(report),
+        name=view.definition.name,
+        fingerprint=view.definition.fingerprint(),
+        made=made(view),
+        lead=lead(view),
+        tiles=tiles(view),
         contents=contents,
-        leaderboard=leaderboard_table(report, ROWS),
+        leaderboard=leaderboard_table(view, ROWS),
         held_out=held_out,
         figures=figures,
-        cost=cost_table(report),
+        cost=cost_table(view),
         failures=failed,
-        workers=workers_table(report),
-        versions=versions_table(report),
-        command=f"optlayers search --study {called(report.name)}",
-        definition=definition_text(report),
+        workers=workers_table(view),
+        versions=versions_table(view),
+        command=f"optlayers search --study {called(view.definition.name)}",
+        definition=definition_text(view),
         version=__version__,
         figures_json=_embedded({f.name: {**f.plot, "height": f.height} for f in figures}),
         dark_json=_embedded(DARK),
@@ -92,12 +94,21 @@ def numeric(rows: Sequence[Sequence[Any]], column: int) -> bool:
     return bool(known) and all(_NUMBER.fullmatch(text) for text in known)
 
 
-def definition_text(report: Report) -> str:
+def definition_text(view: StudyView) -> str:
     """The study's definition as YAML, as one would write it."""
     text: str = yaml.safe_dump(
-        report.definition, sort_keys=False, default_flow_style=None, width=90, allow_unicode=True
+        view.definition.to_dict(),
+        sort_keys=False,
+        default_flow_style=None,
+        width=90,
+        allow_unicode=True,
     )
     return text
+
+
+def made(view: StudyView) -> str:
+    """When the study was read."""
+    return view.made.strftime("%Y-%m-%d %H:%M %Z")
 
 
 def _embedded(data: Any) -> Markup:

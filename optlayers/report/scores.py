@@ -7,28 +7,33 @@ from collections.abc import Iterator
 from typing import Any
 
 from optlayers.layerset import LayerSet, all_of
-from optlayers.report.data import Entry, Report
 from optlayers.report.figure import Figure, chance, hundredths, interval, percent, points, shown
 from optlayers.report.theme import BLUE, GREY, INK, ORANGE, axis, layout
+from optlayers.results.leaderboard import LeaderboardRow
+from optlayers.results.view import StudyView
 
 TOP = 20
 
 
-def _interval(entries: list[Entry]) -> dict[str, Any]:
+def _interval(entries: list[LeaderboardRow]) -> dict[str, Any]:
     """Error bars from score to either end of the interval, in points."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": hundredths([e.row.ci_high - e.row.score for e in entries]),
-        "arrayminus": hundredths([e.row.score - e.row.ci_low for e in entries]),
+        "array": hundredths([e.ci_high - e.score for e in entries]),
+        "arrayminus": hundredths([e.score - e.ci_low for e in entries]),
         "thickness": 1.5,
         "width": 0,
     }
 
 
-def best_sets(report: Report) -> Figure | None:
+def _full(view: StudyView) -> list[LeaderboardRow]:
+    return [row for row in view.compared if row.fidelity == "full"]
+
+
+def best_sets(view: StudyView) -> Figure | None:
     """The best full sets with their intervals; those tied with the first stand out."""
-    top = report.full[:TOP] or report.entries[:TOP]
+    top = _full(view)[:TOP] or view.compared[:TOP]
     if not top:
         return None
     data: list[dict[str, Any]] = []
@@ -43,8 +48,8 @@ def best_sets(report: Report) -> Figure | None:
                     "type": "scatter",
                     "mode": "markers",
                     "name": name,
-                    "x": hundredths([e.row.score for e in mine]),
-                    "y": [shown(e.row.layers) for e in mine],
+                    "x": hundredths([e.score for e in mine]),
+                    "y": [shown(e.layers) for e in mine],
                     "error_x": {**_interval(mine), "color": colour},
                     "marker": {
                         "size": 10,
@@ -63,7 +68,7 @@ def best_sets(report: Report) -> Figure | None:
                 "mode": "markers",
                 "name": "on held-out questions",
                 "x": hundredths([score for _, score in held]),
-                "y": [shown(e.row.layers) for e, _ in held],
+                "y": [shown(e.layers) for e, _ in held],
                 "marker": {
                     "size": 9,
                     "color": ORANGE,
@@ -73,9 +78,9 @@ def best_sets(report: Report) -> Figure | None:
                 "hovertemplate": "layers %{y}<br>%{x:.1f} % held-out<extra></extra>",
             }
         )
-    first = top[0].row
-    tied = sum(e.tied for e in report.full[1:])
-    order = [shown(e.row.layers) for e in top]
+    first = top[0]
+    tied = sum(e.tied for e in _full(view)[1:])
+    order = [shown(e.layers) for e in top]
     return Figure(
         name="best-sets",
         title="The best layer sets",
@@ -87,7 +92,7 @@ def best_sets(report: Report) -> Figure | None:
             f"full {'set' if tied == 1 else 'sets'} cannot be told from it."
         ),
         note=(
-            f"Each set on {'all' if report.full else 'part of the'} questions. Tied: the "
+            f"Each set on {'all' if _full(view) else 'part of the'} questions. Tied: the "
             "difference to the first, question by question, may well be chance (p above 0.05). "
             "The first of many is partly lucky"
             + ("; its score on held-out questions is not." if held else ".")
@@ -120,10 +125,10 @@ def best_sets(report: Report) -> Figure | None:
         ),
         rows=[
             (
-                e.row.rank,
-                shown(e.row.layers),
-                percent(e.row.score),
-                interval(e.row.ci_low, e.row.ci_high),
+                e.rank,
+                shown(e.layers),
+                percent(e.score),
+                interval(e.ci_low, e.ci_high),
                 points(e.behind),
                 chance(e.p_value),
                 percent(e.held_out.score if e.held_out else None),
@@ -133,22 +138,27 @@ def best_sets(report: Report) -> Figure | None:
     )
 
 
-def _price(report: Report, entry: Entry) -> str:
+def _price(view: StudyView, row: LeaderboardRow) -> str:
     """What a set costs, in words."""
-    if entry.row.cost is None:
-        n = entry.row.n_layers
+    if row.cost is None:
+        n = row.n_layers
         return f"{n} {'layer' if n == 1 else 'layers'}"
-    what, _, unit = report.cost.title.rpartition(", ")
-    return f"{what} {report.cost.text(entry.row.cost)} {unit}"
+    what, _, unit = view.cost.title.rpartition(", ")
+    return f"{what} {view.cost.text(row.cost)} {unit}"
 
 
-def _alone(report: Report, name: str) -> int | str:
+def _cost(view: StudyView, row: LeaderboardRow) -> float:
+    """What a row costs, in the unit of `view.cost.title`."""
+    return view.cost.shown(float(row.n_layers) if row.cost is None else row.cost)
+
+
+def _alone(view: StudyView, name: str) -> int | str:
     """What the base or a donor costs."""
-    n, donors = report.n_layers, report.donors
+    n, donors = view.n_layers, view.donors
     layers = LayerSet(())
     if name in donors:
         layers = all_of(donors.index(name), n, len(donors))
-    return len(layers) if report.cost.table is None else report.cost.text(report.cost.of(layers))
+    return len(layers) if view.cost.table is None else view.cost.text(view.cost.of(layers))
 
 
 def _dashes() -> Iterator[str]:
@@ -157,20 +167,20 @@ def _dashes() -> Iterator[str]:
     yield from itertools.cycle(("dash", "dashdot", "longdash"))
 
 
-def score_by_size(report: Report) -> Figure | None:
+def score_by_size(view: StudyView) -> Figure | None:
     """Score against what a set costs, with the Pareto front, base and donor."""
-    if not report.entries:
+    if not view.compared:
         return None
     # What a set costs is the number of its layers, or what the study counts instead.
-    sizes = report.cost.table is None
+    sizes = view.cost.table is None
     data: list[dict[str, Any]] = []
     for fidelity, name, colour, size, opacity in (
         ("fast", "part of the questions", GREY, 5, 0.6),
         ("full", "all questions", BLUE, 8, 0.9),
     ):
-        mine = [e.row for e in report.entries if e.row.fidelity == fidelity]
+        mine = [e for e in view.compared if e.fidelity == fidelity]
         if mine:
-            places = [report.costs(row) for row in mine]
+            places = [_cost(view, row) for row in mine]
             if sizes:
                 # Spread within a size, the same way every time.
                 places = [r.n_layers + 0.5 * ((r.trial * 0.618034) % 1 - 0.5) for r in mine]
@@ -186,45 +196,43 @@ def score_by_size(report: Report) -> Figure | None:
                     "hovertemplate": "layers %{text}<br>%{y:.1f} %<extra></extra>",
                 }
             )
-    front = report.front
+    front = view.front
     data.append(
         {
             "type": "scatter",
             "mode": "lines+markers",
             "name": f"best of its {'size' if sizes else 'cost'}",
-            "x": [float(f"{report.costs(e.row):.4g}") for e in front],
-            "y": hundredths([e.row.score for e in front]),
-            "text": [shown(e.row.layers) for e in front],
+            "x": [float(f"{_cost(view, e):.4g}") for e in front],
+            "y": hundredths([e.score for e in front]),
+            "text": [shown(e.layers) for e in front],
             "error_y": {**_interval(front), "color": ORANGE},
             "line": {"color": ORANGE, "width": 2},
             "marker": {"size": 10, "color": ORANGE},
             "hovertemplate": "layers %{text}<br>%{y:.1f} %<extra></extra>",
         }
     )
-    every = [report.costs(e.row) for e in report.entries]
+    every = [_cost(view, e) for e in view.compared]
     margin = 0.5 if sizes else 0.05 * (max(every) - min(every)) or 0.5
     low, high = min(every) - margin, max(every) + margin
-    for reference, dash in zip(report.references.values(), _dashes(), strict=False):
+    for reference, dash in zip(view.references.values(), _dashes(), strict=False):
         score = round(100 * reference.score, 2)
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": f"the {reference.called} alone, {score:.1f} %",
+                "name": f"the {reference.title} alone, {score:.1f} %",
                 "x": [low, high],
                 "y": [score, score],
                 "line": {"color": INK, "width": 1.5, "dash": dash},
-                "hovertemplate": f"the {reference.called} alone: {score:.1f} %<extra></extra>",
+                "hovertemplate": f"the {reference.title} alone: {score:.1f} %<extra></extra>",
             }
         )
-    steps = "; ".join(
-        f"{_price(report, e)} ({shown(e.row.layers)}): {percent(e.row.score)}" for e in front
-    )
-    alone = report.references.values()
-    ends = "".join(f" The {r.called} alone: {percent(r.score)}." for r in alone)
+    steps = "; ".join(f"{_price(view, e)} ({shown(e.layers)}): {percent(e.score)}" for e in front)
+    alone = view.references.values()
+    ends = "".join(f" The {r.title} alone: {percent(r.score)}." for r in alone)
     return Figure(
         name="score-by-size",
-        title=f"Score against {'the number of donor layers' if sizes else report.cost.title}",
+        title=f"Score against {'the number of donor layers' if sizes else view.cost.title}",
         short="Score by size" if sizes else "Score by cost of a set",
         alt=(
             f"Scatter of all evaluated sets. Best of each {'size' if sizes else 'cost'}: {steps}."
@@ -243,7 +251,7 @@ def score_by_size(report: Report) -> Figure | None:
             "data": data,
             "layout": layout(
                 xaxis=axis(
-                    report.cost.title,
+                    view.cost.title,
                     range=[low, high],
                     showgrid=False,
                     **({"dtick": 1} if sizes else {}),
@@ -252,27 +260,27 @@ def score_by_size(report: Report) -> Figure | None:
             ),
         },
         height=460,
-        head=(report.cost.title, "layers", "score", "95 % interval", "questions"),
+        head=(view.cost.title, "layers", "score", "95 % interval", "questions"),
         rows=[
             *(
                 (
-                    e.row.n_layers if sizes else report.cost.text(e.row.cost or 0.0),
-                    shown(e.row.layers),
-                    percent(e.row.score),
-                    interval(e.row.ci_low, e.row.ci_high),
-                    e.row.questions,
+                    e.n_layers if sizes else view.cost.text(e.cost or 0.0),
+                    shown(e.layers),
+                    percent(e.score),
+                    interval(e.ci_low, e.ci_high),
+                    e.questions,
                 )
                 for e in front
             ),
             *(
                 (
-                    _alone(report, name),
-                    r.called,
+                    _alone(view, name),
+                    r.title,
                     percent(r.score),
                     interval(r.ci_low, r.ci_high),
                     r.questions,
                 )
-                for name, r in report.references.items()
+                for name, r in view.references.items()
             ),
         ],
     )

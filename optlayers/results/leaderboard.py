@@ -1,4 +1,4 @@
-"""Leaderboard and status: what the trials of a study say, as plain data."""
+"""The leaderboard: every evaluated layer set of a study, best first."""
 
 from __future__ import annotations
 
@@ -6,24 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState
-
 from optlayers.config.study import Fidelity, StudyDefinition
 from optlayers.layerset import Labels
-from optlayers.search import Phase, phase_of
-from optlayers.trials import keys
-from optlayers.trials.cost import Cost, cost_of
+from optlayers.results.comparisons import Comparison
+from optlayers.results.heldout import HeldOut
+from optlayers.trials.cost import Cost
 from optlayers.trials.record import Record
-from optlayers.trials.records import ranked, read_records
-
-_NAMES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-    TrialState.FAIL: "failed",
-}
+from optlayers.trials.records import ranked
 
 
 @dataclass(frozen=True)
@@ -31,13 +20,15 @@ class LeaderboardRow:
     """One layer set of a leaderboard: its rank, and the record that its score comes from.
 
     layers: indices, or with several donors texts such as 7@b. cost: see `Cost`; None where the
-    study counts layers. Score and interval are shares of right answers (0 to 1).
+    study counts layers. comparison: None where the row was not compared with the others. Score and
+    interval are shares of right answers (0 to 1).
     """
 
     rank: int
     record: Record
     layers: Labels
     cost: float | None = None
+    comparison: Comparison | None = None
 
     @property
     def n_layers(self) -> int:
@@ -74,37 +65,39 @@ class LeaderboardRow:
         """Number of the trial."""
         return self.record.number
 
+    @property
+    def behind(self) -> float | None:
+        """Its score minus that of rank 1 on the same questions, where they were compared."""
+        found = self.comparison.to_best if self.comparison else None
+        return 0.0 if self.rank == 1 else found.difference if found else None
+
+    @property
+    def p_value(self) -> float | None:
+        """The p-value of `behind`."""
+        found = self.comparison.to_best if self.comparison else None
+        return found.p_value if found else None
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """Its score on held-out questions, where it has answered them."""
+        return self.comparison.held_out if self.comparison else None
+
+    @property
+    def tied(self) -> bool:
+        """Whether it is rank 1, or does not differ significantly from it."""
+        return self.rank == 1 or bool(self.comparison and self.comparison.ties_with_best)
+
     def to_dict(self) -> dict[str, Any]:
-        """The row as plain data; `cost` only where the study counts something else than layers."""
+        """The row as plain data.
+
+        With `cost` only where the study counts something else than layers, and with the fields of
+        the comparison where the row was compared.
+        """
         names = ("n_layers", "score", "ci_low", "ci_high", "questions", "fidelity", "trial")
         data = {"rank": self.rank, "layers": self.layers}
         data |= {name: getattr(self, name) for name in names}
-        return data if self.cost is None else {**data, "cost": self.cost}
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a study stands; `expected` estimates the question evaluations of the whole."""
-
-    study: str
-    phase: str
-    trials: dict[str, int]
-    distinct_layer_sets: int
-    question_evaluations: int
-    best: LeaderboardRow | None
-    expected: int
-    best_of_size: list[LeaderboardRow]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The status as plain data, as `status --json` prints it."""
-        return {
-            "study": self.study,
-            "phase": self.phase,
-            "trials": self.trials,
-            "distinct_layer_sets": self.distinct_layer_sets,
-            "question_evaluations": self.question_evaluations,
-            "best": self.best.to_dict() if self.best else None,
-        }
+        data |= {} if self.cost is None else {"cost": self.cost}
+        return data | (self.comparison.to_dict() if self.comparison else {})
 
 
 def leaderboard(
@@ -123,7 +116,7 @@ def leaderboard(
 
 
 def best_of_size(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
-    """The first row of each number of layers, few layers first."""
+    """The first row of each number of layers, in ascending order."""
     best: dict[int, LeaderboardRow] = {}
     for row in rows:
         best.setdefault(row.n_layers, row)
@@ -131,9 +124,9 @@ def best_of_size(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
 
 
 def front(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
-    """The rows of which none is better at no more cost, cheap ones first.
+    """The Pareto front of score and cost, cheap rows first: no row is better at no more cost.
 
-    Of each cost the first of the leaderboard counts: a full one, where there is any.
+    Of each cost the first row of the leaderboard counts: a full one, where there is any.
     """
     of_cost: dict[float, LeaderboardRow] = {}
     for row in rows:
@@ -143,49 +136,3 @@ def front(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
         if not found or row.score > found[-1].score:
             found.append(row)
     return found
-
-
-def status(definition: StudyDefinition, study: optuna.Study) -> Status:
-    """Where the study stands, from its trials alone."""
-    trials = study.get_trials(deepcopy=False)
-    attrs = study.user_attrs
-    counts = dict.fromkeys(_NAMES.values(), 0)
-    for trial in trials:
-        counts[_NAMES[trial.state]] += 1
-    records = read_records(trials)
-    rows = leaderboard(definition, records, cost_of(definition, attrs))
-    n_layers = attrs.get(keys.N_LAYERS)
-    phase = "starting"
-    if n_layers is not None:
-        phase = phase_of(definition, n_layers, records).value
-    done = sum(record.evaluated for record in records)
-    evaluated = {record.layers for record in records if record.is_evaluated}
-    return Status(
-        study=definition.name,
-        phase=phase,
-        trials=counts,
-        distinct_layer_sets=len(evaluated),
-        question_evaluations=done,
-        best=rows[0] if rows else None,
-        expected=max(done, _expected(definition, attrs)) if phase != Phase.done else done,
-        best_of_size=best_of_size(rows),
-    )
-
-
-def _expected(definition: StudyDefinition, attrs: dict[str, Any]) -> int:
-    """A guess at the question evaluations of the whole study, for the time left."""
-    n_layers = int(attrs.get(keys.N_LAYERS, 0))
-    fast, full = int(attrs.get(keys.N_FAST, 0)), int(attrs.get(keys.N_FULL, 0))
-    if not n_layers:
-        return 0
-    explore, refine, most = definition.explore, definition.refine, definition.layers.max
-    n_choices = n_layers * len(definition.donor_names)
-    probes = 0 if definition.prior.single_layer_scores else n_choices
-    near = (most * (n_choices - most) + n_choices) * refine.top * 0.7 * min(refine.rounds, 1)
-    sets = probes + explore.population * explore.generations + near
-    whole = (
-        definition.validation.top
-        + refine.verify * min(refine.rounds, 2)
-        + 0.1 * (explore.population * explore.generations)
-    )
-    return int(sets * fast + whole * (full - fast))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import optuna
 
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
-from optlayers.report.data import Report, gather
+from optlayers.results.view import StudyView
 from optlayers.search import RacingPruner
 from optlayers.storage.connect import open_study
 from optlayers.testing import Landscape, ReplayEvaluator
@@ -20,14 +21,21 @@ from tests.helpers.replay import N_LAYERS, STUDY, definition, landscape, study_i
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished study: where it lies, and its report."""
+    """A finished study: its folder, and its view."""
 
     folder: Path
     url: str
     file: Path
     definition: StudyDefinition
     study: optuna.Study
-    report: Report
+    view: StudyView
+
+
+def changed(view: StudyView, **values: object) -> StudyView:
+    """A copy with other values of some cached properties."""
+    other = copy.copy(view)
+    vars(other).update(values)
+    return other
 
 
 def with_donor() -> Landscape:
@@ -46,4 +54,4 @@ def make_in(folder: Path) -> Finished:
     Worker(mine, study, ReplayEvaluator(with_donor()), cohort=6).run()
     file = folder / "replayed.yaml"
     file.write_text(f"{STUDY}seed: 0\n")
-    return Finished(folder, url_in(folder), file, mine, study, gather(mine, study_in(folder)))
+    return Finished(folder, url_in(folder), file, mine, study, StudyView.of(mine, study_in(folder)))

@@ -8,16 +8,16 @@ import numpy as np
 import optuna
 
 from optlayers.layerset import LayerSet
-from optlayers.results.leaderboard import status
+from optlayers.results.view import StudyView
 from optlayers.trials.records import read_records
 from tests.helpers.replay import definition, landscape
 
 
 def assert_sound(study: optuna.Study, small: bool = False) -> None:
     """Done, nothing stuck, no question of a set told twice, every answer as recorded."""
-    state = status(definition(small=small), study)
-    assert state.phase == "done"
-    assert state.trials["running"] == state.trials["waiting"] == 0
+    view = StudyView.of(definition(small=small), study)
+    assert view.phase == "done"
+    assert view.trial_counts["running"] == view.trial_counts["waiting"] == 0
     truth = landscape()
     paid: dict[LayerSet, int] = defaultdict(int)
     for record in read_records(study.get_trials(deepcopy=False)):

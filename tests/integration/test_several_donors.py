@@ -25,7 +25,6 @@ from optlayers.errors import InputError
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.evaluation.verify import check_definition, read_info
 from optlayers.layerset import LayerSet
-from optlayers.report.data import gather
 from optlayers.report.figures import figures
 from optlayers.report.page import page
 from optlayers.report.text import as_data, markdown
@@ -171,7 +170,7 @@ def test_the_held_out_check_has_the_base_and_both_donors(
 
 
 def test_what_people_read_has_the_names(trio: Trio, searched: optlayers.SearchResult) -> None:
-    report = gather(searched.definition, searched.study)
+    report = searched.report()
     data = json.loads(json.dumps(as_data(report)))
     assert data["entries"][0]["layers"] == ["1@a", "2@b"]
     drawn = figures(report)

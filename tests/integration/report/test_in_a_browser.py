@@ -27,7 +27,7 @@ MARKS = ".points path, .point path, .bars path, .lines path, .heatmaplayer image
 @pytest.fixture(scope="module")
 def html(finished: Finished) -> Path:
     path = finished.folder / "page.html"
-    path.write_text(page(finished.report, figures(finished.report)), encoding="utf-8")
+    path.write_text(page(finished.view, figures(finished.view)), encoding="utf-8")
     return path
 
 
@@ -55,7 +55,7 @@ def test_the_report_opens_cleanly_with_marks_in_every_figure(
     faults: list[str] = []
     tab = opened(chrome, html, faults)
     plots = tab.query_selector_all("[data-figure]")
-    assert len(plots) == len(figures(finished.report)) == 9
+    assert len(plots) == len(figures(finished.view)) == 9
     for plot in plots:
         name = plot.get_attribute("data-figure")
         marks = plot.query_selector_all(MARKS)
@@ -146,7 +146,7 @@ def test_without_scripts_the_tables_are_there(chrome: Any, html: Path) -> None:
 
 
 def test_figures_are_drawn_as_svg_and_png(chrome: Any, finished: Finished, tmp_path: Path) -> None:
-    chosen = [f for f in figures(finished.report) if f.name in ("funnel", "pair-synergy")]
+    chosen = [f for f in figures(finished.view) if f.name in ("funnel", "pair-synergy")]
     files = write_images(chosen, tmp_path / "images")
     assert len(files) == 4
     for file in files:
@@ -207,7 +207,7 @@ def test_the_dashboard_shows_the_study_its_layers_and_a_trial(
     tab.wait_for_selector("text=01-layers-2-5-7-README.md")
     tab.goto(f"{dashboard}/dashboard/studies/1/note")
     tab.wait_for_selector("text=optlayers report --study replayed.yaml")
-    best = finished.report.entries[0].row.trial
+    best = finished.view.leaderboard[0].trial
     tab.goto(f"{dashboard}/dashboard/studies/1/trials?numbers={best}")
     tab.wait_for_selector("text=Layers 2, 5, 7")
     assert "all questions" in tab.inner_text("body")

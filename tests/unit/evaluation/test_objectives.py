@@ -17,11 +17,9 @@ from optlayers.errors import InputError
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.evaluation.questions import by_subject
 from optlayers.layerset import LayerSet
-from optlayers.results.comparisons import evidence
-from optlayers.results.leaderboard import leaderboard
+from optlayers.results.view import StudyView
 from optlayers.storage.connect import open_study
 from optlayers.trials.record import decode_answers, encode_answers
-from optlayers.trials.records import read_records
 from optlayers.workers.worker import Worker
 from tests.helpers.tiny import DEMO_TASKS, export
 
@@ -111,19 +109,19 @@ def test_a_search_on_values_stores_compares_and_checks_them(
     study = open_study(f"sqlite:///{tmp_path}/optuna.db", definition)
     worker = Worker(definition, study, evaluator)
     assert worker.run()
-    records = read_records(study.get_trials(deepcopy=False))
-    rows = leaderboard(definition, records)
-    best = next(r for r in records if r.number == rows[0].trial)
+    rows = StudyView.of(definition, study).compared
+    best = rows[0].record
     again = evaluator.evaluate([best.layers], 0, int(best.questions or 0))[0]
     assert best.answers is not None
     np.testing.assert_array_equal(best.answers, again)
     assert worker.rungs.score.score(best.answers) == pytest.approx(rows[0].score, abs=1e-12)
     assert 0.0 < rows[0].ci_low < rows[0].score < rows[0].ci_high < 1.0
-    proof = evidence(study, rows)
-    assert proof[0].to_base is not None
-    assert proof[0].to_donor is not None
-    assert proof[0].held_out is not None
-    assert proof[0].held_out.questions > 0
+    compared = rows[0].comparison
+    assert compared is not None
+    assert compared.to_base is not None
+    assert compared.to_donor is not None
+    assert compared.held_out is not None
+    assert compared.held_out.questions > 0
 
 
 def test_values_come_back_as_stored_and_go_to_nats_and_back() -> None:

@@ -14,20 +14,20 @@ from optuna.trial import TrialState
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet
 from optlayers.report.baselines import read_baselines
-from optlayers.report.course import _covered
-from optlayers.report.data import gather
-from optlayers.report.effects import effects
 from optlayers.report.figure import plain_names
-from optlayers.report.figures import MAKERS, figures
+from optlayers.report.figures import figures
 from optlayers.report.page import numeric, page, typeset
-from optlayers.report.progress import Failure, failures, funnel, savings
 from optlayers.report.text import as_data, markdown
 from optlayers.report.theme import DARK, PHASES, SEARCHES, SOFT, SURFACE
+from optlayers.results.course import union_length
+from optlayers.results.patterns import effects
+from optlayers.results.progress import Failure, failures, funnel, savings
+from optlayers.results.view import StudyView
 from optlayers.trials.record import Record
 from optlayers.trials.records import read_records
 from optlayers.trials.statistics import StratifiedScore, paired_difference
 from optlayers.trials.worker_state import WorkerState
-from tests.helpers.finished import Finished
+from tests.helpers.finished import Finished, changed
 from tests.helpers.replay import BEST, N_LAYERS, definition, landscape, study_in
 
 
@@ -117,14 +117,14 @@ def test_savings_are_against_every_set_in_full_and_every_pass_alone() -> None:
 
 
 def test_the_report_agrees_with_the_truth(finished: Finished) -> None:
-    report, known = finished.report, landscape()
+    view, known = finished.view, landscape()
     truth = known.scores()
-    assert report.best is not None
-    assert report.best.row.layers == list(BEST.indices)
-    assert (report.phase, report.n_layers, report.n_full) == ("done", N_LAYERS, 160)
-    for entry in report.full:
-        layers = LayerSet(tuple(entry.row.layers))
-        assert entry.row.score == pytest.approx(truth[layers])
+    assert view.best is not None
+    assert view.best.layers == list(BEST.indices)
+    assert (view.phase, view.n_layers, view.n_full) == ("done", N_LAYERS, 160)
+    for entry in [r for r in view.compared if r.fidelity == "full"]:
+        layers = LayerSet(tuple(entry.layers))
+        assert entry.score == pytest.approx(truth[layers])
         against = paired_difference(
             known.answers[known.index[layers]],
             known.answers[known.index[BEST]],
@@ -133,11 +133,11 @@ def test_the_report_agrees_with_the_truth(finished: Finished) -> None:
         )
         assert entry.behind == pytest.approx(0 if layers == BEST else against.difference)
         assert entry.tied == (layers == BEST or against.p_value > 0.05)
-    assert not any(entry.tied for entry in report.entries if entry.row.fidelity == "fast")
-    assert report.references["base"].score == pytest.approx(truth[LayerSet(())])
-    assert report.references["donor"].score == pytest.approx(0.9, abs=0.08)
+    assert not any(entry.tied for entry in view.compared if entry.fidelity == "fast")
+    assert view.references["base"].score == pytest.approx(truth[LayerSet(())])
+    assert view.references["donor"].score == pytest.approx(0.9, abs=0.08)
     for subject, name in enumerate(s.name for s in known.order.subjects):
-        [row] = [s for s in report.subjects if s.name == name]
+        [row] = [s for s in view.subjects if s.name == name]
         mine = known.order.subject == subject
         assert row.winner == pytest.approx(known.answers[known.index[BEST]][mine].mean())
         assert row.base == pytest.approx(known.answers[known.index[LayerSet(())]][mine].mean())
@@ -145,46 +145,46 @@ def test_the_report_agrees_with_the_truth(finished: Finished) -> None:
 
 
 def test_what_was_paid_adds_up(finished: Finished) -> None:
-    report = finished.report
+    view = finished.view
     records = read_records(finished.study.get_trials(deepcopy=False))
     paid = sum(r.evaluated for r in records)
-    assert report.course.questions == paid
-    assert report.course.cost == pytest.approx(paid / 160)
-    assert [p.phase for p in report.course.phases] == ["probe", "explore", "validate", "refine"]
-    [worker] = report.workers
+    assert view.course.questions == paid
+    assert view.course.cost == pytest.approx(paid / 160)
+    assert [p.phase for p in view.course.phases] == ["probe", "explore", "validate", "refine"]
+    [worker] = view.workers
     assert worker.questions == paid
     assert worker.state == "done"
     assert worker.passes + worker.saved_passes == worker.questions * N_LAYERS
     assert worker.saved_passes > 0
     assert "cores" in worker.hardware
     assert "optuna" in worker.versions
-    full = [s.score for s in report.course.full]
+    full = [s.score for s in view.course.full]
     assert full == sorted(full)
-    assert full[-1] == report.entries[0].row.score
+    assert full[-1] == view.compared[0].score
     # The grey line is of the fast questions, not of the part of them that a race begins with.
-    fast = [s.score for s in report.course.fast]
+    fast = [s.score for s in view.course.fast]
     assert fast == sorted(fast)
     known = landscape()
     scale = StratifiedScore(strata=known.order.subject, weights=known.order.weights)
-    reached = [e.row.layers for e in report.entries if e.row.questions >= report.n_fast]
+    reached = [e.layers for e in view.compared if e.questions >= view.n_fast]
     rows = [known.answers[known.index[LayerSet(tuple(layers))]] for layers in reached]
-    assert fast[-1] == pytest.approx(max(scale.score(row[: report.n_fast]) for row in rows))
-    assert report.funnel.fast == len(reached) < report.funnel.evaluated
+    assert fast[-1] == pytest.approx(max(scale.score(row[: view.n_fast]) for row in rows))
+    assert view.funnel.fast == len(reached) < view.funnel.evaluated
 
 
 def test_every_full_set_has_its_fast_score_beside_it(finished: Finished) -> None:
     """Though the trial that took it further may have asked later questions only."""
-    report, known = finished.report, landscape()
-    assert len(report.fast_full) == len(report.full)
+    view, known = finished.view, landscape()
+    assert len(view.fast_and_full) == len([r for r in view.compared if r.fidelity == "full"])
     scale = StratifiedScore(strata=known.order.subject, weights=known.order.weights)
-    for pair in report.fast_full:
+    for pair in view.fast_and_full:
         answers = known.answers[known.index[LayerSet(tuple(pair.layers))]]
-        assert pair.fast == pytest.approx(scale.score(answers[: report.n_fast]))
+        assert pair.fast == pytest.approx(scale.score(answers[: view.n_fast]))
         assert pair.full == pytest.approx(scale.score(answers))
 
 
 def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
-    found = finished.report.effects
+    found = finished.view.effects
     assert found is not None
     ranked = sorted(found.layers, key=lambda e: -e.effect)
     assert {e.layers.indices[0] for e in ranked[:3]} == set(BEST.indices)
@@ -200,13 +200,13 @@ def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
 
 
 def test_time_under_way_counts_overlaps_once() -> None:
-    assert _covered([(0, 10), (5, 12), (20, 21), (20.5, 20.7)]) == 13
-    assert _covered([]) == 0
+    assert union_length([(0, 10), (5, 12), (20, 21), (20.5, 20.7)]) == 13
+    assert union_length([]) == 0
 
 
 def test_every_figure_is_valid_and_has_words_and_a_table(finished: Finished) -> None:
-    found = figures(finished.report)
-    assert len(found) == len(MAKERS) == 9
+    found = figures(finished.view)
+    assert len(found) == 9
     for figure in found:
         drawn = go.Figure(figure.plot)
         assert len(drawn.data) > 0
@@ -217,14 +217,14 @@ def test_every_figure_is_valid_and_has_words_and_a_table(finished: Finished) -> 
 
 
 def test_json_holds_every_set_and_markdown_every_section(finished: Finished) -> None:
-    report = finished.report
-    data = json.loads(json.dumps(as_data(report), allow_nan=False))
+    view = finished.view
+    data = json.loads(json.dumps(as_data(view), allow_nan=False))
     assert data["format"] == 1
-    assert len(data["entries"]) == len(report.entries)
+    assert len(data["entries"]) == len(view.compared)
     assert data["entries"][0]["layers"] == list(BEST.indices)
     assert data["effects"]["synergy"][0][0] is None
     assert data["definition"]["name"] == "replayed"
-    text = markdown(report, figures(report), "figures")
+    text = markdown(view, figures(view), "figures")
     for part in ("## Leaderboard", "## What it cost", "```yaml", "2, 5, 7", "figures/funnel.svg"):
         assert part in text
     widths = [line.count("|") for line in text.splitlines() if line.startswith("| rank")]
@@ -232,29 +232,29 @@ def test_json_holds_every_set_and_markdown_every_section(finished: Finished) -> 
 
 
 def test_a_study_that_has_just_begun_has_a_report_too(tmp_path: Path) -> None:
-    report = gather(definition(), study_in(tmp_path))
-    assert figures(report) == []
-    assert "Nothing has been evaluated yet" in page(report, [])
-    assert json.dumps(as_data(report), allow_nan=False)
+    view = StudyView.of(definition(), study_in(tmp_path))
+    assert figures(view) == []
+    assert "Nothing has been evaluated yet" in page(view, [])
+    assert json.dumps(as_data(view), allow_nan=False)
 
 
 def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:
     bad = '</script><img src=x onerror=alert(1)>"'
-    subjects = [dataclasses.replace(s, name=bad) for s in finished.report.subjects]
-    report = dataclasses.replace(finished.report, name=bad, subjects=subjects)
-    text = page(report, figures(report))
+    subjects = [dataclasses.replace(s, name=bad) for s in finished.view.subjects]
+    definition = finished.definition.model_copy(update={"name": bad})
+    view = changed(finished.view, definition=definition, subjects=subjects)
+    text = page(view, figures(view))
     assert "<img" not in text
     assert text.count("</script>") == 4
-    report = dataclasses.replace(finished.report, workers=[WorkerState("a:1:2", hardware=bad)])
-    assert "&lt;img" in markdown(report, figures(report))
-    assert "<img" not in markdown(report, figures(report))
+    view = changed(finished.view, workers=[WorkerState("a:1:2", hardware=bad)])
+    assert "&lt;img" in markdown(view, figures(view))
+    assert "<img" not in markdown(view, figures(view))
 
 
 def test_baselines_are_drawn_and_a_bad_file_is_told(tmp_path: Path, finished: Finished) -> None:
     path = tmp_path / "baselines.json"
     path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3, 0.4]}}}')
-    report = gather(finished.definition, finished.study, read_baselines(path))
-    [drawn] = [f for f in figures(report) if f.name == "score-by-cost"]
+    [drawn] = [f for f in figures(finished.view, read_baselines(path)) if f.name == "score-by-cost"]
     assert "random" in [trace["name"] for trace in drawn.plot["data"]]
     path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3]}}}')
     with pytest.raises(InputError, match=r"baselines\.json"):

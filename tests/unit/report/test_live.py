@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import time
 from pathlib import Path
@@ -12,10 +11,10 @@ from rich.console import Console
 
 from optlayers.cli.live import LiveView, renews_itself
 from optlayers.cli.view import LocalWorker, Pace, line, present, view
-from optlayers.report.progress import snapshot
+from optlayers.results.view import StudyView
 from optlayers.storage.heartbeat import process_name
 from optlayers.trials.worker_state import WorkerState
-from tests.helpers.finished import Finished
+from tests.helpers.finished import Finished, changed
 from tests.helpers.replay import definition, study_in
 
 
@@ -30,12 +29,9 @@ def worker(name: str = "far/1-2:7:1", **more: object) -> WorkerState:
 
 
 def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
-    found = snapshot(finished.definition, finished.study)
-    now = dataclasses.replace(
-        found,
-        workers=[worker(seen=time.time(), questions=500, seconds=2.0)],
-        status=dataclasses.replace(found.status, phase="refine"),
-    )
+    found = StudyView.of(finished.definition, finished.study)
+    workers = [worker(seen=time.time(), questions=500, seconds=2.0)]
+    now = changed(found, workers=workers, savings=found.savings, phase="refine")
     local = [LocalWorker("cpu", "loading models")]
     text = on_terminal(view(now, local, Pace(1234.0, 5678.0, 75.0)))
     f = found.funnel
@@ -52,7 +48,7 @@ def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
 
 
 def test_a_line_says_the_same_in_short(finished: Finished) -> None:
-    found = snapshot(finished.definition, finished.study)
+    found = StudyView.of(finished.definition, finished.study)
     text = line(found, [], Pace(10.0, 20.0, None))
     assert text.startswith("done: ")
     assert "[2,5,7], 10 questions/s, 20 layer passes/s" in text
@@ -60,7 +56,7 @@ def test_a_line_says_the_same_in_short(finished: Finished) -> None:
 
 
 def test_before_the_first_result_the_workers_speak(tmp_path: Path) -> None:
-    found = snapshot(definition(), study_in(tmp_path))
+    found = StudyView.of(definition(), study_in(tmp_path))
     assert line(found, [LocalWorker("cpu", "loading tasks")], Pace()).endswith(
         "starting: cpu: loading tasks"
     )
@@ -83,13 +79,13 @@ def test_workers_that_have_left_are_not_shown_and_silent_ones_are_told() -> None
 def test_the_rate_is_of_the_last_while(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    found = snapshot(finished.definition, finished.study)
+    found = StudyView.of(finished.definition, finished.study)
     shown = LiveView(Console(file=io.StringIO()))
 
     def look(second: float, questions: int) -> Pace:
         now[0] = 100.0 + second
-        state = dataclasses.replace(found.status, question_evaluations=questions, expected=8000)
-        return shown._pace(dataclasses.replace(found, status=state, workers=[]))
+        numbers = {"question_evaluations": questions, "expected_evaluations": 8000}
+        return shown._pace(changed(found, workers=[], **numbers))
 
     for second, questions in ((0, 0), (10, 1000), (35, 3000)):
         look(second, questions)
@@ -106,9 +102,9 @@ def test_the_rate_is_of_the_last_while(finished: Finished, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_view_fits_every_terminal(finished: Finished, width: int) -> None:
-    found = snapshot(finished.definition, finished.study)
+    found = StudyView.of(finished.definition, finished.study)
     many = [worker(f"far/1-2:{i}:1", seen=time.time()) for i in range(40)]
-    now = dataclasses.replace(found, workers=many)
+    now = changed(found, workers=many, savings=found.savings)
     console = Console(
         file=io.StringIO(), force_terminal=True, width=width, height=24, color_system=None
     )
@@ -120,7 +116,7 @@ def test_the_view_fits_every_terminal(finished: Finished, width: int) -> None:
     assert f"{found.funnel.refined} refined" in text
     assert "by shared prefixes" in text
     assert text.endswith(" more")
-    for row in found.status.best_of_size:
+    for row in found.best_of_size:
         assert f"[{','.join(map(str, row.layers))}]" in text
     # The interval of the best, drawn where there is room.
     assert ("─●" in text) == (width > 60)
@@ -143,17 +139,12 @@ def test_only_a_terminal_that_somebody_watches_is_drawn_on(monkeypatch: pytest.M
 
 
 def test_a_log_has_no_line_twice_and_one_at_the_end(finished: Finished) -> None:
-    begun = dataclasses.replace(
-        snapshot(finished.definition, finished.study),
-        status=dataclasses.replace(
-            snapshot(finished.definition, finished.study).status,
-            phase="starting",
-            trials=dict.fromkeys(("complete", "pruned", "running", "waiting", "failed"), 0),
-        ),
-    )
+    ended = StudyView.of(finished.definition, finished.study)
+    counts = dict.fromkeys(ended.trial_counts, 0)
+    begun = changed(ended, phase="starting", trial_counts=counts)
     out = io.StringIO()
     shown = LiveView(Console(file=out))
-    for found in (begun, begun, snapshot(finished.definition, finished.study)):
+    for found in (begun, begun, ended):
         for _ in range(3):
             shown._next_line = 0.0 if found is begun else shown._next_line
             shown.show(found, [LocalWorker("cpu", "starting")])

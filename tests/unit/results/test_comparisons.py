@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
-from optlayers.results.comparisons import evidence, looked
-from optlayers.results.leaderboard import leaderboard
+from optlayers.results.comparisons import compare
+from optlayers.results.view import StudyView
 from optlayers.trials import keys
 from optlayers.trials.record import Record, encode_answers
-from optlayers.trials.records import read_records
 from tests.helpers.replay import definition, study_in, worker_in
 
 N = 400
@@ -58,8 +57,7 @@ def test_differences_are_paired_and_ties_are_those_that_cannot_be_told_apart(
         record(1, (2,), right(298, flipped=20)),
         record(2, (3,), right(260)),
     ]
-    rows = leaderboard(definition(), records)
-    first, second, third = evidence(study, rows)
+    first, second, third = compare(records, study.user_attrs)
     assert first.to_best is None
     assert not first.ties_with_best
     assert first.to_next is not None
@@ -76,20 +74,19 @@ def test_differences_are_paired_and_ties_are_those_that_cannot_be_told_apart(
     assert first.to_base.difference == pytest.approx(0.5)
     assert first.to_donor is None
     assert first.held_out is None
-    assert looked(records).layer_sets == 3
-    assert looked(records).questions == 3 * N
-    assert "3 layer sets on 1,200 questions" in str(looked(records))
-    assert "held-out" not in str(looked(records))
-    assert str(looked(records, held_out=True)).endswith("its held-out score is not")
+    view = StudyView(definition(), [], study.user_attrs)
+    vars(view)["records"] = records
+    assert "3 layer sets on 1,200 question evaluations" in view.selection_note(held_out=False)
+    assert "held-out" not in view.selection_note(held_out=False)
+    assert view.selection_note(held_out=True).endswith("its held-out score is not")
 
 
 def test_a_finished_search_compares_its_sets_with_the_base(tmp_path: Path) -> None:
     worker = worker_in(tmp_path)
     assert worker.run()
     study = study_in(tmp_path)
-    records = read_records(study.get_trials(deepcopy=False))
-    rows = leaderboard(definition(), records)
-    found = evidence(study, rows)
+    found = [row.comparison for row in StudyView.of(definition(), study).compared]
+    assert found[0] is not None
     assert found[0].to_base is not None
     assert found[0].to_base.questions == worker.evaluator.order.n_full
     assert found[0].to_base.ci_low > 0.2

@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
-from optlayers.results.leaderboard import best_of_size, leaderboard, status
+from optlayers.results.leaderboard import best_of_size, leaderboard
+from optlayers.results.view import StudyView
 from optlayers.trials.record import Record
 from optlayers.trials.records import read_records
 from tests.helpers.replay import BEST, N_LAYERS, definition, landscape, study_in, worker_in
@@ -73,7 +74,7 @@ def test_the_best_of_each_size_has_few_layers_first() -> None:
 
 
 def test_a_study_without_trials_is_starting(tmp_path: Path) -> None:
-    found = status(definition(), study_in(tmp_path)).to_dict()
+    found = StudyView.of(definition(), study_in(tmp_path)).status()
     assert found == {
         "study": "replayed",
         "phase": "starting",
@@ -88,7 +89,7 @@ def test_a_finished_search_is_told_in_the_fields_that_others_rely_on(tmp_path: P
     worker_in(tmp_path).run()
     study = study_in(tmp_path)
     trials = study.get_trials(deepcopy=False)
-    found = json.loads(json.dumps(status(definition(), study).to_dict()))
+    found = json.loads(json.dumps(StudyView.of(definition(), study).status()))
     assert list(found) == [
         "study", "phase", "trials", "distinct_layer_sets", "question_evaluations", "best"
     ]  # fmt: skip

@@ -17,9 +17,9 @@ from optlayers.config.study import Explore, Refine, Validate
 from optlayers.evaluation.costs import kv_bytes, layer_costs
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.report.data import gather
 from optlayers.report.scores import score_by_size
 from optlayers.results.leaderboard import front, leaderboard
+from optlayers.results.view import StudyView
 from optlayers.trials.cost import Cost, cost_of
 from tests.helpers.tiny import tiny_llama
 from tests.unit.results.test_leaderboard import record
@@ -110,13 +110,13 @@ def test_a_finished_study_is_measured_by_the_same_command_and_nothing_is_asked_a
         assert cost_of(mine, plain.study.user_attrs).table is None
         done = optlayers.search_study(mine, url, device="cpu")
         assert len(done.study.trials) == trials
-        report = gather(mine, done.study)
-        costs = [entry.row.cost for entry in report.entries]
+        view = StudyView.of(mine, done.study)
+        costs = [row.cost for row in view.leaderboard]
         assert all(cost is not None and cost > 0 for cost in costs)
         assert json.loads(json.dumps(done.leaderboard[0].to_dict()))["cost"] == costs[0]
-        figure = score_by_size(report)
+        figure = score_by_size(view)
         assert figure is not None
-        assert figure.head[0] == report.cost.title
+        assert figure.head[0] == view.cost.title
         drawn = next(d for d in figure.plot["data"] if d["name"] == "best of its cost")
         assert drawn["x"] == sorted(drawn["x"])
     stored = done.study.user_attrs["cost:latency"]

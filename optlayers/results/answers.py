@@ -1,0 +1,125 @@
+"""Scores from answers: the base and the donors, each subject, fast against full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optlayers.layerset import BASE, DONOR, ONE, Donors, Labels
+from optlayers.trials import keys
+from optlayers.trials.record import Answers, Record, decode_answers
+from optlayers.trials.records import best_by_layers
+from optlayers.trials.statistics import StratifiedScore
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The base or a donor on all questions of the search; score and interval are 0 to 1.
+
+    name: `base`, `donor`, or the name of one of several donors.
+    """
+
+    name: str
+    score: float
+    ci_low: float
+    ci_high: float
+    questions: int
+    answers: Answers
+
+    @property
+    def title(self) -> str:
+        """`base`, `donor`, or `donor a`."""
+        return self.name if self.name in (BASE, DONOR) else f"donor {self.name}"
+
+
+@dataclass(frozen=True)
+class SubjectScore:
+    """Shares of right answers in one subject: of the best layer set, the base, the first donor."""
+
+    name: str
+    questions: int
+    weight: float
+    winner: float
+    base: float | None
+    donor: float | None
+
+
+@dataclass(frozen=True)
+class FastAndFull:
+    """The score of one layer set on the fast and on all questions."""
+
+    layers: Labels
+    fast: float
+    full: float
+
+
+def scorer_of(attrs: Mapping[str, Any]) -> StratifiedScore | None:
+    """How a study scores answers, from its user attributes; None before its first worker."""
+    strata, weights = attrs.get(keys.QUESTION_STRATA), attrs.get(keys.SUBJECT_WEIGHTS)
+    if not strata or not weights:
+        return None
+    return StratifiedScore(strata=np.asarray(strata, np.intp), weights=np.asarray(weights))
+
+
+def reference_answers(attrs: Mapping[str, Any], name: str) -> Answers | None:
+    """The answers of the base or a donor, by name, to all questions of the search, or None."""
+    packed, n_full = attrs.get(keys.REFERENCE + name), attrs.get(keys.N_FULL)
+    return None if packed is None or n_full is None else decode_answers(packed, int(n_full))
+
+
+def references(attrs: Mapping[str, Any], donors: Donors = ONE) -> dict[str, Reference]:
+    """The base and the donors, by name, as far as they have answered the questions."""
+    found, scorer = {}, scorer_of(attrs)
+    for name in (BASE, *donors):
+        answers = reference_answers(attrs, name)
+        if answers is not None and scorer is not None:
+            interval = scorer.interval(answers)
+            found[name] = Reference(name, *interval, questions=len(answers), answers=answers)
+    return found
+
+
+def subject_scores(
+    attrs: Mapping[str, Any], answers: Answers, known: Mapping[str, Reference], donor: str = DONOR
+) -> list[SubjectScore]:
+    """Scores in each subject that `answers`, those of the best layer set, belong to."""
+    scorer = scorer_of(attrs)
+    if scorer is None:
+        return []
+    strata, weights = scorer.strata[: len(answers)], scorer.weights
+
+    found = []
+    for number, name in enumerate(attrs.get("subjects", [])):
+        asked = np.flatnonzero(strata == number)
+        shares = {key: float(r.answers[asked].mean()) for key, r in known.items() if len(asked)}
+        if len(asked):
+            found.append(
+                SubjectScore(
+                    name=str(name),
+                    questions=len(asked),
+                    weight=float(weights[number] / weights.sum()),
+                    winner=float(answers[asked].mean()),
+                    base=shares.get(BASE),
+                    donor=shares.get(donor),
+                )
+            )
+    return found
+
+
+def fast_and_full(
+    attrs: Mapping[str, Any], records: Sequence[Record], donors: Donors = ONE
+) -> list[FastAndFull]:
+    """Fast and full score of each layer set that answered all questions, by trial number.
+
+    Computed from the answers: a trial that takes a set further reports later questions only.
+    """
+    scorer, n_fast = scorer_of(attrs), int(attrs.get(keys.N_FAST, 0))
+    if scorer is None or not n_fast:
+        return []
+    return [
+        FastAndFull(r.layers.labels(donors), scorer.score(r.answers[:n_fast]), float(r.score))
+        for r in sorted(best_by_layers(records).values(), key=lambda r: r.number)
+        if r.is_full and r.answers is not None and r.score is not None
+    ]
