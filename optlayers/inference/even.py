@@ -132,7 +132,7 @@ class EvenOps(PlainOps):
         return out.view(rows * length, inner)
 
     def _convolved(self, xbc: torch.Tensor, conv: Any) -> torch.Tensor:
-        """`llamba.short_conv` of rows [R, T, channels] that nothing goes before."""
+        """`llamba.ShortConv` of rows [R, T, channels] that nothing goes before."""
         taps = conv.weight[:, 0].t().contiguous()  # [4, channels]
         out = torch.addcmul(conv.bias, xbc, taps[-1], out=self._room("convolved", *xbc.shape))
         for back in range(1, min(len(taps), xbc.shape[1])):

@@ -20,7 +20,7 @@ from optlayers.inference.converted import Wanted, hold, other_dtype
 from optlayers.inference.flat import flat_size, flatten
 from optlayers.inference.offload import GB, Layers, Placement, place
 from optlayers.models.families import Family, attention_of, embedding_rows, family_of
-from optlayers.models.parts import strip
+from optlayers.models.parts import keep_modules
 
 NO_NAMES: set[str] = set()
 
@@ -63,7 +63,7 @@ def _empty_layer(family: Family, config: Any, index: int, half: str = "layer") -
     """A decoder layer without weights, or a half of one."""
     with torch.device("meta"):
         layer: nn.Module = family.build_layer(config, index)
-    return layer if half == "layer" else strip(layer, family.halves.names(half))
+    return layer if half == "layer" else keep_modules(layer, family.halves.names(half))
 
 
 def _buffers_to(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

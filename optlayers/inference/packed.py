@@ -213,7 +213,7 @@ class PlainOps:
             if parent >= 0:
                 end = batch.begins[parent] + batch.lengths[parent]
                 past = xbc[end - look : end]
-            part = mixer.activation(mixer._convolve(torch.cat([past, xbc[own]])[None]))
+            part = mixer.activation(mixer.conv1d(torch.cat([past, xbc[own]])[None]))
             sizes = [mixer.inner, *[mixer.groups * mixer.state_size] * 2]
             x, b, c = part.split(sizes, dim=-1)
             wide = (1, length, mixer.heads, mixer.width)

@@ -1,7 +1,7 @@
-"""Models: the Llamba classes, the hybrid, and the stack of layers that the engine runs.
+"""Llamba and the hybrid as transformers models.
 
-Importing this package tells transformers' Auto classes of Llamba and of the hybrid, so that
-their checkpoints load without `trust_remote_code`.
+Importing this package registers both with transformers' Auto classes, so that their checkpoints
+load without `trust_remote_code`. `import optlayers` alone does not, since it stays free of torch.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -13,7 +13,7 @@ AutoConfig.register("llamba", LlambaConfig, exist_ok=True)
 AutoConfig.register("optlayers_hybrid", HybridConfig, exist_ok=True)
 AutoModelForCausalLM.register(LlambaConfig, LlambaForCausalLM, exist_ok=True)
 AutoModelForCausalLM.register(HybridConfig, HybridForCausalLM, exist_ok=True)
-# So that `save_pretrained` writes the modeling files along, as an export has them.
+# `save_pretrained` then copies the modeling files, as an export does.
 HybridConfig.register_for_auto_class()
 HybridForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 

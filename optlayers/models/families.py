@@ -2,8 +2,8 @@
 
 A family is what a hybrid needs to know of a model class. To add one, add a `Family` to
 `FAMILIES`; nothing else in optlayers names a model class. docs/families.md walks through one.
-Shapes: B batch, T tokens, E hidden size. This file needs torch, transformers, `parts.py` and
-`llamba.py` alone, so that it travels with an exported checkpoint.
+Shapes: B batch, T tokens, E hidden size. Imports torch, transformers, `parts.py` and `llamba.py`
+only, since this file is copied into exported checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from .llamba import LlambaBlock, LlambaConfig
 from .parts import (
     Call,
-    Halves,
+    LayerHalves,
     LayerInputs,
     Rotary,
     ScaledEmbedding,
@@ -31,8 +31,8 @@ from .parts import (
     call_attention_and_mamba,
     call_attention_or_mamba,
     masks,
+    mix_attention_and_mamba,
     mix_llamba,
-    mix_side_by_side,
     softcap,
 )
 
@@ -52,12 +52,12 @@ def _all_full(config: Any) -> list[str]:
 
 
 def _all_windowed(config: Any) -> list[str]:
-    """Where a config names no kinds, a window holds for every layer."""
+    """A config without `layer_types`: its window, if any, holds for every layer."""
     kind = "full_attention" if config.sliding_window is None else "sliding_attention"
     return [kind] * int(config.num_hidden_layers)
 
 
-def _named(config: Any) -> list[str]:
+def _from_config(config: Any) -> list[str]:
     return list(config.layer_types)
 
 
@@ -65,15 +65,15 @@ def _named(config: Any) -> list[str]:
 class Family:
     """One kind of model: the names of its parts in a checkpoint, and how to make and call them.
 
-    `kinds` gives the kind of each layer in the words of transformers' caches. `call` runs a whole
-    layer, `halves` its parts. `scale` is what the embedding is multiplied with, and whether that
-    is rounded to the weights' dtype first; `finish` is what happens to the logits after the head.
+    kinds: the kind of each layer, as transformers' caches name it. call: runs a whole layer.
+    scale: the multiplier of the embedding (None: 1), and whether it is rounded to the dtype of the
+    weights. finish: what is done to the logits after the head.
     """
 
     build_layer: Callable[[Any, int], nn.Module]
     build_norm: Callable[[Any], nn.Module]
     build_rotary: Callable[[Any], nn.Module | None] | None
-    halves: Halves
+    halves: LayerHalves
     embedding: str = "model.embed_tokens"
     layers: str = "model.layers"
     norm: str = "model.norm"
@@ -100,45 +100,37 @@ class Family:
         cache: Cache | None = None,
         layer: int | None = None,
     ) -> LayerInputs:
-        """What layers of one kind need beside h [B, T, E]; see `parts.masks`."""
-        turned: Rotary | None = None
+        """The inputs of layers of one kind beside h [B, T, E]; see `parts.masks`."""
+        cos_sin: Rotary | None = None
         if rotary is not None:
-            turned = self.turn(rotary, kind, h, position_ids)
-        # Without a mask or a cache there is nothing to be found out from the positions.
+            # Some models have an embedding of positions for each kind of layer.
+            by_kind = (kind,) if hasattr(rotary, "layer_types") else ()
+            cos_sin = rotary(h, position_ids, *by_kind)
+        # Without a mask or a cache, transformers would search the positions for packed sequences.
         packed = None if attention_mask is None and cache is None else position_ids
         causal, padding = masks(config, kind, h, attention_mask, cache, layer, packed)
-        return LayerInputs(turned, causal, padding, position_ids, cache)
-
-    @staticmethod
-    def turn(rotary: nn.Module, kind: str, h: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
-        """cos and sin of the positions, by kind of layer where the model tells them apart."""
-        made: Rotary
-        if hasattr(rotary, "layer_types"):
-            made = rotary(h, position_ids, kind)
-        else:
-            made = rotary(h, position_ids=position_ids)
-        return made
+        return LayerInputs(cos_sin, causal, padding, position_ids, cache)
 
 
-PRE_NORM = Halves(("input_layernorm", None), ("post_attention_layernorm", None))
-POST_NORM = Halves((None, "post_attention_layernorm"), (None, "post_feedforward_layernorm"))
-BOTH_NORMS = Halves(
+PRE_NORM = LayerHalves(("input_layernorm", None), ("post_attention_layernorm", None))
+POST_NORM = LayerHalves((None, "post_attention_layernorm"), (None, "post_feedforward_layernorm"))
+BOTH_NORMS = LayerHalves(
     ("input_layernorm", "post_attention_layernorm"),
     ("pre_feedforward_layernorm", "post_feedforward_layernorm"),
 )
-BESIDE = Halves(
+MAMBA_AND_ATTENTION = LayerHalves(
     ("input_layernorm", None),
     ("pre_ff_layernorm", None),
     mixers=("mamba", "self_attn"),
-    mlp_name="feed_forward",
+    mlp="feed_forward",
 )
 
 
-def _plain(module: str, name: str, **more: Any) -> Family:
-    """A family of transformers whose decoder is shaped and called as Llama's, but for `more`.
+def _like_llama(module: str, name: str, **more: Any) -> Family:
+    """A family of transformers like Llama, except for the fields in `more`.
 
-    module: its folder in transformers; name: how its classes begin. They are imported when they
-    are first needed, since most studies need one or two families.
+    module: its folder in transformers. name: the prefix of its classes, which are imported when
+    first used.
     """
 
     def make(part: str) -> Callable[..., nn.Module]:
@@ -157,18 +149,18 @@ def _plain(module: str, name: str, **more: Any) -> Family:
     return replace(family, **more)
 
 
-def _root(config: Any) -> tuple[float, bool]:
+def _root_of_width(config: Any) -> tuple[float, bool]:
     return float(config.hidden_size) ** 0.5, True
 
 
-def _multiplied(config: Any) -> tuple[float, bool] | None:
+def _embedding_multiplier(config: Any) -> tuple[float, bool] | None:
     scale = float(config.embedding_multiplier)
     return None if scale == 1.0 else (scale, False)
 
 
-_bamba = _plain("bamba", "Bamba")
-_falcon = _plain("falcon_h1", "FalconH1")
-_granite = _plain("granitemoehybrid", "GraniteMoeHybrid")
+_bamba = _like_llama("bamba", "Bamba")
+_falcon = _like_llama("falcon_h1", "FalconH1")
+_granite = _like_llama("granitemoehybrid", "GraniteMoeHybrid")
 
 
 def _bamba_layer(config: Any, index: int) -> nn.Module:
@@ -182,7 +174,7 @@ def _falcon_layer(config: Any, index: int) -> nn.Module:
     from transformers.models.falcon_h1.modeling_falcon_h1 import compute_mup_vector
 
     layer: Any = _falcon.build_layer(config, index)
-    # The whole model gives this to its layers; a plain attribute would stay on its device.
+    # The whole model hands this to its layers. As a buffer it moves with the layer.
     with torch.device("cpu"):
         vector = compute_mup_vector(config)
     layer.mamba.register_buffer("mup_vector", vector, persistent=False)
@@ -192,7 +184,7 @@ def _falcon_layer(config: Any, index: int) -> nn.Module:
 
 
 def _granite_rotary(config: Any) -> nn.Module | None:
-    """Granite 4 mostly has no positions at all."""
+    """Most Granite 4 models have no position embedding."""
     if config.position_embedding_type != "rope" or _granite.build_rotary is None:
         return None
     return _granite.build_rotary(config)
@@ -203,56 +195,56 @@ FAMILIES: dict[str, Family] = {
         _bamba,
         build_layer=_bamba_layer,
         norm="model.final_layernorm",
-        kinds=_named,
+        kinds=_from_config,
         call=call_attention_or_mamba,
-        halves=BESIDE,
+        halves=MAMBA_AND_ATTENTION,
     ),
     "falcon_h1": replace(
         _falcon,
         build_layer=_falcon_layer,
         norm="model.final_layernorm",
-        kinds=_named,
+        kinds=_from_config,
         call=call_attention_and_mamba,
-        halves=replace(BESIDE, run_mixer=mix_side_by_side),
-        scale=_multiplied,
+        halves=replace(MAMBA_AND_ATTENTION, mix=mix_attention_and_mamba),
+        scale=_embedding_multiplier,
         finish=lambda config, logits: logits * config.lm_head_multiplier,
     ),
-    "gemma2": _plain(
-        "gemma2", "Gemma2", kinds=_named, halves=BOTH_NORMS, scale=_root, finish=softcap
+    "gemma2": _like_llama(
+        "gemma2", "Gemma2", kinds=_from_config, halves=BOTH_NORMS, scale=_root_of_width, finish=softcap
     ),
-    "gemma3_text": _plain(
-        "gemma3", "Gemma3", kinds=_named, halves=BOTH_NORMS, scale=_root, finish=softcap
+    "gemma3_text": _like_llama(
+        "gemma3", "Gemma3", kinds=_from_config, halves=BOTH_NORMS, scale=_root_of_width, finish=softcap
     ),
     "granitemoehybrid": replace(
         _granite,
         build_rotary=_granite_rotary,
-        kinds=_named,
+        kinds=_from_config,
         call=call_attention_or_mamba,
-        halves=replace(PRE_NORM, mixers=("mamba", "self_attn"), mlp_name="shared_mlp"),
-        scale=_multiplied,
+        halves=replace(PRE_NORM, mixers=("mamba", "self_attn"), mlp="shared_mlp"),
+        scale=_embedding_multiplier,
         finish=lambda config, logits: logits / config.logits_scaling,
     ),
-    "llama": _plain("llama", "Llama"),
+    "llama": _like_llama("llama", "Llama"),
     "llamba": Family(
         build_layer=LlambaBlock,
         build_norm=_llama_norm,
         build_rotary=None,
-        halves=replace(PRE_NORM, mixers=("mixer",), run_mixer=mix_llamba),
+        halves=replace(PRE_NORM, mixers=("mixer",), mix=mix_llamba),
         embedding="backbone.embedding",
         layers="backbone.layers",
         norm="backbone.final_layernorm",
-        kinds=_named,
+        kinds=_from_config,
         call=_call_llamba,
     ),
-    "mistral": _plain("mistral", "Mistral", kinds=_all_windowed),
-    "olmo2": _plain("olmo2", "Olmo2", halves=POST_NORM),
-    "phi3": _plain("phi3", "Phi3", kinds=_all_windowed),
-    "qwen2": _plain("qwen2", "Qwen2", kinds=_named),
-    "qwen3": _plain("qwen3", "Qwen3", kinds=_named),
-    "smollm3": _plain("smollm3", "SmolLM3", kinds=_named),
+    "mistral": _like_llama("mistral", "Mistral", kinds=_all_windowed),
+    "olmo2": _like_llama("olmo2", "Olmo2", halves=POST_NORM),
+    "phi3": _like_llama("phi3", "Phi3", kinds=_all_windowed),
+    "qwen2": _like_llama("qwen2", "Qwen2", kinds=_from_config),
+    "qwen3": _like_llama("qwen3", "Qwen3", kinds=_from_config),
+    "smollm3": _like_llama("smollm3", "SmolLM3", kinds=_from_config),
 }
 
-# What is known not to fit, and why; docs/families.md says more.
+# Known model types that do not fit, and why; see docs/families.md.
 UNFIT = {
     "zamba2": "its attention blocks are shared by many layers and read the embeddings again, so "
     "no layer of it stands alone",
@@ -261,20 +253,18 @@ UNFIT = {
 
 
 def model_type_of(data: dict[str, Any]) -> str | None:
-    """The model type of a `config.json`; an old Llamba file may lack it, and is known by its parts.
+    """The model type of a `config.json`, or None if unknown.
 
-    None where it is not known: other Mamba files have an `ssm_cfg` too.
+    Old Llamba files have none, and are recognised by their fields; other Mamba files also have an
+    `ssm_cfg`.
     """
     return data.get("model_type") or ("llamba" if {"ssm_cfg", "mlp_cfg"} <= data.keys() else None)
 
 
 def config_from_dict(data: dict[str, Any]) -> PreTrainedConfig:
-    """The transformers config of a `config.json`; an old Llamba file may lack its model type.
-
-    Raises `ValueError` for a model type that has no family.
-    """
+    """The transformers config of a `config.json`; raises `ValueError` for one without a family."""
     model_type = model_type_of(data)
-    rest = {k: _plain_floats(v) for k, v in data.items() if k not in ("model_type", "auto_map")}
+    rest = {k: _decode_floats(v) for k, v in data.items() if k not in ("model_type", "auto_map")}
     if model_type is None:
         raise ValueError("no model_type is named; add it, such as llama")
     if model_type not in FAMILIES:
@@ -286,18 +276,18 @@ def config_from_dict(data: dict[str, Any]) -> PreTrainedConfig:
     if experts:
         raise ValueError(
             f"model_type {model_type!r} with {experts} experts has no adapter: transformers "
-            "stores them otherwise than it runs them; choose a model without experts"
+            "stores them under other names than it runs them; choose a model without experts"
         )
     return config
 
 
-def _plain_floats(value: Any) -> Any:
-    """What JSON has no number for is written `{"__float__": "Infinity"}` by transformers."""
+def _decode_floats(value: Any) -> Any:
+    """Undo transformers' `{"__float__": "Infinity"}` for values that JSON has no number for."""
     if isinstance(value, dict):
         if value.keys() == {"__float__"}:
             return float(value["__float__"])
-        return {key: _plain_floats(item) for key, item in value.items()}
-    return [_plain_floats(item) for item in value] if isinstance(value, list) else value
+        return {key: _decode_floats(item) for key, item in value.items()}
+    return [_decode_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def _no_family(model_type: object) -> ValueError:
@@ -314,25 +304,25 @@ def _no_family(model_type: object) -> ValueError:
 
 
 def family_of(config: Any) -> Family:
-    """The family of a config; raises `ValueError` naming the file to add one to."""
+    """The family of a config; raises `ValueError`, naming the file to add one to."""
     if config.model_type not in FAMILIES:
         raise _no_family(config.model_type)
     return FAMILIES[config.model_type]
 
 
 def embedding_rows(config: Any) -> int:
-    """Rows of the embedding table in the checkpoint: Llamba pads its vocabulary."""
+    """Rows of the embedding table in the checkpoint; Llamba pads its vocabulary."""
     return int(getattr(config, "padded_vocab_size", config.vocab_size))
 
 
 def attention_of(config: Any, wanted: str) -> str:
-    """The attention implementation: torch's own has no caps on its scores, plain code has."""
+    """The attention implementation to use: `sdpa` cannot cap scores, `eager` can."""
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     return "eager" if capped and wanted == "sdpa" else wanted
 
 
 def restore_buffers(module: nn.Module) -> None:
-    """Give a module that was made without weights the buffers that no checkpoint holds."""
+    """Compute the buffers that no checkpoint holds, for a module built on the meta device."""
     if hasattr(module, "mup_config"):
         from transformers.models.falcon_h1.modeling_falcon_h1 import compute_mup_vector
 

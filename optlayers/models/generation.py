@@ -1,49 +1,73 @@
-"""What Llamba and the hybrid have in common around their layers: cache, masks, outputs.
+"""What Llamba and the hybrid share around their layers: the cache, the head, generation.
 
-Shapes: B batch, T tokens, E hidden size. This file needs torch and transformers alone, so that it
-travels with an exported checkpoint.
+Shapes: B batch, T tokens, E hidden size, V vocabulary. Imports torch and transformers only, since
+this file is copied into exported checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import GenerationMixin, PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 
 class RecurrentCache(DynamicCache):
-    """transformers' dynamic cache, which also knows the length of an all-recurrent past.
+    """A `DynamicCache` that also counts tokens when no layer is an attention layer.
 
-    Recurrent layers keep no keys to count, so a model without any attention layer notes the
-    number of tokens that it has seen with `advance`.
+    transformers reads the length from the keys of an attention layer. A model without one calls
+    `advance` with the number of tokens that it has processed.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config=config)
-        # Both parents may look through windows, each through its own.
+        # The parents' attention windows may differ in size.
         for i, window in enumerate(getattr(config, "sliding_windows", ())):
             if window is not None and window != config.sliding_window:
                 self.layers[i] = DynamicSlidingWindowLayer(sliding_window=window)
-        self._countable = any(kind != "linear_attention" for kind in config.layer_types)
+        self._has_attention = any(kind != "linear_attention" for kind in config.layer_types)
         self._seen = 0
 
     def advance(self, tokens: int) -> None:
-        """Note that the model has taken in that many more tokens."""
+        """Count tokens that the model has processed."""
         self._seen += tokens
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of tokens in the cache."""
-        if self._countable:
-            return int(super().get_seq_length(layer_idx))
-        return self._seen
+        return int(super().get_seq_length(layer_idx)) if self._has_attention else self._seen
+
+
+def padding_mask(attention_mask: Any, h: torch.Tensor) -> torch.Tensor | None:
+    """The mask [B, T of all], or None while decoding or without a mask.
+
+    `generate` may pass a dict of masks, one for each kind of layer.
+    """
+    if isinstance(attention_mask, dict):
+        attention_mask = attention_mask.get("linear_attention")
+    if attention_mask is None or attention_mask.dim() != 2 or h.shape[1] == 1:
+        return None
+    mask: torch.Tensor = attention_mask
+    return mask
+
+
+def decoder_output(
+    h: torch.Tensor, cache: Cache | None, states: list[torch.Tensor] | None
+) -> BaseModelOutputWithPast:
+    """The output of a model without a head; counts the tokens of h [B, T, E] in the cache."""
+    if isinstance(cache, RecurrentCache):
+        cache.advance(h.shape[1])
+    return BaseModelOutputWithPast(
+        last_hidden_state=h,
+        past_key_values=cache,
+        hidden_states=None if states is None else (*states, h),
+    )
 
 
 class RecurrentGenerationMixin(GenerationMixin):
-    """`generate` with a `RecurrentCache` where transformers would make a plain dynamic one."""
+    """`generate` with a `RecurrentCache`, and the forward pass of a model with `lm_head`."""
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -56,51 +80,41 @@ class RecurrentGenerationMixin(GenerationMixin):
             model_kwargs["past_key_values"] = RecurrentCache(self.config)
         return bool(prepared)
 
-
-def padding_mask(attention_mask: Any, h: torch.Tensor) -> torch.Tensor | None:
-    """The 2-D mask [B, T_total] where it says anything: None in decoding or with no padding.
-
-    `generate` may hand over one mask for each kind of layer, as a dict.
-    """
-    if isinstance(attention_mask, dict):
-        attention_mask = attention_mask.get("linear_attention")
-    if attention_mask is None or attention_mask.dim() != 2 or h.shape[1] == 1:
-        return None
-    mask: torch.Tensor = attention_mask
-    return mask
+    def finish(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the model does to the logits after its head."""
+        return logits
 
 
-def last_output(
-    h: torch.Tensor, past_key_values: Cache | None, states: list[torch.Tensor] | None
-) -> BaseModelOutputWithPast:
-    """What a model without a head returns; notes in the cache that h [B, T, E] went through."""
-    if isinstance(past_key_values, RecurrentCache):
-        past_key_values.advance(h.shape[1])
-    return BaseModelOutputWithPast(
-        last_hidden_state=h,
-        past_key_values=past_key_values,
-        hidden_states=None if states is None else (*states, h),
-    )
-
-
-def causal_lm_output(
-    model: Any,
-    out: BaseModelOutputWithPast,
-    labels: torch.Tensor | None,
-    logits_to_keep: int | torch.Tensor,
-    finish: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
+@can_return_tuple
+def causal_lm_forward(
+    self: Any,
+    input_ids: torch.Tensor | None = None,
+    attention_mask: Any = None,
+    position_ids: torch.Tensor | None = None,
+    past_key_values: Cache | None = None,
+    inputs_embeds: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
+    use_cache: bool | None = None,
+    logits_to_keep: int | torch.Tensor = 0,
+    output_hidden_states: bool | None = None,
     **kwargs: Any,
 ) -> CausalLMOutputWithPast:
-    """Logits of the kept positions, and the loss where there are labels.
-
-    finish: what the model does to the logits after its head.
-    """
-    h = out.last_hidden_state
+    """Logits [B, T, V]; with labels [B, T], also the loss of predicting the next token."""
+    out = self.base_model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+        past_key_values=past_key_values,
+        inputs_embeds=inputs_embeds,
+        use_cache=use_cache,
+        output_hidden_states=output_hidden_states,
+        return_dict=True,
+    )
     keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    logits = finish(model.lm_head(h[:, keep]))
+    logits = self.finish(self.lm_head(out.last_hidden_state[:, keep]))
     loss = None
     if labels is not None:
-        loss = model.loss_function(
+        loss = self.loss_function(
             logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs
         )
     return CausalLMOutputWithPast(

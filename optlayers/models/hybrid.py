@@ -1,9 +1,9 @@
-"""The hybrid: a causal language model whose layers come from a base and a donor, or several.
+"""The hybrid: a causal language model whose layers come from a base and one or more donors.
 
-Embedding, final norm and head are the base's. The model is an ordinary transformers model, so
-an exported one loads with `AutoModelForCausalLM.from_pretrained`. This file needs torch,
-transformers and its neighbours `families.py`, `generation.py`, `llamba.py`, `ssd.py` alone, and
-travels with them in an exported checkpoint. Shapes: B batch, T tokens, E hidden size.
+Embedding, final norm and head are the base's. An exported hybrid loads with
+`AutoModelForCausalLM.from_pretrained`. Imports torch, transformers and its neighbours in this
+folder only, since these files are copied into exported checkpoints. Shapes: B batch, T tokens,
+E hidden size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .families import (
@@ -27,19 +27,20 @@ from .families import (
 from .generation import (
     RecurrentCache,
     RecurrentGenerationMixin,
-    causal_lm_output,
-    last_output,
+    causal_lm_forward,
+    decoder_output,
 )
-from .parts import LayerInputs, SplitLayer, placed, strip
+from .parts import LayerInputs, SplitLayer, keep_modules, set_layer_idx
 
 HALVES = ("mixer", "mlp")
 
 
 class HybridConfig(PreTrainedConfig):
-    """The parents' configs and the indices of the layers that the donor gives.
+    """The configs of the parents, and which layers come from which donor.
 
-    With several donors, `other_configs` and `other_maps` are those after the first, and `givers`
-    has the donor of each of `donor_layers` by its place (None: the first gives all).
+    swap: what is taken, `layer`, `mixer` or `mlp`. donor_map: the donor's index for each base layer
+    (None: the same). other_configs, other_maps: those of the donors after the first. givers: for
+    each of donor_layers, its donor, counted from 0 (None: the first for all).
     """
 
     model_type = "optlayers_hybrid"
@@ -82,7 +83,7 @@ class HybridConfig(PreTrainedConfig):
         return [config_from_dict(data) for data in every]
 
     def source(self, layer: int, half: str) -> tuple[int, int]:
-        """Where a half (`mixer` or `mlp`) of a layer comes from: 0 base or a donor, its layer."""
+        """Origin (0: base, 1: first donor) and index there of a layer's `mixer` or `mlp`."""
         if layer not in self.donor_layers or self.swap not in ("layer", half):
             return 0, layer
         giver = self.givers[self.donor_layers.index(layer)] if self.givers else 0
@@ -91,14 +92,14 @@ class HybridConfig(PreTrainedConfig):
 
     @property
     def layer_types(self) -> list[str]:
-        """The kind of each layer in the words of transformers' caches."""
+        """The kind of each layer, as transformers' caches name it."""
         kinds = [family_of(config).kinds(config) for config in self.parents()]
         sources = [self.source(i, "mixer") for i in range(self.num_hidden_layers)]
         return [kinds[parent][index] for parent, index in sources]
 
     @property
     def sliding_windows(self) -> list[int | None]:
-        """The window of each layer's attention; None: it has none."""
+        """The attention window of each layer, or None."""
         windows = [getattr(config, "sliding_window", None) for config in self.parents()]
         return [
             windows[self.source(i, "mixer")[0]] if kind == "sliding_attention" else None
@@ -107,37 +108,21 @@ class HybridConfig(PreTrainedConfig):
 
     @property
     def sliding_window(self) -> int | None:
-        """The first of the windows, for what looks for one."""
+        """The first window: transformers reads one for the whole model."""
         return next((window for window in self.sliding_windows if window is not None), None)
 
 
 class HybridPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know of the hybrid classes."""
+    """Settings of the hybrid classes for transformers."""
 
     config_class = HybridConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = [  # noqa: RUF012
-        "BambaDecoderLayer",
-        "FalconH1DecoderLayer",
-        "Gemma2DecoderLayer",
-        "Gemma3DecoderLayer",
-        "GraniteMoeHybridDecoderLayer",
-        "LlamaDecoderLayer",
-        "LlambaBlock",
-        "MistralDecoderLayer",
-        "Olmo2DecoderLayer",
-        "Phi3DecoderLayer",
-        "Qwen2DecoderLayer",
-        "Qwen3DecoderLayer",
-        "SmolLM3DecoderLayer",
-        "SplitLayer",
-    ]
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    # A recurrent state cannot be taken back, which assisted generation would have to.
+    # A recurrent state cannot be rolled back, as assisted generation needs.
     _is_stateful = True
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -152,14 +137,14 @@ class HybridModel(HybridPreTrainedModel):
         super().__init__(config)
         parents = config.parents()
         for parent in parents:
-            # Attention modules read the implementation from the config that they were made with.
+            # Attention modules read the implementation from their own config.
             parent._attn_implementation = attention_of(parent, config._attn_implementation)
         self.parent_configs = parents
         self.families = [family_of(parent) for parent in parents]
         depth = config.num_hidden_layers
         mixers, mlps = ([config.source(i, half) for i in range(depth)] for half in HALVES)
         self.origins = [(mixers[i][0], mlps[i][0]) for i in range(depth)]
-        # What a layer needs depends on the parent of its mixer, and on its kind.
+        # The inputs of a layer depend on the parent and the kind of its mixer.
         self.needs = list(zip((parent for parent, _ in mixers), config.layer_types, strict=True))
         self.embed_tokens = self.families[0].build_embedding(parents[0])
         self.layers = nn.ModuleList()
@@ -169,10 +154,10 @@ class HybridModel(HybridPreTrainedModel):
             if other != parent:
                 rest = self.families[other].build_layer(parents[other], mlps[i][1])
                 layer = SplitLayer(
-                    strip(layer, self.families[parent].halves.names("mixer")),
-                    strip(rest, self.families[other].halves.names("mlp")),
+                    keep_modules(layer, self.families[parent].halves.names("mixer")),
+                    keep_modules(rest, self.families[other].halves.names("mlp")),
                 )
-            self.layers.append(placed(layer, i))
+            self.layers.append(set_layer_idx(layer, i))
         self.norm = self.families[0].build_norm(parents[0])
         self.rotary = nn.ModuleDict()
         for parent in sorted({parent for parent, _ in mixers}):
@@ -180,6 +165,7 @@ class HybridModel(HybridPreTrainedModel):
             rotary = build(parents[parent]) if build else None
             if rotary is not None:
                 self.rotary[str(parent)] = rotary
+        self._no_split_modules = sorted({type(layer).__name__ for layer in self.layers})
         self.post_init()
 
     @can_return_tuple
@@ -196,7 +182,7 @@ class HybridModel(HybridPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, E] of input_ids [B, T].
 
-        output_hidden_states: return the input of every layer too, and what the last norm gives.
+        output_hidden_states: also return the input of every layer and the output of the last norm.
         """
         h = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
@@ -229,11 +215,13 @@ class HybridModel(HybridPreTrainedModel):
             else:
                 halves = self.families[mixer].halves, self.families[mlp].halves
                 h = module(h, halves, **vars(inputs[need]))
-        return last_output(self.norm(h), past_key_values, states)
+        return decoder_output(self.norm(h), past_key_values, states)
 
 
 class HybridForCausalLM(HybridPreTrainedModel, RecurrentGenerationMixin):
     """The hybrid with its head."""
+
+    forward = causal_lm_forward
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
@@ -244,32 +232,6 @@ class HybridForCausalLM(HybridPreTrainedModel, RecurrentGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=bias)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: Any = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        """Logits [B, T, vocabulary]; with labels [B, T], the loss of the next token too."""
-        out = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_hidden_states,
-            return_dict=True,
-        )
-        family, base = self.model.families[0], self.model.parent_configs[0]
-        return causal_lm_output(
-            self, out, labels, logits_to_keep, lambda logits: family.finish(base, logits), **kwargs
-        )
+    def finish(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the base does to the logits after its head."""
+        return self.model.families[0].finish(self.model.parent_configs[0], logits)

@@ -1,10 +1,9 @@
-"""Llamba: the Llama block with a discrete Mamba-2 mixer in the place of attention.
+"""Llamba: the Llama block with a discrete Mamba-2 mixer instead of attention.
 
-The parameter names and the config are those of the published checkpoints
-(`cartesia-ai/Llamba-8B`, `goombalab/Llamba-8B-untied-unaligned`), so these load unchanged.
-Shapes: B batch, T tokens, d inner channels = expand x d_model, H value heads of width P,
-G query-key heads, N state. This file needs torch, transformers, `generation.py` and `ssd.py` alone,
-so that it travels with an exported checkpoint.
+Parameter names and config are those of the published checkpoints (`cartesia-ai/Llamba-8B`,
+`goombalab/Llamba-8B-untied-unaligned`), which load unchanged. Shapes: B batch, T tokens, H value
+heads of width P, G query-key heads, N state size. Imports torch, transformers, `generation.py` and
+`ssd.py` only, since this file is copied into exported checkpoints.
 
 Source: Bick et al., "Llamba: Scaling Distilled Recurrent Models for Efficient Language
 Processing" (2025).
@@ -21,20 +20,20 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.utils import can_return_tuple
 
 from .generation import (
     RecurrentCache,
     RecurrentGenerationMixin,
-    causal_lm_output,
-    last_output,
+    causal_lm_forward,
+    decoder_output,
     padding_mask,
 )
 from .ssd import ssd
 
-BLOCK_EPS = 1e-5  # the published code fixes the epsilon inside a block; norm_epsilon is the last's
+BLOCK_EPS = 1e-5  # fixed in the published code; norm_epsilon is for the final norm only
 CONV_WIDTH = 4
 
 
@@ -94,7 +93,7 @@ class LlambaConfig(PreTrainedConfig):
 
     @property
     def layer_types(self) -> list[str]:
-        """The kind of each layer in the words of transformers' caches."""
+        """The kind of each layer, as transformers' caches name it."""
         return ["linear_attention"] * int(self.n_layer)
 
     @property
@@ -120,33 +119,24 @@ class LlambaMLP(nn.Module):
         return out
 
 
-def short_conv(xbc: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Causal depthwise convolution as shifted products.
-
-    xbc [B, T + 3, channels], of which the first 3 are what the others look back on;
-    weight [channels, 4], bias [channels]; returns [B, T, channels].
-    """
-    length = xbc.shape[1] - (CONV_WIDTH - 1)
-    out = torch.addcmul(bias, xbc[:, :length], weight[:, 0])
-    for k in range(1, CONV_WIDTH):
-        out = torch.addcmul(out, xbc[:, k : k + length], weight[:, k])
-    return out
-
-
 class ShortConv(nn.Conv1d):
-    """`short_conv` as a module, so that tools that load weights when a module runs see it run."""
+    """Causal depthwise convolution over 4 tokens, as shifted products."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, CONV_WIDTH, groups=channels)
 
     def forward(self, xbc: torch.Tensor) -> torch.Tensor:
-        """Shapes as in `short_conv`."""
+        """xbc [B, T + 3, channels], of which the first 3 are the past; returns [B, T, channels]."""
         assert self.bias is not None  # made with one; for the type checker
-        return short_conv(xbc, self.weight[:, 0], self.bias)
+        length = xbc.shape[1] - (CONV_WIDTH - 1)
+        out = torch.addcmul(self.bias, xbc[:, :length], self.weight[:, 0, 0])
+        for k in range(1, CONV_WIDTH):
+            out = torch.addcmul(out, xbc[:, k : k + length], self.weight[:, 0, k])
+        return out
 
 
 class DiscreteMamba2(nn.Module):
-    """The mixer: projection, short convolution, SSD, gate, projection."""
+    """The mixer: input projection, short convolution, SSD, gate, output projection."""
 
     def __init__(self, config: LlambaConfig, layer_idx: int) -> None:
         super().__init__()
@@ -179,13 +169,13 @@ class DiscreteMamba2(nn.Module):
     ) -> torch.Tensor:
         """Mix u [B, T, d_model]; padding_mask [B, T] is 0 where a token is padding.
 
-        With a cache, the convolution tail [B, channels, 3] and the state [B, H, P, N] of this
-        layer are read and updated.
+        With a cache, the last 3 inputs of the convolution [B, channels, 3] and the state
+        [B, H, P, N] of this layer are read and updated.
         """
         batch, length, _ = u.shape
         xbc, z, A_log = self.in_proj(u).split([self.conv_channels, self.inner, self.heads], dim=-1)
         if padding_mask is not None:
-            # Padding on the left must look like the empty past: nothing enters the state.
+            # Left padding must not enter the state.
             padding_mask = padding_mask[:, -length:, None].to(u.dtype)
             xbc = xbc * padding_mask
         xbc, state = self._with_past(xbc, past_key_values)
@@ -211,22 +201,17 @@ class DiscreteMamba2(nn.Module):
     def _with_past(
         self, xbc: torch.Tensor, cache: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Put the tokens that the convolution looks back on before xbc; and the past state."""
+        """xbc with the last 3 inputs of the convolution before it, and the past state."""
         if cache is None:
             return F.pad(xbc, (0, 0, CONV_WIDTH - 1, 0)), None
         seen = cache.has_previous_state(self.layer_idx)
         state = cache.layers[self.layer_idx].recurrent_states[0] if seen else None
         tail = xbc.transpose(1, 2)
         if not seen:
-            # A prompt shorter than the window still leaves a full window in the cache.
+            # A prompt shorter than the convolution must still fill the cache.
             tail = F.pad(tail, (CONV_WIDTH - 1, 0))
         full = cache.update_conv_state(tail, self.layer_idx, conv_kernel_size=CONV_WIDTH - 1)
         return full.transpose(1, 2), state
-
-    def _convolve(self, xbc: torch.Tensor) -> torch.Tensor:
-        """The convolution for those that run parts of the mixer by themselves."""
-        assert self.conv1d.bias is not None  # made with one; for the type checker
-        return short_conv(xbc, self.conv1d.weight[:, 0], self.conv1d.bias)
 
 
 class LlambaBlock(GradientCheckpointingLayer):
@@ -255,14 +240,14 @@ class LlambaBlock(GradientCheckpointingLayer):
 
 
 class LlambaPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know of the Llamba classes."""
+    """Settings of the Llamba classes for transformers."""
 
     config_class = LlambaConfig
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlambaBlock"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    # A recurrent state cannot be taken back, which assisted generation would have to.
+    # A recurrent state cannot be rolled back, as assisted generation needs.
     _is_stateful = True
 
 
@@ -289,7 +274,7 @@ class LlambaModel(LlambaPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, d_model] of input_ids [B, T].
 
-        output_hidden_states: return the input of every layer too, and what the last norm gives.
+        output_hidden_states: also return the input of every layer and the output of the last norm.
         """
         h = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
@@ -301,13 +286,15 @@ class LlambaModel(LlambaPreTrainedModel):
         for layer in self.layers:
             if states is not None:
                 states.append(h)
-            # By keyword, so that activation checkpointing can take the cache away.
+            # By keyword, so that activation checkpointing can drop the cache.
             h = layer(h, mask, past_key_values=past_key_values)
-        return last_output(self.final_layernorm(h), past_key_values, states)
+        return decoder_output(self.final_layernorm(h), past_key_values, states)
 
 
 class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
     """Llamba with its head; loads the published checkpoints."""
+
+    forward = causal_lm_forward
 
     _tied_weights_keys = {"lm_head.weight": "backbone.embedding.weight"}  # noqa: RUF012
 
@@ -324,28 +311,3 @@ class LlambaForCausalLM(LlambaPreTrainedModel, RecurrentGenerationMixin):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the embedding table."""
         self.backbone.embedding = value
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        """Logits [B, T, vocabulary]; with labels [B, T], the loss of the next token too."""
-        out = self.backbone(
-            input_ids,
-            attention_mask,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_hidden_states,
-            return_dict=True,
-        )
-        return causal_lm_output(self, out, labels, logits_to_keep, **kwargs)

@@ -1,8 +1,8 @@
-"""What the layers of the families have in common: their inputs, their two halves, scaled ends.
+"""What the layers of all families share: their inputs, their two halves, embedding and logits.
 
-A decoder layer is two halves that each add to the hidden states: the mixer with its norms, and
-the MLP with its norms. Shapes: B batch, T tokens, E hidden size. This file needs torch and
-transformers alone, so that it travels with an exported checkpoint.
+A decoder layer has two halves that each add to the hidden states: the mixer with its norms, and
+the MLP with its norms. Shapes: B batch, T tokens, E hidden size. Imports torch and transformers
+only, since this file is copied into exported checkpoints.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass
 class LayerInputs:
-    """What a layer may need beside its hidden states; None means nothing of the kind.
+    """The inputs of a layer beside its hidden states.
 
-    causal_mask is transformers' attention mask (None: plain causal attention);
-    padding_mask [B, T] is 0 at padding; rotary holds cos and sin [B or 1, T, head width].
+    rotary: cos and sin [B or 1, T, head width]. causal_mask: transformers' attention mask (None:
+    plain causal attention). padding_mask [B, T]: 0 at padding (None: no padding).
     """
 
     rotary: Rotary | None = None
@@ -51,14 +51,14 @@ def masks(
     layer: int | None = None,
     position_ids: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The causal and the padding mask of layers of one kind, as transformers makes them.
+    """The causal mask and the padding mask for layers of one kind, made by transformers.
 
-    attention_mask: [B, T of all], or a dict of masks by kind that `generate` made. layer: the
-    place in the cache of one such layer, whose length counts.
+    attention_mask: [B, T of all], or the dict of masks by kind that `generate` makes. layer: the
+    index in the cache of one such layer, whose length is used.
     """
     if isinstance(attention_mask, dict):
-        whole = "full_attention" if kind == "hybrid" else kind
-        return attention_mask.get(whole), attention_mask.get("linear_attention")
+        name = "full_attention" if kind == "hybrid" else kind
+        return attention_mask.get(name), attention_mask.get("linear_attention")
     causal = None
     if kind != "linear_attention":
         make = create_sliding_window_causal_mask if "sliding" in kind else create_causal_mask
@@ -70,12 +70,11 @@ def masks(
             position_ids=position_ids,
             layer_idx=layer,
         )
-    padding = create_recurrent_attention_mask(config, h, attention_mask, cache)
-    return causal, padding
+    return causal, create_recurrent_attention_mask(config, h, attention_mask, cache)
 
 
 def call_attention(layer: Any, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-    """A whole layer of attention, as transformers' models call it."""
+    """Run a layer with attention."""
     out: torch.Tensor = layer(
         h,
         attention_mask=inputs.causal_mask,
@@ -87,7 +86,7 @@ def call_attention(layer: Any, h: torch.Tensor, inputs: LayerInputs) -> torch.Te
 
 
 def call_attention_or_mamba(layer: Any, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-    """A whole layer that holds `mamba` or `self_attn`, which look at different masks."""
+    """Run a layer with either `mamba` or `self_attn`, which take different masks."""
     recurrent = getattr(layer, "mamba", None) is not None
     out = layer(
         h,
@@ -101,7 +100,7 @@ def call_attention_or_mamba(layer: Any, h: torch.Tensor, inputs: LayerInputs) ->
 
 
 def call_attention_and_mamba(layer: Any, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-    """A whole layer that runs `mamba` and `self_attn` side by side."""
+    """Run a layer with `mamba` and `self_attn` side by side."""
     out: torch.Tensor = layer(
         h,
         attention_mask=inputs.causal_mask,
@@ -111,9 +110,6 @@ def call_attention_and_mamba(layer: Any, h: torch.Tensor, inputs: LayerInputs) -
         past_key_values=inputs.past_key_values,
     )[0]
     return out
-
-
-# ------------------------------------------------------------------ halves
 
 
 def _attend(layer: Any, x: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
@@ -134,57 +130,14 @@ def _recur(layer: Any, x: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
     return out
 
 
-def _mix(layer: Any, x: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-    """Attention or recurrence, whichever the layer has."""
-    if getattr(layer, "mamba", None) is not None:
-        return _recur(layer, x, inputs)
-    return _attend(layer, x, inputs)
+def mix_attention_or_mamba(layer: Any, x: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
+    """Run the mixer of a layer with either `mamba` or `self_attn`."""
+    run = _attend if getattr(layer, "mamba", None) is None else _recur
+    return run(layer, x, inputs)
 
 
-def _add(layer: Any, h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Add what a half gives, by the layer's multiplier where it has one."""
-    scale = getattr(layer, "residual_multiplier", None)
-    return h + y if scale is None else h + y * scale
-
-
-@dataclass(frozen=True)
-class Halves:
-    """The two halves of a layer by the names of their modules; None: it has no such norm.
-
-    mixer, mlp: (norm before, norm after). mixers: the modules that the mixer is made of.
-    """
-
-    mixer: tuple[str | None, str | None]
-    mlp: tuple[str | None, str | None]
-    mixers: tuple[str, ...] = ("self_attn",)
-    mlp_name: str = "mlp"
-    run_mixer: Call = _mix
-
-    def names(self, half: str) -> set[str]:
-        """The modules of one half, `mixer` or `mlp`."""
-        if half == "mixer":
-            return {*self.mixers, *filter(None, self.mixer)}
-        return {self.mlp_name, *filter(None, self.mlp)}
-
-    def mix(self, layer: Any, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-        """The first half of a layer on h [B, T, E]."""
-        before, after = self.mixer
-        x = h if before is None else getattr(layer, before)(h)
-        y = self.run_mixer(layer, x, inputs)
-        y = y if after is None else getattr(layer, after)(y)
-        return _add(layer, h, y)
-
-    def feed(self, layer: Any, h: torch.Tensor) -> torch.Tensor:
-        """The second half of a layer on h [B, T, E]."""
-        before, after = self.mlp
-        x = h if before is None else getattr(layer, before)(h)
-        y = getattr(layer, self.mlp_name)(x)
-        y = y if after is None else getattr(layer, after)(y)
-        return _add(layer, h, y)
-
-
-def mix_side_by_side(layer: Any, x: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-    """Recurrence and attention of one layer, each with its multiplier, summed."""
+def mix_attention_and_mamba(layer: Any, x: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
+    """Run `mamba` and `self_attn` of a layer, each with its multiplier, and sum."""
     recurrent = _recur(layer, x, inputs) * layer.ssm_out_multiplier
     attended = _attend(layer, x * layer.attention_in_multiplier, inputs)
     out: torch.Tensor = recurrent + attended * layer.attn_out_multiplier
@@ -192,46 +145,86 @@ def mix_side_by_side(layer: Any, x: torch.Tensor, inputs: LayerInputs) -> torch.
 
 
 def mix_llamba(layer: Any, x: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
-    """The discrete Mamba-2 mixer."""
+    """Run the discrete Mamba-2 mixer of a layer."""
     out: torch.Tensor = layer.mixer(x, inputs.padding_mask, inputs.past_key_values)
     return out
 
 
+Norms = tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class LayerHalves:
+    """The two halves of a layer by the names of their modules.
+
+    mixer_norms, mlp_norms: the norm before and the norm after (None: no such norm). mixers: the
+    modules that make up the mixer. mix: runs them on the normed hidden states.
+    """
+
+    mixer_norms: Norms
+    mlp_norms: Norms
+    mixers: tuple[str, ...] = ("self_attn",)
+    mlp: str = "mlp"
+    mix: Call = mix_attention_or_mamba
+
+    def names(self, half: str) -> set[str]:
+        """The modules of one half, `mixer` or `mlp`."""
+        if half == "mixer":
+            return {*self.mixers, *filter(None, self.mixer_norms)}
+        return {self.mlp, *filter(None, self.mlp_norms)}
+
+    def run_mixer(self, layer: Any, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
+        """The mixer half of a layer on h [B, T, E]."""
+        return _add(layer, h, self.mixer_norms, lambda x: self.mix(layer, x, inputs))
+
+    def run_mlp(self, layer: Any, h: torch.Tensor) -> torch.Tensor:
+        """The MLP half of a layer on h [B, T, E]."""
+        return _add(layer, h, self.mlp_norms, getattr(layer, self.mlp))
+
+
+def _add(
+    layer: Any, h: torch.Tensor, norms: Norms, run: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """h plus what `run` makes of it between the norms, times the layer's multiplier if any."""
+    before, after = norms
+    y = run(h if before is None else getattr(layer, before)(h))
+    y = y if after is None else getattr(layer, after)(y)
+    scale = getattr(layer, "residual_multiplier", None)
+    return h + y if scale is None else h + y * scale
+
+
 class SplitLayer(GradientCheckpointingLayer):
-    """A layer whose halves come from two parents: `mixer` and `mlp` are layers less a half."""
+    """A layer whose halves come from two parents: `mixer` and `mlp` are layers without a half."""
 
     def __init__(self, mixer: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
         self.mixer, self.mlp = mixer, mlp
 
     def forward(
-        self, h: torch.Tensor, halves: tuple[Halves, Halves], **inputs: Any
+        self, h: torch.Tensor, halves: tuple[LayerHalves, LayerHalves], **inputs: Any
     ) -> torch.Tensor:
-        """Run both on h [B, T, E]; inputs: the fields of `LayerInputs`, for the mixer."""
-        return halves[1].feed(self.mlp, halves[0].mix(self.mixer, h, LayerInputs(**inputs)))
+        """Run both halves on h [B, T, E]; inputs: the fields of `LayerInputs`, for the mixer."""
+        return halves[1].run_mlp(self.mlp, halves[0].run_mixer(self.mixer, h, LayerInputs(**inputs)))
 
 
-def strip(layer: nn.Module, names: set[str]) -> nn.Module:
-    """The layer without the modules that are not named."""
+def keep_modules(layer: nn.Module, names: set[str]) -> nn.Module:
+    """Delete all child modules of a layer but the named ones; returns it."""
     for name, _ in list(layer.named_children()):
         if name not in names:
             delattr(layer, name)
     return layer
 
 
-def placed(layer: nn.Module, index: int) -> nn.Module:
-    """The layer, told its place in the hybrid: that is its place in the cache."""
+def set_layer_idx(layer: nn.Module, index: int) -> nn.Module:
+    """Set the index of a layer in the hybrid, which is its index in the cache; returns it."""
     for module in layer.modules():
         if "layer_idx" in vars(module):
             vars(module)["layer_idx"] = index
     return layer
 
 
-# ------------------------------------------------------------------ ends
-
-
 class ScaledEmbedding(nn.Embedding):
-    """An embedding whose rows are multiplied; `rounded`: by the scale in the weights' dtype."""
+    """An embedding times a scale; `rounded`: the scale is rounded to the dtype of the weights."""
 
     def __init__(self, rows: int, width: int, scale: float, rounded: bool) -> None:
         super().__init__(rows, width)
@@ -244,6 +237,6 @@ class ScaledEmbedding(nn.Embedding):
 
 
 def softcap(config: Any, logits: torch.Tensor) -> torch.Tensor:
-    """Logits between plus and minus a cap (Gemma 2)."""
+    """Limit logits to plus or minus a cap (Gemma 2)."""
     cap = config.final_logit_softcapping
     return logits if cap is None else torch.tanh(logits / cap) * cap

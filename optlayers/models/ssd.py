@@ -10,8 +10,7 @@ Per head, with a_t = exp(-softplus(A_log_t)):
 
 Source: Bick et al., "Llamba: Scaling Distilled Recurrent Models for Efficient Language
 Processing" (2025), on the structured state-space duality of Dao and Gu, "Transformers are
-SSMs" (2024), section 6. This file depends on torch alone, so that it travels with an
-exported checkpoint.
+SSMs" (2024), section 6. Imports torch only, since this file is copied into exported checkpoints.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 LOG2_E = math.log2(math.e)
-# Decays stop at this power of two: products are slow where numbers lose their full precision.
+# Smaller decays are clamped to this power of two: products of denormal numbers are slow.
 MIN_EXPONENT = -100.0
 
 
@@ -60,9 +59,9 @@ def ssd_ref(
 
 
 def chunk_length(width: int, state_size: int) -> int:
-    """Tokens a chunk of `ssd`: the power of two at which its two halves cost about the same.
+    """Tokens per chunk of `ssd`: the power of two that balances its two costs.
 
-    A token costs Q steps inside its chunk and 1/Q of a state of P * N numbers between chunks.
+    A token costs Q steps within its chunk, and 1/Q of a state of P * N numbers between chunks.
     """
     return int(min(128, max(16, 2 ** math.ceil(math.log2(width * state_size) / 2))))
 
@@ -78,19 +77,19 @@ def ssd(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The same in matrix form, all chunks at once: y = ((C B^T) * M + D) x + exp(l) C S^T.
 
-    M_ts = exp(l_t - l_s) for s <= t, else 0; l is the cumulative sum of log a in a chunk, S the
-    state in which the chunk begins. Shapes as in `ssd_ref`; the final state is None unless asked
-    for (`return_state`), and is in float32 or wider.
+    M_ts = exp(l_t - l_s) for s <= t, else 0; l is the cumulative sum of log a within a chunk, S
+    the state at its start. Shapes as in `ssd_ref`. The final state is in float32 or wider; None
+    without `return_state`.
     """
     length, heads, width = x.shape[1:]
     groups, state_size = B.shape[2:]
     n_chunks = -(-length // chunk_length(width, state_size))
     size = -(-length // n_chunks)
-    # In powers of two: torch's exp is many times slower where it gives zero.
+    # In powers of two: torch's exp is many times slower where its result is zero.
     decay = log_decay(A_log) * LOG2_E
 
     def cut(part: torch.Tensor) -> torch.Tensor:
-        """[B, T, H or G, *] as [B, chunks, H or G, Q, *], filled up with zeros."""
+        """[B, T, H or G, *] as [B, c, H or G, Q, *], padded with zeros."""
         missing = n_chunks * size - length
         if missing:
             part = F.pad(part, (*(0, 0) * (part.dim() - 2), 0, missing))
@@ -123,16 +122,3 @@ def ssd(
         x = torch.cat([x, torch.stack(begins, dim=1).to(x.dtype).mT], dim=-2)
     y = (weights @ x).transpose(2, 3).flatten(1, 2)[:, :length]
     return y, state if return_state else None
-
-
-def ssd_step(
-    x: torch.Tensor,
-    A_log: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor,
-    state: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token: x [B, H, P], A_log [B, H], B, C [B, G, N], state [B, H, P, N] -> y, state."""
-    y, new = ssd_ref(x[:, None], A_log[:, None], B[:, None], C[:, None], D, state)
-    return y[:, 0], new

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from optlayers.inference.packed import PackedBatch, PlainOps
-from optlayers.models.llamba import DiscreteMamba2
+from optlayers.models.llamba import ShortConv
 from optlayers.models.ssd import ssd_ref
 
 pytestmark = pytest.mark.gpu
@@ -92,8 +92,10 @@ def test_attention_over_shared_contexts(
     assert error(found, wanted) < TOLERANCE[dtype]
 
 
-def convolution(made: Any) -> Any:
-    return lambda x: DiscreteMamba2._convolve(made, x)
+def convolution(weight: torch.Tensor, bias: torch.Tensor) -> ShortConv:
+    made = ShortConv(len(bias))
+    made.weight, made.bias = (torch.nn.Parameter(x, requires_grad=False) for x in (weight, bias))
+    return made
 
 
 def mixer(sizes: tuple[int, int, int, int], cuda: torch.device, dtype: torch.dtype) -> Any:
@@ -109,20 +111,18 @@ def mixer(sizes: tuple[int, int, int, int], cuda: torch.device, dtype: torch.dty
         activation=torch.nn.Identity(),
         D=draw(heads, like=cuda, dtype=dtype),
         z_bias=draw(heads * width, like=cuda, dtype=dtype),
-        conv1d=SimpleNamespace(
-            weight=draw(channels, 1, 4, like=cuda, dtype=dtype) / 2,
-            bias=draw(channels, like=cuda, dtype=dtype) / 10,
+        conv1d=convolution(
+            draw(channels, 1, 4, like=cuda, dtype=dtype) / 2,
+            draw(channels, like=cuda, dtype=dtype) / 10,
         ),
     )
-    made._convolve = convolution(made)
     return made
 
 
 def in_float64(m: Any) -> Any:
     made = SimpleNamespace(**vars(m))
     made.D, made.z_bias = m.D.double(), m.z_bias.double()
-    made.conv1d = SimpleNamespace(weight=m.conv1d.weight.double(), bias=m.conv1d.bias.double())
-    made._convolve = convolution(made)
+    made.conv1d = convolution(m.conv1d.weight.double(), m.conv1d.bias.double())
     return made
 
 

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from optlayers.models.ssd import chunk_length, ssd, ssd_ref, ssd_step
+from optlayers.models.ssd import chunk_length, ssd, ssd_ref
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -50,16 +50,6 @@ def test_two_halves_with_the_state_between_equal_the_whole() -> None:
     second, last = ssd(x[:, 70:], a[:, 70:], b[:, 70:], c[:, 70:], d, middle, return_state=True)
     torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(last, end, rtol=1e-10, atol=1e-10)
-
-
-def test_single_steps_equal_the_whole() -> None:
-    x, a, b, c, d = inputs(7)
-    expected, end = ssd(x, a, b, c, d, return_state=True)
-    state = x.new_zeros(2, 4, 3, 5)
-    for t in range(7):
-        y, state = ssd_step(x[:, t], a[:, t], b[:, t], c[:, t], d, state)
-        torch.testing.assert_close(y, expected[:, t], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(state, end, rtol=1e-10, atol=1e-10)
 
 
 def test_gradients_equal_those_of_the_recurrence() -> None:
