@@ -47,11 +47,10 @@ model = AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 ```
 
-`trust_remote_code` runs the Python files of this folder, first `hybrid.py`; with
-`import optlayers` it is not needed. It needs torch and transformers 5.17 or newer.
-The tokenizer and its chat template are {whose}; `AutoTokenizer` reads `config.json` first, and
-asks to run the code that it names unless it is told: `trust_remote_code=False` loads the tokenizer
-too, and runs nothing.
+`trust_remote_code` runs the Python files of this folder, starting with `hybrid.py`. After
+`import optlayers.models` it is not needed. The model needs torch and transformers 5.17 or newer.
+The tokenizer and its chat template are {whose}. `AutoTokenizer` reads `config.json` first and asks
+whether to run the code named there; `trust_remote_code=False` loads the tokenizer without it.
 
 ## Licences
 

@@ -196,7 +196,9 @@ class LayerStack:
         else:
             mixer, mlp = (origin, BASE) if swap == "mixer" else (BASE, origin)
             first, second = self.sides[mixer], self.sides[mlp]
-            out = first.family.halves.run_mixer(first.layers[layer], h, inputs[mixer][first.kinds[layer]])
+            out = first.family.halves.run_mixer(
+                first.layers[layer], h, inputs[mixer][first.kinds[layer]]
+            )
             out = second.family.halves.run_mlp(second.layers[layer], out)
         self._passed(origin, layer)
         return out

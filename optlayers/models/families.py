@@ -149,7 +149,7 @@ def _like_llama(module: str, name: str, **more: Any) -> Family:
     return replace(family, **more)
 
 
-def _root_of_width(config: Any) -> tuple[float, bool]:
+def _sqrt_width(config: Any) -> tuple[float, bool]:
     return float(config.hidden_size) ** 0.5, True
 
 
@@ -158,6 +158,12 @@ def _embedding_multiplier(config: Any) -> tuple[float, bool] | None:
     return None if scale == 1.0 else (scale, False)
 
 
+GEMMA: dict[str, Any] = {
+    "kinds": _from_config,
+    "halves": BOTH_NORMS,
+    "scale": _sqrt_width,
+    "finish": softcap,
+}
 _bamba = _like_llama("bamba", "Bamba")
 _falcon = _like_llama("falcon_h1", "FalconH1")
 _granite = _like_llama("granitemoehybrid", "GraniteMoeHybrid")
@@ -209,12 +215,8 @@ FAMILIES: dict[str, Family] = {
         scale=_embedding_multiplier,
         finish=lambda config, logits: logits * config.lm_head_multiplier,
     ),
-    "gemma2": _like_llama(
-        "gemma2", "Gemma2", kinds=_from_config, halves=BOTH_NORMS, scale=_root_of_width, finish=softcap
-    ),
-    "gemma3_text": _like_llama(
-        "gemma3", "Gemma3", kinds=_from_config, halves=BOTH_NORMS, scale=_root_of_width, finish=softcap
-    ),
+    "gemma2": _like_llama("gemma2", "Gemma2", **GEMMA),
+    "gemma3_text": _like_llama("gemma3", "Gemma3", **GEMMA),
     "granitemoehybrid": replace(
         _granite,
         build_rotary=_granite_rotary,

@@ -204,7 +204,9 @@ class SplitLayer(GradientCheckpointingLayer):
         self, h: torch.Tensor, halves: tuple[LayerHalves, LayerHalves], **inputs: Any
     ) -> torch.Tensor:
         """Run both halves on h [B, T, E]; inputs: the fields of `LayerInputs`, for the mixer."""
-        return halves[1].run_mlp(self.mlp, halves[0].run_mixer(self.mixer, h, LayerInputs(**inputs)))
+        return halves[1].run_mlp(
+            self.mlp, halves[0].run_mixer(self.mixer, h, LayerInputs(**inputs))
+        )
 
 
 def keep_modules(layer: nn.Module, names: set[str]) -> nn.Module:

@@ -24,7 +24,7 @@ ROOMS = {
     "config": "layerset",
     "trials": "config",
     "search": "trials",
-    "models": "errors",
+    "models": "",
     "checkpoints": "config models",
     "inference": "checkpoints",
     "evaluation": "inference trials",
@@ -68,7 +68,6 @@ TOUCH_PRIVATE_OPTUNA = {
 }
 SHARED_CLASS_NAMES = {"Entry", "Halves"}
 TOO_LONG = {
-    "models/llamba.py",
     "storage/transactions.py",
     "workers/worker.py",
 }

@@ -81,3 +81,10 @@ def test_only_a_gpu_multiplies_in_eight_bits(tiny_parents: Parents) -> None:
     stack = LayerStack.load(tiny_parents, CPU, torch.float32)
     with pytest.raises(ModelError, match="fp8 needs fused layers"):
         stack.add_eight_bit()
+
+
+def test_torch_still_has_the_private_product_of_eight_bit_matrices() -> None:
+    assert hasattr(torch, "_scaled_mm"), (
+        "torch._scaled_mm has moved in this version of torch: adapt "
+        "optlayers/inference/fp8_kernels.py, and the bounds of torch in pyproject.toml"
+    )
