@@ -1,11 +1,17 @@
-"""The errors of optlayers: one line each, saying what, why and the mend.
+"""The errors of optlayers: one line each, saying what, why and the fix.
 
-`InputError` is something the user can mend before anything runs (exit code 2); `RunError`
+`InputError` is something the user can fix before anything runs (exit code 2); `RunError`
 is something that went wrong while running (exit code 1). The command line prints the
 message alone; a traceback comes only with `--debug`.
 """
 
 from __future__ import annotations
+
+
+def reason(error: BaseException) -> str:
+    """The type and the first line of another library's exception, for a message of ours."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 
 class OptlayersError(Exception):

@@ -53,7 +53,7 @@ def answers(evaluator: ModelEvaluator, sets: list[LayerSet]) -> tuple[FloatArray
             place += len(question.requests)
             won = evaluator.tasks.winners(question)
             if won is None:
-                name = evaluator.subjects[question.subject].name
+                name = evaluator.order.subjects[question.subject].name
                 sys.exit(f"task {name} looks at more than the likeliest choice; ask another")
             chosen = won[mine.argmax(axis=1)]
             right[start : start + len(part), q] = chosen

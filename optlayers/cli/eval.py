@@ -76,7 +76,7 @@ def _evaluate(
     chosen = LayerSet.parse(layers, open_parents(definition).n_layers, names)
     evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say, limit)
     say("evaluating")
-    subject, document = evaluator.in_order()
+    subject, document = evaluator.all_questions()
     answers = evaluator.answers([chosen], subject, document)[0]
     if isinstance(answers, EvaluationError):
         raise answers
@@ -89,6 +89,6 @@ def _evaluate(
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,
         "questions": len(subject),
-        "tasks": by_subject(evaluator.subjects, subject, answers),
+        "tasks": by_subject(evaluator.order.subjects, subject, answers),
         **({"native": native} if native else {}),
     }

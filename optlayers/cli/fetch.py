@@ -32,11 +32,10 @@ def fetch(
     folders = _models(definition, source)
     from optlayers.checkpoints.parents import open_parents
     from optlayers.checkpoints.tokenizer import load_tokenizer
-    from optlayers.evaluation.tasks import TaskSet, hush
+    from optlayers.evaluation.tasks import TaskSet
 
     open_parents(definition)
     load_tokenizer(definition)
-    hush()
     say("task data")
     subjects = TaskSet.of(definition).subjects
     questions = sum(subject.size for subject in subjects)

@@ -41,7 +41,6 @@ def verify(
     from optlayers.config.study import load_study
     from optlayers.errors import EvaluationError
     from optlayers.evaluation.isolated import Stranger
-    from optlayers.evaluation.tasks import hush
     from optlayers.evaluation.verify import (
         RecordedAnswers,
         changed_files,
@@ -60,7 +59,6 @@ def verify(
     check_definition(info, definition, folder)
     where = pick_device(device)
     kind = str(pick_dtype(dtype, where)).removeprefix("torch.")
-    hush()
     say("comparing files")
     changed = changed_files(info, folder)
     faults = [f"{name} {why}" for name, why in (changed or {}).items()]

@@ -1,4 +1,4 @@
-"""Which positions and vocabulary rows a batch needs, and how results go back to the requests."""
+"""Which hidden states and vocabulary rows a batch needs, and which request each result is for."""
 
 from __future__ import annotations
 
@@ -13,75 +13,73 @@ from optlayers.evaluation.questions import Question
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """One distinct sequence, and the requests that it serves: (request number, targets).
+    """One distinct input sequence, and the requests that it serves: (request number, targets).
 
-    whole: all requests of their questions are one token each, and end in this sequence.
+    single: every request of their questions is one token long and has this sequence as context.
     """
 
     tokens: tuple[int, ...]
-    wants: tuple[tuple[int, tuple[int, ...]], ...]
-    whole: bool
+    requests: tuple[tuple[int, tuple[int, ...]], ...]
+    single: bool
 
 
 @dataclass(frozen=True)
-class Picks:
-    """The needed positions of a batch, and its targets.
+class Targets:
+    """The tokens that a batch has to predict, M of them.
 
-    where: (row, position) of each pick. spots, goals, owners [M]: for each target the pick that
-    predicts it, its token (or its place in `rows`), and its request. rows: the vocabulary rows
-    that suffice, where only comparisons within a question matter; empty for all.
+    positions: (sequence, position) of each of the K hidden states that are needed. states, tokens,
+    requests [M]: of each target the hidden state, the token (its index in `vocabulary`, where that
+    is not empty) and the request. vocabulary: the rows of the head that suffice; empty: all.
     """
 
-    where: list[tuple[int, int]]
-    spots: list[int]
-    goals: list[int]
-    owners: NDArray[np.int64]
-    rows: list[int]
+    positions: list[tuple[int, int]]
+    states: list[int]
+    tokens: list[int]
+    requests: NDArray[np.int64]
+    vocabulary: list[int]
 
     @classmethod
-    def of(cls, batch: Sequence[TokenSequence], relative: bool) -> Picks:
-        """Of a batch; `relative` allows likelihoods that are right up to a constant a question."""
-        index: dict[tuple[int, int], int] = {}
-        spots, owners, targets = [], [], []
-        for b, row in enumerate(batch):
-            for request, wanted in row.wants:
-                start = len(row.tokens) - len(wanted)
-                for offset, target in enumerate(wanted):
-                    spots.append(index.setdefault((b, start + offset), len(index)))
-                    owners.append(request)
-                    targets.append(target)
-        rows: list[int] = []
-        if relative and all(row.whole for row in batch):
-            rows = sorted(set(targets))
-            place = {token: i for i, token in enumerate(rows)}
-            targets = [place[token] for token in targets]
-        return cls(list(index), spots, targets, np.array(owners, dtype=np.int64), rows)
+    def of(cls, batch: Sequence[TokenSequence], relative: bool) -> Targets:
+        """relative: log-likelihoods may be off by a constant for each question."""
+        numbers: dict[tuple[int, int], int] = {}
+        states, tokens, requests = [], [], []
+        for b, sequence in enumerate(batch):
+            for request, targets in sequence.requests:
+                start = len(sequence.tokens) - len(targets)
+                for offset, target in enumerate(targets):
+                    states.append(numbers.setdefault((b, start + offset), len(numbers)))
+                    tokens.append(target)
+                    requests.append(request)
+        vocabulary: list[int] = []
+        if relative and all(sequence.single for sequence in batch):
+            vocabulary = sorted(set(tokens))
+            index = {token: i for i, token in enumerate(vocabulary)}
+            tokens = [index[token] for token in tokens]
+        return cls(list(numbers), states, tokens, np.array(requests, dtype=np.int64), vocabulary)
+
+    def add_to(self, found: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+        """Set found [requests, 2]: the sum of each request's targets, and whether all are greedy.
+
+        values [2, M]: log-likelihoods, and 1 where the target is the likeliest token.
+        """
+        # The targets of a request are adjacent.
+        present, start = np.unique(self.requests, return_index=True)
+        order = np.argsort(start)
+        present, start = present[order], start[order]
+        found[present, 0] = np.add.reduceat(values[0], start)
+        found[present, 1] = np.logical_and.reduceat(values[1] > 0, start)
 
 
-def distinct_rows(questions: Sequence[Question]) -> list[TokenSequence]:
-    """The distinct sequences: choices of one token share the sequence that is their context."""
-    wants: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-    split: set[tuple[int, ...]] = set()
+def distinct_sequences(questions: Sequence[Question]) -> list[TokenSequence]:
+    """The distinct inputs: choices of one token share the sequence that is their context."""
+    served: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+    several: set[tuple[int, ...]] = set()
     number = 0
     for question in questions:
-        together = len({request.tokens for request in question.requests}) == 1
+        one_context = len({request.tokens for request in question.requests}) == 1
         for request in question.requests:
-            wants.setdefault(request.tokens, []).append((number, request.targets))
-            if not together or len(request.targets) > 1:
-                split.add(request.tokens)
+            served.setdefault(request.tokens, []).append((number, request.targets))
+            if not one_context or len(request.targets) > 1:
+                several.add(request.tokens)
             number += 1
-    return [
-        TokenSequence(tokens, tuple(group), tokens not in split) for tokens, group in wants.items()
-    ]
-
-
-def collect(found: NDArray[np.float64], picks: Picks, values: NDArray[np.float64]) -> None:
-    """Sum the log-likelihoods of each request's targets, and join their greediness.
-
-    values [2, M]: log-likelihood, and 1 where the target is the likeliest token.
-    """
-    present, start = np.unique(picks.owners, return_index=True)
-    order = np.argsort(start)
-    present, start = present[order], start[order]
-    found[present, 0] = np.add.reduceat(values[0], start)
-    found[present, 1] = np.logical_and.reduceat(values[1] > 0, start)
+    return [TokenSequence(tokens, tuple(s), tokens not in several) for tokens, s in served.items()]

@@ -1,8 +1,7 @@
-"""Texts: what hybrids make of a text file, chunk by chunk.
+"""Texts: perplexity of hybrids on a text file, or their divergence from the donor.
 
-A chunk is a run of tokens of the file and counts as one question. Its value is in nats a token, 0
-or below: the mean log-likelihood (its negative exponent is the perplexity), or the negated
-divergence of the hybrid's predictions from the donor's, KL(donor || hybrid).
+A text is cut into chunks of tokens; a chunk counts as one question. Its value, in nats a token, is
+0 or below: the mean log-likelihood (perplexity is exp(-mean)), or -KL(donor || hybrid).
 Shapes: B chunks, T tokens, V vocabulary.
 """
 
@@ -16,23 +15,26 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
 
+import optlayers.models  # noqa: F401 -- registers Llamba with the Auto classes
+from optlayers.checkpoints.parents import Parents
 from optlayers.config.study import StudyDefinition, TaskSpec
-from optlayers.errors import InputError, ModelError
+from optlayers.errors import InputError, ModelError, reason
 from optlayers.evaluation.questions import Request, Subject
 from optlayers.inference.prefix_tree import schedule, walk
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 
-# Tokens a batch: every one of them meets the whole vocabulary.
+# Tokens a batch: each of them meets the whole vocabulary.
 BUDGET = 2_048
 
 
-def read_chunks(spec: TaskSpec, path: Path, tokenizer: Any, longest: int) -> list[Request]:
-    """The chunks of a text file, each with the token that goes before it, in order.
+def read_chunks(spec: TaskSpec, path: Path, tokenizer: Any, max_length: int) -> list[Request]:
+    """The chunks of a text file, each with the token before it as context, in order.
 
-    A last chunk that is not full is left out unless it is the only one; `longest` is the most
-    tokens that the models read. Raises `InputError` for a file that cannot be used.
+    A last chunk that is not full is left out unless it is the only one. Raises `InputError` for a
+    file that cannot be used.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -42,11 +44,11 @@ def read_chunks(spec: TaskSpec, path: Path, tokenizer: Any, longest: int) -> lis
     tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     first = tokenizer.bos_token_id
     start = first if first is not None else tokenizer.eos_token_id
-    size = min(spec.chunk, longest)
+    size = min(spec.chunk, max_length)
     runs = [tokens[i : i + size] for i in range(0, len(tokens), size)]
     full = [run for run in runs if len(run) == size] or [run for run in runs if len(run) > 1]
     if not full:
-        raise InputError(f"tasks: text {path}: it has no two tokens; name a longer text")
+        raise InputError(f"tasks: text {path}: fewer than two tokens; name a longer text")
     if start is None:
         return [Request(tuple(run[:-1]), tuple(run[1:])) for run in full]
     return [Request((start, *run[:-1]), tuple(run)) for run in full]
@@ -56,7 +58,7 @@ def read_chunks(spec: TaskSpec, path: Path, tokenizer: Any, longest: int) -> lis
 class Texts:
     """The texts of a study with their chunks, and how to evaluate them.
 
-    reference: the donor as transformers has it, for `kl`; None where nothing asks for it.
+    reference: the donor as a transformers model, for `kl`; None where no text needs it.
     """
 
     specs: list[TaskSpec]
@@ -72,21 +74,22 @@ class Texts:
         tokenizer: Any,
         stack: LayerStack,
         device: torch.device,
-        longest: int,
+        max_length: int,
         limit: int | None,
         reference: Any,
     ) -> Texts:
         """The texts of a study; `limit` takes the first chunks of each."""
         specs = [spec for spec in definition.tasks if spec.text is not None]
+        paths = [Path(definition.resolve(str(spec.text))) for spec in specs]
         chunks = [
-            read_chunks(spec, Path(definition.resolve(str(spec.text))), tokenizer, longest)[:limit]
-            for spec in specs
+            read_chunks(spec, path, tokenizer, max_length)[:limit]
+            for spec, path in zip(specs, paths, strict=True)
         ]
         return cls(specs, chunks, stack, device, reference)
 
     @property
     def subjects(self) -> list[Subject]:
-        """One subject a text; its size is its number of chunks."""
+        """One subject for each text; its size is its number of chunks."""
         return [
             Subject(spec.name, len(chunks), spec.weight)
             for spec, chunks in zip(self.specs, self.chunks, strict=True)
@@ -95,23 +98,21 @@ class Texts:
     def values(
         self, layer_sets: Sequence[LayerSet], text: int, numbers: Sequence[int]
     ) -> NDArray[np.float64]:
-        """Nats a token [layer sets, chunks] of some chunks of one text; NaN where logits are."""
-        found = np.full((len(layer_sets), len(numbers)), np.nan)
+        """Nats a token [layer sets, chunks] on some chunks of one text; NaN where logits are."""
         chunks = [self.chunks[text][number] for number in numbers]
-        longest = max((len(chunk.tokens) for chunk in chunks), default=1)
-        step = max(1, BUDGET // longest)
-        for start in range(0, len(chunks), step):
-            part = chunks[start : start + step]
-            found[:, start : start + step] = self._batch(
-                layer_sets, part, self.specs[text].metric == "kl"
-            )
-        return found
+        step = max(1, BUDGET // len(chunks[0].tokens))
+        kl = self.specs[text].metric == "kl"
+        parts = [
+            self._batch(layer_sets, chunks[start : start + step], kl)
+            for start in range(0, len(chunks), step)
+        ]
+        return np.concatenate(parts, axis=1)
 
     @torch.inference_mode()
     def _batch(
         self, layer_sets: Sequence[LayerSet], chunks: Sequence[Request], kl: bool
     ) -> NDArray[np.float64]:
-        """Of chunks of one length."""
+        """Nats a token [layer sets, B] on chunks of one length."""
         stack = self.stack
         tokens = torch.tensor([chunk.tokens for chunk in chunks], device=self.device)
         targets = torch.tensor([chunk.targets for chunk in chunks], device=self.device)
@@ -125,7 +126,7 @@ class Texts:
 
         def arrive(candidate: int, state: torch.Tensor) -> None:
             for b in range(len(chunks)):
-                # A chunk at a time: logits of all of them would be many gigabytes.
+                # One chunk at a time: the logits of all would take many gigabytes.
                 logits = stack.logits(state[b, -wanted:]).float()
                 if theirs is None:
                     logs = torch.log_softmax(logits, dim=-1)
@@ -138,7 +139,7 @@ class Texts:
 
         stack.expect(schedule(layer_sets, stack.n_layers, stack.n_donors))
         walk(layer_sets, stack.n_layers, h, run, arrive, stack.n_donors)
-        # Rounding puts the divergence of a model from itself a hair above 0.
+        # Rounding can put the divergence of a model from itself slightly above 0.
         return np.asarray(np.minimum(found, 0.0))
 
     def _reference_logs(self, tokens: torch.Tensor, wanted: int) -> torch.Tensor:
@@ -149,24 +150,27 @@ class Texts:
 
 
 def load_reference(
-    definition: StudyDefinition, folder: Path, device: torch.device, dtype: torch.dtype
+    definition: StudyDefinition, parents: Parents, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """The whole donor, where a text of the study counts by its divergence; else None.
+    """The whole first donor, where a text of the study uses `kl`; else None.
 
-    Raises `ModelError` where transformers cannot load it.
+    Raises `InputError` where base and donor differ in vocabulary, and `ModelError` where
+    transformers cannot load the donor.
     """
-    from transformers import AutoModelForCausalLM
-
-    import optlayers.models  # noqa: F401 -- tells the Auto classes of Llamba
-
     if not any(spec.metric == "kl" for spec in definition.tasks):
         return None
+    donor = parents.donors[0]
+    mine, theirs = parents.base.config.vocab_size, donor.config.vocab_size
+    if mine != theirs:
+        raise InputError(
+            f"tasks: metric kl compares over one vocabulary, and base and donor have {mine} "
+            f"and {theirs} tokens; use perplexity"
+        )
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(donor.folder, dtype=dtype)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise ModelError(
-            f"donor {folder}: cannot be loaded whole for metric kl ({type(error).__name__}: "
-            f"{reason}); fetch it again"
+            f"donor {donor.folder}: cannot be loaded whole for metric kl ({reason(error)}); fetch "
+            "it again"
         ) from None
     return model.to(device).eval()

@@ -19,7 +19,7 @@ from optlayers.config.study import TaskSpec
 from optlayers.errors import TaskError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.isolated import Stranger
-from optlayers.evaluation.questions import by_subject
+from optlayers.evaluation.questions import Question, by_subject
 from optlayers.evaluation.tasks import TaskSet
 from optlayers.evaluation.verify import RecordedAnswers, compare
 from optlayers.inference.stack import LayerStack
@@ -99,6 +99,12 @@ aggregate_metric_list:
 """
 
 
+def in_order(tasks: TaskSet) -> list[Question]:
+    """All questions, subject by subject, in lm-eval's order."""
+    pairs = [(s, d) for s, subject in enumerate(tasks.subjects) for d in range(subject.size)]
+    return tasks.questions([s for s, _ in pairs], [d for _, d in pairs])
+
+
 class Both:
     """The exported hybrid in lm-eval, and the same pair in the engine."""
 
@@ -129,7 +135,7 @@ class Both:
     def answers(self, spec: TaskSpec, folder: Path) -> dict[str, list[bool]]:
         """Right or wrong of each question of each task, in lm-eval's order."""
         tasks = self.tasks(spec, folder, None)
-        questions = tasks.in_order()
+        questions = in_order(tasks)
         answers = Engine(self.stack, tasks, CPU).answers([LAYERS], questions)[0]
         assert isinstance(answers, np.ndarray)
         found: dict[str, list[bool]] = {}
@@ -142,7 +148,7 @@ class Both:
     ) -> tuple[float, dict[str, float], list[float]]:
         """Score, score of each subject, and the log-likelihood of every request."""
         tasks = self.tasks(spec, folder, limit)
-        questions = tasks.in_order()
+        questions = in_order(tasks)
         engine = Engine(self.stack, tasks, CPU)
         answers = engine.answers([LAYERS], questions)[0]
         assert isinstance(answers, np.ndarray)
@@ -322,7 +328,7 @@ def test_values_between_right_and_wrong_count_as_in_lm_eval(both: Both, own_task
     score, _, _ = both.mine(spec, own_tasks, None)
     assert score == pytest.approx(result["results"]["graded"]["acc,none"], abs=1e-5)
     tasks = both.tasks(spec, own_tasks, None)
-    (values,) = Engine(both.stack, tasks, CPU).answers([LAYERS], tasks.in_order())
+    (values,) = Engine(both.stack, tasks, CPU).answers([LAYERS], in_order(tasks))
     assert isinstance(values, np.ndarray)
     rows = sorted(result["samples"]["graded"], key=lambda row: int(row["doc_id"]))
     np.testing.assert_allclose(values, [row["acc"] for row in rows], rtol=0, atol=2e-5)
@@ -372,7 +378,7 @@ def test_naming_the_filter_that_every_task_has_keeps_the_short_way(both: Both) -
         both.tasks(TaskSpec(name="demo_capitals", metric=metric), DEMO_TASKS, 3)
         for metric in ("acc", "acc,none")
     )
-    for ours, theirs in zip(plain.in_order(), named.in_order(), strict=True):
+    for ours, theirs in zip(in_order(plain), in_order(named), strict=True):
         won = named.winners(theirs)
         assert won is not None
         assert won.sum() == 1
@@ -403,7 +409,7 @@ def test_tokens_are_hflms_own_also_where_the_model_is_too_short(
     folder = own_tasks if name == "words" else DEMO_TASKS
     monkeypatch.setattr(both.lm, "_max_length", length)
     tasks = both.tasks(TaskSpec(name=name), folder, 4)
-    questions = tasks.in_order()
+    questions = in_order(tasks)
     instances = [i for d in range(4) for i in tasks._instances[0, d]]
     recorded: list[tuple[list[int], list[int]]] = []
 
@@ -438,7 +444,7 @@ def test_a_continuation_that_no_model_of_this_length_can_score_is_one_line(
     tasks = both.tasks(TaskSpec(name="last_word"), tmp_path, None)
     tasks.prepare(both.lm.tokenizer, SimpleNamespace(max_position_embeddings=50))
     with pytest.raises(TaskError, match=r"'last_word': .* tokens.* 1 to 50") as caught:
-        tasks.in_order()
+        in_order(tasks)
     assert "\n" not in str(caught.value)
 
 
@@ -467,6 +473,6 @@ def test_documents_asked_for_in_any_order_get_lm_evals_prompts(both: Both, own_t
     whole = both.tasks(TaskSpec(name="words"), own_tasks, None)
     some = both.tasks(TaskSpec(name="words"), own_tasks, None)
     picked = [7, 2, 11]
-    expected = whole.in_order()
+    expected = in_order(whole)
     assert some.questions([0] * 3, picked) == [expected[d] for d in picked]
     assert some.questions([0] * 2, [0, 7]) == [expected[0], expected[7]]

@@ -57,9 +57,9 @@ def fault(folder: str | None, **spec: Any) -> str:
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ("aggregation: median, higher_is_better: true", "takes acc together by 'median'"),
-        ("aggregation: !function data.best, higher_is_better: true", "together by 'best'"),
-        ("aggregation: mean, higher_is_better: false", "of acc lower is better"),
+        ("aggregation: median, higher_is_better: true", "aggregates acc by 'median'"),
+        ("aggregation: !function data.best, higher_is_better: true", "aggregates acc by 'best'"),
+        ("aggregation: mean, higher_is_better: false", "for acc lower is better"),
     ],
 )
 def test_a_metric_that_is_no_mean_to_be_raised_is_refused(

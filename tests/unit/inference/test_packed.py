@@ -115,8 +115,8 @@ def test_trimming_changes_rounding_alone(
 def test_needed_vocabulary_rows_give_the_same_comparison(stack: LayerStack) -> None:
     questions = [q for q in few_shot_questions() if len({r.tokens for r in q.requests}) == 1]
     engine = Engine(stack, Nothing(), CPU)
-    whole = engine._likelihoods(SETS, questions, relative=False)[..., 0].reshape(4, -1, 4)
-    few = engine._likelihoods(SETS, questions, relative=True)[..., 0].reshape(4, -1, 4)
+    whole = engine.likelihoods(SETS, questions, relative=False)[..., 0].reshape(4, -1, 4)
+    few = engine.likelihoods(SETS, questions, relative=True)[..., 0].reshape(4, -1, 4)
     assert not np.allclose(whole, few)
     np.testing.assert_allclose(whole - whole[..., :1], few - few[..., :1], rtol=1e-4, atol=1e-4)
 
