@@ -1,20 +1,26 @@
-"""LayerSet: which layers of a hybrid come from a donor, as a value.
+"""LayerSet, which layers of a hybrid come from a donor, and LayerSpace, the sets of a study.
 
-With one donor a choice is the index of a layer. With D donors it is D * layer + the donor's place
-in the study, so that a set is still sorted whole numbers, in the order of the layers, to whatever
-searches, counts or hashes sets; no layer is chosen twice. Text and parameters, which people and
-databases see, have the donors' names: `3@a,7@b`.
+A layer set is sorted whole numbers, its choices. With one donor a choice is the index of a layer.
+With D donors it is D * layer + the donor's place in the study, which only `LayerSpace` knows: to
+all else a set is a value that is hashed, counted and ordered. People and databases see names:
+`3,7`, or with several donors `3@a,7@b`.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from optlayers.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BASE = "base"
 DONOR = "donor"
@@ -24,7 +30,12 @@ Donors = tuple[str, ...]
 ONE: Donors = (DONOR,)
 # A set for people and JSON: indices, or texts such as 7@b.
 Labels = list[Any]
+# Sets that are not to be drawn again, by their choices, which hash faster than the sets.
+SeenSets = AbstractSet[tuple[int, ...]]
 AT = "@"
+
+# Random draws before the sets not yet seen are listed one by one.
+_TRIES = 100
 
 
 def param_name(layer: int) -> str:
@@ -36,8 +47,8 @@ def param_name(layer: int) -> str:
 class LayerSet:
     """The sorted, distinct indices of the layers that a hybrid takes from a donor.
 
-    Raises `InputError` for a negative index. `LayerSet(())` is the base itself. `donors`, where a
-    method asks for it, are the names of the study's donors.
+    Raises `InputError` for a negative index. `LayerSet(())` is the base itself. With several donors
+    the numbers are choices of a `LayerSpace`.
     """
 
     indices: tuple[int, ...]
@@ -55,40 +66,13 @@ class LayerSet:
 
     @classmethod
     def parse(cls, text: str, n_layers: int | None = None, donors: Donors = ONE) -> LayerSet:
-        """Read `"3,7"`, `"[3, 7]"`, `""` (the base) or `"all"` (the donor; needs `n_layers`).
+        """Read `"3,7"`, `""` (the base) or `"all"`: see `LayerSpace.parse`."""
+        return LayerSpace(n_layers, donors=donors).parse(text)
 
-        With several donors `"3@a,7@b"` or `"all@b"`. Raises `InputError` for anything else, for a
-        layer named twice, and for an index of `n_layers` or more.
-        """
-        body = text.strip()
-        if body.startswith("[") and body.endswith("]"):
-            body = body[1:-1].strip()
-        several = len(donors) > 1
-        # One donor needs no name, and has none.
-        parts = [p.strip() for p in body.split(",")] if body else []
-        pairs = [part.partition(AT) if several else (part, "", donors[0]) for part in parts]
-        layers = [layer for layer, _, _ in pairs]
-        if layers == ["all"]:
-            if n_layers is None:
-                raise InputError("layers 'all': the number of layers is not known here")
-            return all_of(_place(text, pairs[0][2], donors), n_layers, len(donors))
-        if not all(re.fullmatch(r"-?[0-9]{1,9}", layer) for layer in layers):
-            example = f"3@{donors[0]},7@{donors[1]}" if several else "3,7"
-            raise InputError(
-                f"layers {text!r}: expected indices with commas between, such as {example} "
-                '(or "all", or "" for the base)'
-            )
-        indices = [int(layer) for layer in layers]
-        if len(set(indices)) != len(indices):
-            raise InputError(f"layers {text!r}: a layer is named twice; name each layer once")
-        if indices and min(indices) < 0:
-            raise InputError(f"layer {min(indices)}: a layer index is 0 or more")
-        places = [_place(text, name, donors) for _, _, name in pairs]
-        result = cls(
-            tuple(len(donors) * i + place for i, place in zip(indices, places, strict=True))
-        )
-        result.check(n_layers, len(donors))
-        return result
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], donors: Donors = ONE) -> LayerSet:
+        """`LayerSpace.from_params` with one donor: the layers whose value is `donor`."""
+        return LayerSpace(donors=donors).from_params(params)
 
     @classmethod
     def _of_tidy(cls, indices: tuple[int, ...]) -> LayerSet:
@@ -98,67 +82,24 @@ class LayerSet:
         return made
 
     def check(self, n_layers: int | None, n_donors: int = 1) -> None:
-        """Raise `InputError` if an index does not exist in a model of `n_layers` layers."""
-        last = self.indices[-1] // n_donors if self.indices else 0
-        if n_layers is not None and self.indices and last >= n_layers:
-            raise InputError(
-                f"layer {last}: the models have {n_layers} layers, "
-                f"so an index is 0 to {n_layers - 1}"
-            )
+        """`LayerSpace.check`."""
+        LayerSpace(n_layers, donors=ONE * n_donors).check(self)
 
     def origins(self, n_donors: int = 1) -> dict[int, int]:
-        """The donor, by its place, of each layer that comes from one."""
-        return {i // n_donors: i % n_donors for i in self.indices}
-
-    def is_sound(self, n_donors: int = 1) -> bool:
-        """Whether no layer is chosen from two donors."""
-        return n_donors == 1 or len(self.origins(n_donors)) == len(self.indices)
+        """`LayerSpace.origins`."""
+        return LayerSpace(donors=ONE * n_donors).origins(self)
 
     def labels(self, donors: Donors = ONE) -> Labels:
-        """`[3, 7]`, or with several donors `["3@a", "7@b"]`."""
-        n = len(donors)
-        if n == 1:
-            return list(self.indices)
-        return [f"{i // n}{AT}{donors[i % n]}" for i in self.indices]
+        """`LayerSpace.labels`."""
+        return LayerSpace(donors=donors).labels(self)
 
     def text(self, donors: Donors = ONE) -> str:
-        """What `parse` reads: `3,7`, or with several donors `3@a,7@b`."""
-        return ",".join(map(str, self.labels(donors)))
+        """`LayerSpace.text`."""
+        return LayerSpace(donors=donors).text(self)
 
     def to_params(self, n_layers: int, donors: Donors = ONE) -> dict[str, str]:
-        """Trial parameters: `layer_00` ... with values `base` or `donor` (or a donor's name)."""
-        self.check(n_layers, len(donors))
-        chosen = self.origins(len(donors))
-        return {param_name(i): donors[chosen[i]] if i in chosen else BASE for i in range(n_layers)}
-
-    @classmethod
-    def from_params(cls, params: Mapping[str, Any], donors: Donors = ONE) -> LayerSet:
-        """The inverse of `to_params`; parameters of other names are passed over."""
-        return cls(
-            tuple(
-                len(donors) * int(name[6:]) + donors.index(value)
-                for name, value in params.items()
-                if value in donors and name.startswith("layer_") and name[6:].isdigit()
-            )
-        )
-
-    def neighbours(
-        self, n_layers: int, minimum: int, maximum: int, n_donors: int = 1
-    ) -> list[LayerSet]:
-        """All sets one step away within the budget, sorted: one layer added, removed or swapped.
-
-        Another donor for a layer is a swap too.
-        """
-        mine = self.indices
-        others = [i for i in range(n_layers * n_donors) if i not in mine]
-        less = [tuple(i for i in mine if i != gone) for gone in mine]
-        found = {tuple(sorted((*rest, i))) for rest in less for i in others}
-        if len(mine) < maximum:
-            found.update(tuple(sorted((*mine, i))) for i in others)
-        if len(mine) > minimum:
-            found.update(less)
-        near = [LayerSet._of_tidy(indices) for indices in sorted(found)]
-        return near if n_donors == 1 else [s for s in near if s.is_sound(n_donors)]
+        """`LayerSpace.params`."""
+        return LayerSpace(n_layers, donors=donors).params(self)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -173,13 +114,223 @@ class LayerSet:
         return ",".join(map(str, self.indices))
 
 
-def _place(text: str, name: str, donors: Donors) -> int:
-    """The place of a donor that a text names."""
-    if name not in donors:
-        what = f"there is no donor {name!r}" if name else "it does not say which donor"
-        known = " or ".join(f"3{AT}{donor}" for donor in donors)
-        raise InputError(f"layers {text!r}: {what}; write a layer as {known}")
-    return donors.index(name)
+class LayerSpace:
+    """All sets of `min_layers` to `max_layers` of `n_layers` layers, each from one of the donors.
+
+        >>> space = LayerSpace(8, 1, 2, ("a", "b"))
+        >>> space.text(space.parse("3@a, 7@b"))
+        '3@a,7@b'
+
+    It is the one place that knows how choices are numbered (see the module). n_layers: None where
+    it is not known; then sets have names, and nothing can be listed or drawn. max_layers: all of
+    them by default. Iterating lists every set, small ones first. Raises `InputError` where the
+    budget does not fit the model.
+    """
+
+    def __init__(
+        self,
+        n_layers: int | None = None,
+        min_layers: int = 0,
+        max_layers: int | None = None,
+        donors: Donors = ONE,
+    ) -> None:
+        if n_layers is not None and n_layers < 1:
+            raise InputError(f"n_layers is {n_layers}; a model has 1 layer or more")
+        if min_layers < 0 or (max_layers is not None and min_layers > max_layers):
+            raise InputError(
+                f"layers: min is {min_layers} and max is {max_layers}; expected 0 <= min <= max"
+            )
+        if n_layers is not None and max_layers is not None and max_layers > n_layers:
+            raise InputError(
+                f"layers: max is {max_layers} and the models have {n_layers} layers; lower max"
+            )
+        self._n_layers, self._max_layers = n_layers, max_layers
+        self.min_layers = min_layers
+        self.donors = donors
+        self.n_donors = len(donors)
+
+    @property
+    def n_layers(self) -> int:
+        """The number of layers of the models; raises `InputError` where it is not known."""
+        if self._n_layers is None:
+            raise InputError("the number of layers is not known here")
+        return self._n_layers
+
+    @property
+    def max_layers(self) -> int:
+        """The most layers of a set."""
+        return self.n_layers if self._max_layers is None else self._max_layers
+
+    @property
+    def n_choices(self) -> int:
+        """Layers times donors: choices are the numbers below."""
+        return self.n_layers * self.n_donors
+
+    @cached_property
+    def size(self) -> int:
+        """How many sets there are."""
+        sizes = range(self.min_layers, self.max_layers + 1)
+        return sum(math.comb(self.n_layers, k) * self.n_donors**k for k in sizes)
+
+    def __iter__(self) -> Iterator[LayerSet]:
+        for size in range(self.min_layers, self.max_layers + 1):
+            for layers in itertools.combinations(range(self.n_layers), size):
+                for places in itertools.product(range(self.n_donors), repeat=size):
+                    pairs = zip(layers, places, strict=True)
+                    yield LayerSet._of_tidy(tuple(self.choice(*pair) for pair in pairs))
+
+    def __contains__(self, layers: LayerSet) -> bool:
+        return (
+            self.min_layers <= len(layers) <= self.max_layers
+            and (not layers.indices or layers.indices[-1] < self.n_choices)
+            and self.is_sound(layers)
+        )
+
+    def choice(self, layer: int, place: int) -> int:
+        """The number of a layer of a donor, by its place."""
+        return self.n_donors * layer + place
+
+    def layer_of(self, choice: int) -> int:
+        """The layer of a choice."""
+        return choice // self.n_donors
+
+    def origins(self, layers: LayerSet) -> dict[int, int]:
+        """The place of the donor of each layer that comes from one."""
+        return {i // self.n_donors: i % self.n_donors for i in layers.indices}
+
+    def is_sound(self, layers: LayerSet) -> bool:
+        """Whether no layer is chosen from two donors."""
+        return self.n_donors == 1 or len(self.origins(layers)) == len(layers)
+
+    def check(self, layers: LayerSet) -> None:
+        """Raise `InputError` if a layer does not exist in the models."""
+        last = self.layer_of(layers.indices[-1]) if layers.indices else 0
+        if self._n_layers is not None and layers.indices and last >= self._n_layers:
+            raise InputError(
+                f"layer {last}: the models have {self._n_layers} layers, "
+                f"so an index is 0 to {self._n_layers - 1}"
+            )
+
+    def whole(self, donor: str) -> LayerSet:
+        """Every layer from one donor."""
+        return LayerSet(tuple(range(self.donors.index(donor), self.n_choices, self.n_donors)))
+
+    def parse(self, text: str) -> LayerSet:
+        """Read `"3,7"`, `"[3, 7]"`, `""` (the base) or `"all"` (the donor; needs `n_layers`).
+
+        With several donors `"3@a,7@b"` or `"all@b"`. Raises `InputError` for anything else, for a
+        layer named twice, and for an index of `n_layers` or more.
+        """
+        body = text.strip()
+        if body.startswith("[") and body.endswith("]"):
+            body = body[1:-1].strip()
+        several = self.n_donors > 1
+        # One donor needs no name, and has none.
+        parts = [p.strip() for p in body.split(",")] if body else []
+        pairs = [part.partition(AT) if several else (part, "", self.donors[0]) for part in parts]
+        names = [layer for layer, _, _ in pairs]
+        if names == ["all"]:
+            if self._n_layers is None:
+                raise InputError("layers 'all': the number of layers is not known here")
+            return self.whole(self.donors[self._place(text, pairs[0][2])])
+        if not all(re.fullmatch(r"-?[0-9]{1,9}", name) for name in names):
+            example = f"3@{self.donors[0]},7@{self.donors[1]}" if several else "3,7"
+            raise InputError(
+                f"layers {text!r}: expected indices with commas between, such as {example} "
+                '(or "all", or "" for the base)'
+            )
+        indices = [int(name) for name in names]
+        if len(set(indices)) != len(indices):
+            raise InputError(f"layers {text!r}: a layer is named twice; name each layer once")
+        if indices and min(indices) < 0:
+            raise InputError(f"layer {min(indices)}: a layer index is 0 or more")
+        places = [self._place(text, donor) for _, _, donor in pairs]
+        layers = LayerSet(tuple(map(self.choice, indices, places)))
+        self.check(layers)
+        return layers
+
+    def _place(self, text: str, donor: str) -> int:
+        """The place of a donor that a text names."""
+        if donor not in self.donors:
+            what = f"there is no donor {donor!r}" if donor else "it does not say which donor"
+            known = " or ".join(f"3{AT}{name}" for name in self.donors)
+            raise InputError(f"layers {text!r}: {what}; write a layer as {known}")
+        return self.donors.index(donor)
+
+    def labels(self, layers: LayerSet) -> Labels:
+        """`[3, 7]`, or with several donors `["3@a", "7@b"]`."""
+        if self.n_donors == 1:
+            return list(layers.indices)
+        return [f"{i}{AT}{self.donors[place]}" for i, place in self.origins(layers).items()]
+
+    def text(self, layers: LayerSet) -> str:
+        """What `parse` reads: `3,7`, or with several donors `3@a,7@b`."""
+        return ",".join(map(str, self.labels(layers)))
+
+    def params(self, layers: LayerSet) -> dict[str, str]:
+        """Trial parameters: `layer_00` ... with values `base` or `donor` (or a donor's name)."""
+        self.check(layers)
+        places = self.origins(layers)
+        return {
+            param_name(i): self.donors[places[i]] if i in places else BASE
+            for i in range(self.n_layers)
+        }
+
+    def from_params(self, params: Mapping[str, Any]) -> LayerSet:
+        """The inverse of `params`; other parameters are ignored."""
+        return LayerSet(
+            tuple(
+                self.choice(int(name[6:]), self.donors.index(value))
+                for name, value in params.items()
+                if value in self.donors and name.startswith("layer_") and name[6:].isdigit()
+            )
+        )
+
+    def neighbours(self, layers: LayerSet) -> list[LayerSet]:
+        """All sets of the budget one step away, sorted: one layer added, removed or swapped.
+
+        Another donor for a layer is a swap too.
+        """
+        mine = layers.indices
+        others = [i for i in range(self.n_choices) if i not in mine]
+        less = [tuple(i for i in mine if i != gone) for gone in mine]
+        found = {tuple(sorted((*rest, i))) for rest in less for i in others}
+        if len(mine) < self.max_layers:
+            found.update(tuple(sorted((*mine, i))) for i in others)
+        if len(mine) > self.min_layers:
+            found.update(less)
+        near = [LayerSet._of_tidy(indices) for indices in sorted(found)]
+        return near if self.n_donors == 1 else [s for s in near if self.is_sound(s)]
+
+    def joined(self, layers: LayerSet, more: LayerSet) -> LayerSet:
+        """The union; of a layer that both hold, the choice of `more`."""
+        taken = self.origins(more)
+        return LayerSet((*(i for i in layers if self.layer_of(i) not in taken), *more))
+
+    def free(self, layers: LayerSet) -> list[int]:
+        """The choices whose layers are not in a set."""
+        taken = self.origins(layers)
+        return [i for i in range(self.n_choices) if self.layer_of(i) not in taken]
+
+    def random_size(self, rng: np.random.Generator) -> int:
+        """A size of the budget, each equally likely."""
+        return int(rng.integers(self.min_layers, self.max_layers + 1))
+
+    def random(self, rng: np.random.Generator, size: int) -> LayerSet:
+        """A random set of that size."""
+        found = rng.choice(self.n_layers, size=size, replace=False)
+        if self.n_donors > 1:
+            found = self.n_donors * found + rng.integers(self.n_donors, size=size)
+        return LayerSet(tuple(found.tolist()))
+
+    def random_unseen(self, rng: np.random.Generator, seen: SeenSets) -> LayerSet | None:
+        """A random set not in `seen`, its size drawn first; None where all are seen."""
+        for _ in range(_TRIES):
+            layers = self.random(rng, self.random_size(rng))
+            if layers.indices not in seen:
+                return layers
+        left = [layers for layers in self if layers.indices not in seen]
+        return left[int(rng.integers(len(left)))] if left else None
 
 
 def sortable(labels: Labels, digits: int = 2) -> str:
@@ -189,17 +340,10 @@ def sortable(labels: Labels, digits: int = 2) -> str:
 
 
 def all_of(donor: int, n_layers: int, n_donors: int = 1) -> LayerSet:
-    """Every layer from one donor, by its place."""
+    """`LayerSpace.whole`."""
     return LayerSet(tuple(range(donor, n_layers * n_donors, n_donors)))
 
 
-def all_layer_sets(
-    n_layers: int, minimum: int, maximum: int, n_donors: int = 1
-) -> Iterator[LayerSet]:
-    """Every layer set of `minimum` to `maximum` layers, small ones first."""
-    sizes: Iterable[int] = range(minimum, maximum + 1)
-    for size in sizes:
-        for layers in itertools.combinations(range(n_layers), size):
-            for donors in itertools.product(range(n_donors), repeat=size):
-                pairs = zip(layers, donors, strict=True)
-                yield LayerSet(tuple(n_donors * layer + donor for layer, donor in pairs))
+def all_layer_sets(n_layers: int, minimum: int, maximum: int) -> Iterator[LayerSet]:
+    """Every layer set of `minimum` to `maximum` layers of one donor, small ones first."""
+    return iter(LayerSpace(n_layers, minimum, maximum))

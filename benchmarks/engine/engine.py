@@ -32,7 +32,7 @@ from optlayers.inference.flat import flat_size, flatten
 from optlayers.inference.packing import NO_SHARING
 from optlayers.inference.prefix_tree import schedule
 from optlayers.inference.stack import LayerStack
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -298,7 +298,7 @@ def main() -> None:
         note(name, f"{text}{rate:,.0f} question-layer passes a second")
 
     near = LayerSet.of(*(stack.n_layers * i // 4 + 1 for i in range(4)))
-    neighbours = near.neighbours(stack.n_layers, len(near), len(near))
+    neighbours = LayerSpace(stack.n_layers, len(near), len(near)).neighbours(near)
     cohorts = {
         f"{len(sets)} random sets of 2 to 4 layers": sets,
         f"the {len(neighbours)} neighbours of one set": neighbours,

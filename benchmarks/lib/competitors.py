@@ -18,11 +18,10 @@ import optuna
 from benchmarks.lib.landscapes import Known
 from optlayers.config.study import StudyDefinition
 from optlayers.inference.prefix_tree import layer_passes
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace, all_layer_sets
 from optlayers.search.guide import Guide
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.rungs import Rungs
-from optlayers.search.space import LayerSpace
 from optlayers.testing.simulation import Simulation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +123,7 @@ def greedy_swaps(oracle: Oracle, rng: np.random.Generator) -> None:
     centre = beam(oracle, 1)
     score = oracle.ask([centre])[0]
     while True:
-        near = centre.neighbours(known.n_layers, 1, known.max_layers)
+        near = LayerSpace(known.n_layers, 1, known.max_layers).neighbours(centre)
         scores = oracle.ask(near)
         if max(scores) <= score:
             return
@@ -211,7 +210,7 @@ def predecessor(oracle: Oracle, rng: np.random.Generator) -> None:
     full = dict(zip(top, oracle.ask(top), strict=True))
     for centre in sorted(full, key=lambda s: -full[s])[:3]:
         while True:
-            near = centre.neighbours(known.n_layers, 1, known.max_layers)
+            near = LayerSpace(known.n_layers, 1, known.max_layers).neighbours(centre)
             coarse = oracle.ask(near, known.n_fast)
             best = [near[i] for i in np.argsort(-np.array(coarse), kind="stable")[:5]]
             scores = oracle.ask(best)

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from optlayers.config.study import load_study
 from optlayers.evaluation.questions import Subject, order_questions
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import Goal, Phase, Proposal, search_space
 from optlayers.storage.connect import open_study
 from optlayers.storage.transactions import Change, NewTrial, insert_running, swap_states
@@ -57,7 +57,7 @@ def make(url: str, trials: int) -> float:
     hardness = rng.random(order.n_full)
     worth = np.clip(rng.normal(0.01, 0.02, LAYERS), 0, None)
     worth[[9, 13, 14, 17, 29]] += [0.05, 0.06, 0.07, 0.12, 0.04]
-    space, seen = search_space(LAYERS), set[tuple[int, ...]]()
+    space, seen = search_space(LayerSpace(LAYERS)), set[tuple[int, ...]]()
     population = definition.explore.population
     while len(seen) < trials:
         wanted: list[NewTrial] = []

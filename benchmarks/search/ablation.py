@@ -31,12 +31,11 @@ import optuna
 from benchmarks.lib.competitors import SEARCHES, EndedError, Oracle
 from benchmarks.lib.landscapes import FAMILIES, Known
 from benchmarks.search.search import BUDGET, NEAR, landscape
-from optlayers.layerset import LayerSet
-from optlayers.search import genetic, individual, operators, patterns, planner, sampler
+from optlayers.layerset import LayerSet, LayerSpace
+from optlayers.search import genetic, individual, initial, operators, patterns, planner, sampler
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.guide import Guide
 from optlayers.search.individual import Individual
-from optlayers.search.space import LayerSpace
 
 GROUP = 6  # variants that one job runs on one landscape
 
@@ -156,7 +155,7 @@ NO_TOURNAMENT = Variant({"tournament_size": 1})
 # The planner sets it on itself; this one keeps what it is.
 NO_PAUSING = patch(planner._Planner, "pausing", property(lambda _: False, lambda *_: None))
 EVEN_SIZES = patch(operators, "mutation_odds", even_odds) + patch(
-    LayerSpace, "favoured_size", LayerSpace.random_size
+    initial, "favoured_size", lambda rng, space: space.random_size(rng)
 )
 SIMPLE = (
     PLAIN_GUIDE

@@ -180,7 +180,11 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
             for s in sets
         ]
         made = insert_running(
-            study._storage, study._study_id, wanted, search_space(N_LAYERS), lambda a, b: False
+            study._storage,
+            study._study_id,
+            wanted,
+            search_space(LayerSpace(N_LAYERS)),
+            lambda a, b: False,
         )
         cohort = []
         for number, (layers, found) in enumerate(zip(sets, made, strict=True)):

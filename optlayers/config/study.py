@@ -44,7 +44,7 @@ from optlayers.config.graft import Graft, Swap
 from optlayers.config.metrics import REAL
 from optlayers.config.yaml_file import MOST_BYTES, fault, read_fields
 from optlayers.errors import InputError, StudyFileError
-from optlayers.layerset import ONE, Donors, LayerSet
+from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace
 
 __all__ = [
     "LATER",
@@ -228,6 +228,10 @@ class StudyDefinition(Part):
         if self.donors is not None:
             return list(self.donors)
         return [] if self.donor is None else [self.donor]
+
+    def space(self, n_layers: int | None = None) -> LayerSpace:
+        """The layer sets that the study searches, in models of so many layers (None: unknown)."""
+        return LayerSpace(n_layers, self.layers.min, self.layers.max, self.donor_names)
 
     @property
     def graft(self) -> Graft:

@@ -25,7 +25,7 @@ for every layer. A study file's whole course (probe, explore, validate, refine) 
 
 from __future__ import annotations
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.baselines import Explorer
 from optlayers.search.effects import Effect, Explanation, explain
 from optlayers.search.factory import pruner_for, sampler_for
@@ -34,10 +34,15 @@ from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.rungs import Outcome, Rungs, advance, rungs
 from optlayers.search.sampler import PatternGASampler
-from optlayers.search.space import LayerSpace, search_space
 from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record, as_stored, decode_answers, encode_answers
-from optlayers.trials.records import best_by_layers, donors_in, read_record, read_records
+from optlayers.trials.records import (
+    best_by_layers,
+    donors_in,
+    read_record,
+    read_records,
+    search_space,
+)
 from optlayers.trials.statistics import StratifiedScore, paired_difference
 
 __all__ = [

@@ -15,10 +15,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.individual import is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
-from optlayers.search.space import LayerSpace
 from optlayers.trials.record import Record
 from optlayers.trials.records import best_by_layers, given_up
 
@@ -139,7 +138,7 @@ class BeamSearch:
         weights = np.asarray(single_layer_scores or np.zeros(self.space.n_choices))
         best: dict[int, int] = {}
         for i in np.argsort(-weights, kind="stable").tolist():
-            best.setdefault(i // self.space.n_donors, i)
+            best.setdefault(self.space.layer_of(i), i)
         return LayerSet(tuple(best.values())[:known])
 
 

@@ -6,10 +6,10 @@ from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import NSGAIISampler, TPESampler
 
 from optlayers.config.study import StudyDefinition
+from optlayers.layerset import LayerSpace
 from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, RandomSearch
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.sampler import PatternGASampler
-from optlayers.search.space import LayerSpace
 
 BEAM_WIDTH = 3
 # A race is for the best place alone; its error is split over the rungs.
@@ -18,12 +18,7 @@ RACE_TOP_K, RACE_ALPHA = 1, 0.1
 
 def space_of(definition: StudyDefinition, n_layers: int) -> LayerSpace:
     """The layer sets of a study whose models have so many layers."""
-    return LayerSpace(
-        n_layers=n_layers,
-        min_layers=definition.layers.min,
-        max_layers=definition.layers.max,
-        n_donors=len(definition.donor_names),
-    )
+    return definition.space(n_layers)
 
 
 def sampler_for(definition: StudyDefinition, n_layers: int, seed: int | None = None) -> Explorer:

@@ -8,14 +8,13 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace, SeenSets
 from optlayers.search.guide import Guide, guide_from
 from optlayers.search.individual import Individual
 from optlayers.search.initial import initial_set
 from optlayers.search.operators import Crossover, Mutation, mutate, repair, uniform_crossover
 from optlayers.search.pairs import PairSets, pair_share
 from optlayers.search.selection import select_parents, tournament
-from optlayers.search.space import LayerSpace, SeenSets
 from optlayers.search.surrogate import Observation, Surrogate
 
 # Children bred before the neighbourhood of the parents is searched for an unseen set.

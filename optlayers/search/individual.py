@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.logprobs import sharpened
 from optlayers.search.prefix_bias import prefix_offsets
 from optlayers.search.proposal import Phase
-from optlayers.search.space import LayerSpace
 from optlayers.trials.record import Record
 from optlayers.trials.records import outranks
 from optlayers.trials.statistics import FloatArray, prior_strength, share_variance

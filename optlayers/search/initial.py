@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from optlayers.layerset import LayerSet
-from optlayers.search.space import LayerSpace, SeenSets
+from optlayers.layerset import LayerSet, LayerSpace, SeenSets
 
 KNOWN_SHARE = 0.1
 SCORED_SHARE = 0.4
@@ -42,6 +41,18 @@ def initial_set(
     return space.random_unseen(rng, seen)
 
 
+def favoured_size(rng: np.random.Generator, space: LayerSpace) -> int:
+    """One of the three largest sizes: 40 % the largest, 40 % the next, 20 % the third.
+
+    Where the budget has fewer sizes, in the same proportions.
+    """
+    sizes = [s for s in range(space.max_layers, space.max_layers - 3, -1) if s >= space.min_layers]
+    # The empty set has no layer to choose by its score.
+    sizes = [s for s in sizes if s > 0] or [space.max_layers]
+    odds = np.array([0.4, 0.4, 0.2][: len(sizes)])
+    return sizes[int(rng.choice(len(sizes), p=odds / odds.sum()))]
+
+
 def scored_set(
     rng: np.random.Generator, space: LayerSpace, single_layer_scores: Sequence[float]
 ) -> LayerSet:
@@ -52,13 +63,13 @@ def scored_set(
     weights = np.square(np.maximum(np.asarray(single_layer_scores, np.float64), 0.0))
     # A layer without a score of its own can still be drawn, if hardly.
     weights = weights + max(float(weights.max()), 1.0) * 1e-9
-    size = space.favoured_size(rng)
+    size = favoured_size(rng, space)
     if space.n_donors > 1:
         # All of them in the order in which they would be drawn; of a layer the first counts.
         order = rng.choice(
             space.n_choices, space.n_choices, replace=False, p=weights / weights.sum()
         )
-        first = {i // space.n_donors: i for i in reversed(order.tolist())}
+        first = {space.layer_of(i): i for i in reversed(order.tolist())}
         rank = {choice: place for place, choice in enumerate(order.tolist())}
         return LayerSet(tuple(sorted(first.values(), key=rank.__getitem__)[:size]))
     chosen = rng.choice(space.n_layers, size=size, replace=False, p=weights / weights.sum())

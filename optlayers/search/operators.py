@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.guide import Guide
 from optlayers.search.patterns import Pattern
-from optlayers.search.space import LayerSpace
 
 Crossover = Callable[[LayerSet, LayerSet, np.random.Generator], LayerSet]
 Mutation = Callable[[LayerSet, LayerSpace, Guide, np.random.Generator], LayerSet]
@@ -39,10 +38,10 @@ def repair(layers: LayerSet, space: LayerSpace, guide: Guide, rng: np.random.Gen
 
 def _settle(layers: LayerSet, space: LayerSpace, rng: np.random.Generator) -> LayerSet:
     """The set with one choice, at random, of each layer that has several."""
-    if layers.is_sound(space.n_donors):
+    if space.is_sound(layers):
         return layers
     choices = rng.permutation(layers.indices).tolist()
-    return LayerSet(tuple({i // space.n_donors: i for i in choices}.values()))
+    return LayerSet(tuple({space.layer_of(i): i for i in choices}.values()))
 
 
 def mutation_odds(size: int, space: LayerSpace) -> dict[str, float]:
@@ -139,8 +138,8 @@ def plant_pattern(
     chosen = _draw(fitting, [p.quality for p in fitting], rng)
     if chosen is None:
         return None
-    planted = chosen.layers.origins(space.n_donors)
-    others = [i for i in layers if i // space.n_donors not in planted]
+    planted = space.origins(chosen.layers)
+    others = [i for i in layers if space.layer_of(i) not in planted]
     if guide.strengths:
         others.sort(key=lambda i: (-guide.strengths[i], i))
     kept = others[: max(0, len(layers) - len(chosen.layers))]

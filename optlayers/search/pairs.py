@@ -15,9 +15,8 @@ from functools import cached_property
 
 import numpy as np
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace, SeenSets
 from optlayers.search.individual import Individual
-from optlayers.search.space import LayerSpace, SeenSets
 from optlayers.search.surrogate import Surrogate, indicators_of
 from optlayers.trials.statistics import FloatArray
 
@@ -54,7 +53,7 @@ class PairSets:
         held: Collection[tuple[int, ...]],
     ) -> None:
         self._space, self._model = space, model
-        origin = np.arange(space.n_choices) // space.n_donors
+        origin = np.array([space.layer_of(i) for i in range(space.n_choices)])
         # Choices of one layer are never held together.
         self._same = origin[:, None] == origin
         inside = indicators_of(held, space.n_choices)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from optlayers.layerset import LayerSpace
 from optlayers.search.individual import EXPLORED
-from optlayers.search.space import LayerSpace
 from optlayers.trials.record import Record
 
 

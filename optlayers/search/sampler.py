@@ -15,7 +15,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import InputError
-from optlayers.layerset import ONE, Donors, LayerSet
+from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import (
     History,
@@ -26,11 +26,10 @@ from optlayers.search.individual import (
 )
 from optlayers.search.patience import explored_sets, stagnates
 from optlayers.search.proposal import Goal, Phase, Proposal
-from optlayers.search.space import LayerSpace, search_space
 from optlayers.trials import keys
 from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record
-from optlayers.trials.records import GENERATION_KEY, best_by_layers, given_up
+from optlayers.trials.records import GENERATION_KEY, best_by_layers, given_up, search_space
 
 # Individuals that a proposal looks at: the best and an even choice of the others, so that it takes
 # no longer after many trials.
@@ -89,8 +88,8 @@ class PatternGASampler(BaseGASampler):
         donors: Donors = ONE,
     ) -> None:
         super().__init__(population_size)
-        self._donors = donors
-        n_choices = n_layers * len(donors)
+        self._space = LayerSpace(n_layers, min_layers, max_layers, donors)
+        n_choices = self._space.n_choices
         if single_layer_scores is not None and len(single_layer_scores) != n_choices:
             raise InputError(
                 f"single_layer_scores: {len(single_layer_scores)} scores for {n_choices} layers; "
@@ -99,12 +98,6 @@ class PatternGASampler(BaseGASampler):
         if patience is not None and patience < 1:
             raise InputError(f"patience is {patience}; expected 1 or more, or None")
         self._patience = patience
-        self._space = LayerSpace(
-            n_layers=n_layers,
-            min_layers=min_layers,
-            max_layers=max_layers,
-            n_donors=len(donors),
-        )
         self._search = GeneticSearch(
             space=self._space,
             population_size=population_size,
@@ -133,7 +126,7 @@ class PatternGASampler(BaseGASampler):
 
     def search_space(self) -> dict[str, BaseDistribution]:
         """The parameters of one layer set, for `study.ask`."""
-        return search_space(self._space.n_layers, self._donors)
+        return search_space(self._space)
 
     def propose(self, study: Study, k: int) -> list[Proposal]:
         """At most k distinct proposals for explore trials, without creating any trial.
@@ -222,7 +215,7 @@ class PatternGASampler(BaseGASampler):
         if not any(name in mine and name not in params for name in search_space):
             return params
         layers = self._draw(study, trial)
-        chosen = layers.to_params(self._space.n_layers, self._donors)
+        chosen = self._space.params(layers)
         params.update({n: v for n, v in chosen.items() if n in search_space and n not in params})
         return params
 

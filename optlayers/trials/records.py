@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError
-from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet, all_of
+from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet, LayerSpace, all_of, param_name
 from optlayers.trials import keys
 from optlayers.trials.record import Halves, Record
 
@@ -21,6 +21,12 @@ GENERATION_KEY = "PatternGASampler:generation"
 
 MAX_FAILURES = 3
 MAX_HELD_OUT = 10  # layer sets that answer the held-out questions
+
+
+def search_space(space: LayerSpace) -> dict[str, BaseDistribution]:
+    """The distributions of a trial's parameters: `layer_00` ... in base or donors."""
+    values = CategoricalDistribution((BASE, *space.donors))
+    return {param_name(i): values for i in range(space.n_layers)}
 
 
 def _layers_of(trial: FrozenTrial) -> LayerSet | None:

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import RunError
-from optlayers.layerset import ONE, Donors, LayerSet, sortable
+from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace, sortable
 from optlayers.search import Outcome, Proposal, search_space
 from optlayers.storage.heartbeat import Heart, is_gone, process_name
 from optlayers.storage.transactions import ACTIVE, Change, NewTrial, insert_running, swap_states
@@ -78,7 +78,7 @@ class Claims:
         self.heart = Heart(self.storage, study._study_id)
         # The study as it was read after the last claims: with them, and all that was told before.
         self.seen: list[FrozenTrial] = []
-        self._space = search_space(n_layers, donors)
+        self._space = search_space(LayerSpace(n_layers, donors=donors))
 
     # ------------------------------------------------------------------ taking
 

@@ -16,7 +16,7 @@ from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
 from optlayers.inference import offload as residency
 from optlayers.inference.stack import LayerStack
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from tests.gpu.test_streaming import Nothing
 from tests.helpers.tiny import tiny_llama
 
@@ -41,7 +41,7 @@ def test_layers_of_two_donors_give_the_same_wherever_they_lie(
     for i in range(20):
         tokens = tuple(int(t) for t in rng.integers(1, 1000, int(rng.integers(20, 90))))
         questions.append(Question(0, i, tuple(Request(tokens, (c,)) for c in (7, 8))))
-    every = [LayerSet(()), *all_layer_sets(6, 1, 2, 2)]
+    every = [LayerSet(()), *LayerSpace(6, 1, 2, ("a", "b"))]
     sets = every[::7]
     found = []
     for memory in (None, 700_000, 500_000):

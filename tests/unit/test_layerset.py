@@ -6,7 +6,7 @@ from math import comb
 import pytest
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet, all_layer_sets, param_name
+from optlayers.layerset import LayerSet, LayerSpace, all_layer_sets, param_name
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_neighbours_are_all_sets_one_step_away_within_the_budget(
     if not minimum <= len(mine) <= maximum:
         return
     expected = [other for other in all_layer_sets(6, minimum, maximum) if one_step(other)]
-    assert mine.neighbours(6, minimum, maximum) == sorted(expected)
+    assert LayerSpace(6, minimum, maximum).neighbours(mine) == sorted(expected)
 
 
 def test_enumeration_is_complete_and_small_sets_come_first() -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from benchmarks.lib.forked_worker import CONTEXT
 from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import MissingStudyError, StorageError
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import search_space
 from optlayers.storage import transactions
 from optlayers.storage.connect import (
@@ -320,7 +320,7 @@ def same_layers(mine: Any, other: Any) -> bool:
 
 
 def swap(study: optuna.Study, *changes: Change) -> list[bool]:
-    return swap_states(study._storage, study._study_id, changes, search_space(N_LAYERS))
+    return swap_states(study._storage, study._study_id, changes, search_space(LayerSpace(N_LAYERS)))
 
 
 def test_a_swap_writes_everything_over_what_was_there(study: optuna.Study) -> None:
@@ -371,7 +371,7 @@ def test_trials_made_at_once_have_numbers_in_order_and_all_their_parts(
         NewTrial(LayerSet.of(i).to_params(N_LAYERS), {"layers": str(i), "size": 1})
         for i in (0, 1, 1, 2)
     ]
-    space, again = search_space(N_LAYERS), lambda mine, other: False
+    space, again = search_space(LayerSpace(N_LAYERS)), lambda mine, other: False
     made = insert_running(study._storage, study._study_id, wanted, space, same_layers, again)
     assert [m and m[1] for m in made] == [1, 2, None, 3]
     for trial, layers in zip(study.get_trials()[1:], (0, 1, 2), strict=True):
@@ -396,7 +396,7 @@ def test_a_claim_that_is_tried_again_is_the_one_that_was_made(
         relational._storage,
         relational._study_id,
         wanted,
-        search_space(N_LAYERS),
+        search_space(LayerSpace(N_LAYERS)),
         same_layers,
         same_layers,
     )
@@ -409,7 +409,7 @@ def test_trials_are_read_as_optuna_reads_them(relational: optuna.Study) -> None:
     study, backend = relational, backend_of(relational._storage)
     assert isinstance(backend, QuickStorage)
     for end in (0.5, float("inf"), None):
-        trial = study.ask(search_space(N_LAYERS))
+        trial = study.ask(search_space(LayerSpace(N_LAYERS)))
         trial.suggest_float("rate", 1e-5, 1.0, log=True)
         trial.set_user_attr("words", ["ä", None, 1.5])
         study._storage.set_trial_system_attr(trial._trial_id, "key", {"a": 1})

@@ -7,19 +7,18 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from optlayers.layerset import LayerSet, all_layer_sets, all_of
+from optlayers.layerset import LayerSet, LayerSpace, all_of
 from optlayers.search import PatternGASampler
 from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, RandomSearch
 from optlayers.search.guide import Guide
 from optlayers.search.initial import scored_set
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.patterns import Pattern
-from optlayers.search.space import LayerSpace
 from optlayers.trials.records import read_records
 
 DONORS = ("a", "b", "c")
-SPACE = LayerSpace(n_layers=5, min_layers=1, max_layers=3, n_donors=3)
-EVERY = list(all_layer_sets(5, 1, 3, 3))
+SPACE = LayerSpace(n_layers=5, min_layers=1, max_layers=3, donors=DONORS)
+EVERY = list(SPACE)
 
 
 def test_the_space_counts_and_holds_all_its_sets() -> None:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.individual import individuals_from
 from optlayers.search.logprobs import LEAST, note_rung, sharpened
-from optlayers.search.space import LayerSpace
 from optlayers.trials.record import Halves, Record
 from optlayers.trials.statistics import FloatArray, spearman
 

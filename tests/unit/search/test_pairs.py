@@ -7,12 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import pairs
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import Individual
 from optlayers.search.pairs import PairSets, pair_share
-from optlayers.search.space import LayerSpace
 from optlayers.search.surrogate import Observation, Surrogate
 
 GOOD = ({1, 6}, {8, 11})
@@ -65,8 +64,8 @@ def test_the_pair_that_the_model_expects_joins_the_best_part_of_the_best() -> No
 
 
 def test_sets_are_new_of_the_budget_and_hold_no_layer_twice() -> None:
-    space = LayerSpace(n_layers=4, min_layers=2, max_layers=3, n_donors=2)
-    every = list(all_layer_sets(4, 2, 3, 2))
+    space = LayerSpace(n_layers=4, min_layers=2, max_layers=3, donors=("a", "b"))
+    every = list(space)
     rng = np.random.default_rng(2)
     fitted = Surrogate([Observation(s, rng.random()) for s in every[::5]], space.n_choices)
     taken = {s.indices for s in every[::5]}

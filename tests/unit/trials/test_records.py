@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import search_space
 from optlayers.trials import keys
 from optlayers.trials.reader import RecordReader
@@ -66,7 +66,7 @@ def test_a_plain_trial_is_read_by_its_parameters() -> None:
     (waiting,) = read_records(study.trials)
     assert waiting.layers == LayerSet.of(1, 2)
     assert waiting.is_claimed
-    asked = study.ask(search_space(4))
+    asked = study.ask(search_space(LayerSpace(4)))
     asked.report(0.25, 40)
     study.tell(asked, 0.5)
     (done,) = read_records(study.trials)
@@ -111,7 +111,7 @@ def test_the_reader_reads_what_read_records_reads_and_sees_trials_finish() -> No
     study = optuna.create_study(direction="maximize")
     reader = RecordReader()
     for i in range(6):
-        asked = study.ask(search_space(5))
+        asked = study.ask(search_space(LayerSpace(5)))
         assert reader.read(study.trials) == read_records(study.trials)
         study.tell(asked, i / 10)
         assert reader.read(study.trials) == read_records(study.trials)
@@ -122,5 +122,5 @@ def test_the_reader_keeps_two_studies_apart() -> None:
     reader = RecordReader()
     for value in (0.1, 0.2):
         study = optuna.create_study(direction="maximize")
-        study.tell(study.ask(search_space(3)), value)
+        study.tell(study.ask(search_space(LayerSpace(3))), value)
         assert [r.score for r in reader.read(study.trials)] == [value]
