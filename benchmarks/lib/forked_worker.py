@@ -16,9 +16,8 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "__main__",
-        "forked_worker",
-        *(f"optlayers.{name}" for name in ("cli.worker", "cli.live", "worker", "storage")),
-        "optlayers.testing.replay",
+        "benchmarks.lib.forked_worker",
+        *(f"optlayers.{name}" for name in ("cli.worker", "cli.live", "testing", "workers.worker")),
         *("psycopg", "pymysql", "sqlalchemy.dialects.sqlite"),
         *("sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.mysql.pymysql"),
     ]

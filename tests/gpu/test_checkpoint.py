@@ -17,7 +17,6 @@ from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from tests.helpers.tiny import export, parents_in
 
-ROOT = Path(__file__).resolve().parents[2]
 LAYERS = LayerSet.of(2, 5, 11)
 HOW: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
 

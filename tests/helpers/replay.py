@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 
 from optlayers.config.study import StudyDefinition, parse_study
+from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search import RacingPruner
@@ -87,3 +90,38 @@ def worker_at(
 
 def worker_in(folder: Path, seed: int = 0, index: int = 0, seconds: float = 0.0) -> Worker:
     return worker_at(url_in(folder), seed, index, seconds)
+
+
+class Broken(ReplayEvaluator):
+    """Some sets give NaN, and a bad call raises."""
+
+    def __init__(self, nan: set[LayerSet], fail_at: int | None = None) -> None:
+        super().__init__(landscape())
+        self.nan, self.fail_at, self.calls = nan, fail_at, 0
+
+    def evaluate(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[NDArray[np.bool_] | EvaluationError]:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("the device has left")
+        good = super().evaluate(layer_sets, start, stop)
+        return [
+            EvaluationError("NaN in the logits") if layers in self.nan else answers
+            for layers, answers in zip(layer_sets, good, strict=True)
+        ]
+
+
+class Counting(Broken):
+    """Counts how often each question of each set is asked."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__(set(), fail_at)
+        self.asked: Counter[tuple[LayerSet, int]] = Counter()
+
+    def evaluate(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[NDArray[np.bool_] | EvaluationError]:
+        found = super().evaluate(layer_sets, start, stop)
+        self.asked.update((layers, n) for layers in layer_sets for n in range(start, stop))
+        return found

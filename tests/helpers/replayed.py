@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import yaml
+from optuna.trial import FrozenTrial
 
-LANDSCAPE = Path(__file__).resolve().parents[2] / "studies" / "demo" / "landscape.npz"
+from optlayers.storage.connect import open_storage
+from tests.helpers.paths import LANDSCAPE
 
 
 def write_replay(folder: Path, **spec: Any) -> Path:
@@ -42,6 +45,15 @@ def search(folder: Path, *arguments: str, url: str | None = None) -> subprocess.
     return start(
         folder, "search", "--devices", "cpu", "--replay", replay, "--json", *arguments, url=url
     )
+
+
+def trials(url: str) -> list[FrozenTrial]:
+    """The trials of the demo's study; none while there is no study yet."""
+    try:
+        study = optuna.load_study(study_name="demo", storage=open_storage(url))
+    except KeyError:
+        return []
+    return study.get_trials(deepcopy=False)
 
 
 def children(pid: int) -> list[int]:

@@ -1,17 +1,27 @@
-"""Tiny random models of one shape, a tokenizer for them, and a study over a pair of them."""
+"""Tiny random models of one shape, a tokenizer for them, a study over a pair, and exports."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from optlayers.checkpoints.parents import Parents
-    from optlayers.layerset import LayerSet
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO_TASKS = ROOT / "studies" / "demo" / "tasks"
+from optlayers.checkpoints.parents import Parents
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.writer import export_hybrid
+from optlayers.inference.stack import LayerStack
+from optlayers.layerset import LayerSet
+from optlayers.models import LlambaConfig, LlambaForCausalLM
+from tests.helpers.paths import DEMO_TASKS
 
 LAYERS, WIDTH, VOCAB = 6, 32, 1024
 END = "<|end|>"
@@ -34,9 +44,6 @@ refine: {{top: 1, verify: 2, rounds: 2}}
 
 def train_tiny_tokenizer() -> Any:
     """A byte-level BPE on the demo's questions; any text can be encoded."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     texts = []
     for path in sorted(DEMO_TASKS.glob("*.jsonl")):
         for line in path.read_text("utf-8").splitlines():
@@ -60,8 +67,6 @@ def train_tiny_tokenizer() -> Any:
 
 def loud(model: Any, seed: int, std: float = 0.2) -> Any:
     """Give every matrix of a model weights large enough that each layer matters; returns it."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -75,8 +80,6 @@ def loud(model: Any, seed: int, std: float = 0.2) -> Any:
 
 def tiny_llama(seed: int = 1, tied: bool = False, **more: Any) -> Any:
     """A random Llama of `LAYERS` layers, `WIDTH` wide; `more` changes its config."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     settings = {
         "vocab_size": VOCAB,
         "hidden_size": WIDTH,
@@ -97,8 +100,6 @@ def tiny_llama(seed: int = 1, tied: bool = False, **more: Any) -> Any:
 
 def tiny_llamba(seed: int = 2, tied: bool = False, **ssm: Any) -> Any:
     """A random Llamba of the same shape; `ssm` changes its `ssm_cfg`."""
-    from optlayers.models import LlambaConfig, LlambaForCausalLM
-
     config = LlambaConfig(
         vocab_size=VOCAB,
         d_model=WIDTH,
@@ -140,26 +141,17 @@ def make_tiny_study(pair: Path) -> Path:
 
 def parents_in(folder: Path) -> Parents:
     """The checkpoints in `base/` and `donor/` of a folder."""
-    from optlayers.checkpoints.parents import Parents
-    from optlayers.checkpoints.reader import Checkpoint
-
     base, donor = (Checkpoint(name, folder / name) for name in ("base", "donor"))
     return Parents(base, (donor,))
 
 
 def export(parents: Parents, layers: LayerSet, out: Path, **options: Any) -> Path:
     """A checkpoint with the donor's tokenizer and without documents."""
-    from optlayers.checkpoints.writer import export_hybrid
-
     return export_hybrid(parents, layers, out, parents.donors[0].folder, {}, **options)
 
 
 def stack_logits(parents: Parents, layers: LayerSet) -> Any:
     """Logits of `TOKENS` from the layers of a pair."""
-    import torch
-
-    from optlayers.inference.stack import LayerStack
-
     stack = LayerStack.load(parents, torch.device("cpu"), torch.float32)
     with torch.inference_mode():
         h, inputs = stack.begin(torch.tensor(TOKENS))
@@ -170,8 +162,13 @@ def stack_logits(parents: Parents, layers: LayerSet) -> Any:
 
 def model_logits(folder: Path) -> Any:
     """Logits of `TOKENS` from a checkpoint, loaded by transformers."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     with torch.inference_mode():
         return AutoModelForCausalLM.from_pretrained(folder)(torch.tensor(TOKENS)).logits
+
+
+def cache_bytes(model: Any, tokens: int) -> int:
+    """Bytes of keys and values after so many tokens."""
+    with torch.inference_mode():
+        cache = model(torch.ones(1, tokens, dtype=torch.long), use_cache=True).past_key_values
+    parts = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(part.nbytes for part in parts if part is not None)

@@ -15,9 +15,10 @@ import yaml
 
 import optlayers.cli.worker  # noqa: F401  (adds the command)
 from optlayers.cli.app import app
+from tests.helpers.paths import ROOT
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-SLURM = SCRIPTS / "slurm_array.sh"
+DEPLOY = ROOT / "deploy"
+SLURM = DEPLOY / "slurm_array.sh"
 URL = "postgresql+psycopg://me:s3cret@host/db"
 
 
@@ -47,7 +48,7 @@ def submit(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
 def test_every_shell_script_is_sound() -> None:
     scripts = [
         path
-        for path in [*SCRIPTS.iterdir(), SCRIPTS.parent / ".ci" / "run"]
+        for path in [*(ROOT / "scripts").iterdir(), *DEPLOY.iterdir(), ROOT / ".ci" / "run"]
         if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
     ]
     assert SLURM in scripts
@@ -86,7 +87,7 @@ def test_a_slurm_task_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_kubernetes_job_starts_workers_with_the_url_from_a_secret() -> None:
-    text = (SCRIPTS / "kubernetes_job.yaml").read_text(encoding="utf-8")
+    text = (DEPLOY / "kubernetes_job.yaml").read_text(encoding="utf-8")
     [job] = yaml.safe_load_all(text)
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     # A Job with a failure policy must not restart its containers in place.

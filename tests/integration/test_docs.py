@@ -21,12 +21,12 @@ from tests.helpers.commands import Commands
 from tests.helpers.docs_commands import (
     NEEDS,
     OURS,
-    ROOT,
     Command,
     blocks,
     documents,
     shell_commands,
 )
+from tests.helpers.paths import LANDSCAPE, ROOT
 
 COMMANDS = shell_commands()
 RUN = [c for c in COMMANDS if c.needs == ""]
@@ -34,7 +34,6 @@ ENDLESS = [c for c in COMMANDS if c.needs == "serves"]
 MARKED = [c for c in COMMANDS if c.needs not in ("", "serves")]
 # Other people's programs that documents may call where a test cannot.
 PROGRAMS = ("git", "pip", "cd", "export", "sbatch", "kubectl", "apt-get", "psql", "createdb")
-LANDSCAPE = ROOT / "studies" / "demo" / "landscape.npz"
 
 
 def is_ours(command: Command) -> bool:
@@ -273,7 +272,7 @@ def test_the_work_that_the_readme_says_is_that_of_the_benchmark() -> None:
 
 
 def test_the_results_of_the_readme_are_those_of_the_benchmark() -> None:
-    for row in (ROOT / "benchmarks" / "demo.md").read_text("utf-8").splitlines():
+    for row in (ROOT / "benchmarks" / "search" / "demo.md").read_text("utf-8").splitlines():
         if row.startswith("| ") and "%" not in row and "(the" not in row:
             for name in ("README.md", "README.zh-CN.md"):
                 numbers = row.replace("not checked", "").strip("| ")
@@ -283,8 +282,8 @@ def test_the_results_of_the_readme_are_those_of_the_benchmark() -> None:
 def test_what_the_readme_says_below_its_picture_is_the_truth_of_the_demo() -> None:
     from optlayers.testing import Landscape
 
-    scores = Landscape.load(ROOT / "studies" / "demo" / "landscape.npz").scores()
-    table = (ROOT / "benchmarks" / "demo.md").read_text("utf-8")
+    scores = Landscape.load(LANDSCAPE).scores()
+    table = (ROOT / "benchmarks" / "search" / "demo.md").read_text("utf-8")
     donor = float(re.findall(r"^\| all \(the donor\) \| ([\d.]+) ", table, re.MULTILINE)[0]) / 100
     base = next(score for layers, score in scores.items() if not layers)
     best = [max(s for layers, s in scores.items() if len(layers) == size) for size in (1, 4)]

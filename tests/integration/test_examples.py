@@ -5,11 +5,11 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 from optlayers.layerset import LayerSet
+from tests.helpers.paths import ROOT
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def test_the_sampler_alone_solves_another_subset_problem() -> None:

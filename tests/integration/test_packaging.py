@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.paths import ROOT
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
@@ -89,7 +90,7 @@ def test_the_demo_runs_from_the_wheel_outside_the_repository(dist: Path, tmp_pat
         return done.stdout
 
     where = subprocess.run(
-        [str(python), "-c", "import optlayers.study as s; print(s.STUDIES)"],
+        [str(python), "-c", "from optlayers.config.study import STUDIES as s; print(s)"],
         cwd=away, env=env, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     assert Path(where) == site / "optlayers" / "studies"

@@ -29,7 +29,8 @@ from optlayers.report.figures import figures
 from optlayers.report.page import page
 from optlayers.report.text import as_data, markdown
 from optlayers.trials.record import decode_answers
-from tests.helpers.tiny import DEMO_TASKS, tiny_llama, train_tiny_tokenizer
+from tests.helpers.paths import DEMO_TASKS
+from tests.helpers.tiny import tiny_llama, train_tiny_tokenizer
 
 CPU = torch.device("cpu")
 STUDY = """\

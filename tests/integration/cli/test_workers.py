@@ -15,22 +15,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
 from benchmarks.lib.servers import PASSWORD
-from optlayers.storage.connect import open_storage
 from optlayers.trials import keys
-from tests.helpers.replayed import children, search, start, write_replay
-
-
-def trials(url: str) -> list[optuna.trial.FrozenTrial]:
-    try:
-        study = optuna.load_study(study_name="demo", storage=open_storage(url))
-    except KeyError:
-        return []
-    return study.get_trials(deepcopy=False)
+from tests.helpers.replayed import children, search, start, trials, write_replay
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -17,8 +17,8 @@ from optlayers.testing import Landscape
 from studies.demo.build import make_tasks as maker
 from studies.demo.build import questions as demo
 from tests.helpers.fresh import run_fresh
+from tests.helpers.paths import DEMO
 
-DEMO = Path(__file__).resolve().parents[3] / "studies" / "demo"
 BEST = LayerSet.of(0, 10, 11, 15)
 
 

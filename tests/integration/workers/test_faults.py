@@ -9,18 +9,22 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from optuna import load_study
-from optuna.trial import FrozenTrial
 
 from benchmarks.lib.servers import Server
+from optlayers.config.study import load_study
 from optlayers.errors import StorageAwayError, StorageError
 from optlayers.storage import heartbeat as liveness
 from optlayers.storage.connect import open_storage, open_study
+from optlayers.storage.heartbeat import host_name
 from optlayers.storage.retry import Patience, limit_patience
-from tests.helpers.replay import definition, worker_at
-from tests.helpers.replayed import start, write_replay
+from optlayers.trials.records import read_records
+from optlayers.workers import heldout as holdout
+from optlayers.workers import once as turns
+from tests.helpers.replay import definition, url_in, worker_at
+from tests.helpers.replayed import search, start, trials, write_replay
 from tests.helpers.soundness import assert_sound
 
 SMALL = definition(small=True)
@@ -29,13 +33,6 @@ SMALL = definition(small=True)
 def finished(url: str) -> int:
     study = open_study(url, SMALL, create=False)
     return sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
-
-
-def trials_of(url: str) -> list[FrozenTrial]:
-    try:
-        return load_study(study_name="demo", storage=open_storage(url)).get_trials(deepcopy=False)
-    except KeyError:
-        return []
 
 
 @pytest.mark.parametrize(
@@ -101,7 +98,7 @@ def test_a_worker_may_wait_for_a_server_at_its_start(postgres: Server, tmp_path:
                 time.sleep(0.1)
         finally:
             postgres.start()
-        while not any(t.state.is_finished() for t in trials_of(url)):
+        while not any(t.state.is_finished() for t in trials(url)):
             assert waiting.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -174,3 +171,38 @@ def test_a_port_that_is_taken_is_one_line_and_a_dashboard_for_others_warns(tmp_p
     lines = [x for x in shown if x.startswith("optlayers:")]
     assert len(lines) == 1
     assert "choose another --host or --port" in lines[0]
+
+
+STUDY = """
+name: demo
+base: {model: b}
+donor: {model: d}
+layers: {min: 1, max: 4}
+tasks: [{name: t}]
+questions: {fast: 6, full: 24}
+explore: {population: 4, generations: 1}
+validate: {top: 1}
+refine: {top: 0}
+"""
+
+
+DONOR = ",".join(map(str, range(16)))
+
+
+def test_a_donor_that_ends_its_workers_ends_no_study(tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_text(STUDY)
+    write_replay(tmp_path, faults={DONOR: "exit"})
+    wanted = load_study(str(tmp_path / "short.yaml"))
+    study = open_study(url_in(tmp_path), wanted)
+    # It has ended all but the last that it may.
+    line: dict[str, Any] = {"worker": f"{host_name()}:1:1", "token": "x", "beat": 0, "done": False}
+    line["tries"] = turns.MOST_TRIES - 1
+    study._storage.set_study_system_attr(study._study_id, turns.KEY + "base and donor", line)
+    searching = search(tmp_path, "--study", "short.yaml", "--workers", "1")
+    searching.communicate(timeout=120)
+    told = (tmp_path / "err").read_text()
+    assert searching.returncode == 0, told
+    assert "again in 1 s" in told
+    # So the next search says at once that it is finished.
+    study = open_study(url_in(tmp_path), wanted)
+    assert holdout.is_checked(study, wanted, read_records(study.get_trials()), 16)

@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,8 +12,6 @@ import pytest
 from studies.demo.build import make_tasks as maker
 from studies.demo.build import questions as demo
 from studies.demo.build import training_text as training
-
-ROOT = Path(__file__).resolve().parents[3]
 
 TASKS = demo.TASKS_DIR
 

@@ -12,8 +12,8 @@ from optlayers.checkpoints.parents import Parents
 from optlayers.evaluation.costs import layer_costs
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from tests.unit.models.test_families import saved, tiny
-from tests.unit.trials.test_cost import cache_bytes
+from tests.helpers.families import saved, tiny
+from tests.helpers.tiny import cache_bytes
 
 CPU = torch.device("cpu")
 

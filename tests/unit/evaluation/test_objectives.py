@@ -21,7 +21,8 @@ from optlayers.results.view import StudyView
 from optlayers.storage.connect import open_study
 from optlayers.trials.record import decode_answers, encode_answers
 from optlayers.workers.worker import Worker
-from tests.helpers.tiny import DEMO_TASKS, export
+from tests.helpers.paths import DEMO_TASKS
+from tests.helpers.tiny import export
 
 CPU = torch.device("cpu")
 LAYERS = LayerSet.of(1, 4)

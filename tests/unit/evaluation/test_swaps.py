@@ -15,7 +15,8 @@ from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import encode_answers
-from tests.helpers.tiny import DEMO_TASKS, STUDY, tiny_llama
+from tests.helpers.paths import DEMO_TASKS
+from tests.helpers.tiny import STUDY, tiny_llama
 
 LAYERS = LayerSet.of(1, 4)
 

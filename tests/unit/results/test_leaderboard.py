@@ -6,32 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
 from optlayers.results.leaderboard import best_of_size, leaderboard
 from optlayers.results.view import StudyView
 from optlayers.trials.record import Record
 from optlayers.trials.records import read_records
+from tests.helpers.records import record
 from tests.helpers.replay import BEST, N_LAYERS, definition, landscape, study_in, worker_in
 
 ROW = ["rank", "layers", "n_layers", "score", "ci_low", "ci_high", "questions", "fidelity", "trial"]
 COUNTS = ["complete", "pruned", "running", "waiting", "failed"]
-
-
-def record(number: int, layers: tuple[int, ...], score: float | None, questions: int) -> Record:
-    full = questions == 160
-    return Record(
-        number=number,
-        state=TrialState.COMPLETE if full else TrialState.PRUNED,
-        layers=LayerSet(layers),
-        questions=questions,
-        score=score,
-        ci_low=None if score is None else score - 0.1,
-        ci_high=None if score is None else score + 0.1,
-        fidelity="full" if full else "fast",
-        evaluated=questions,
-    )
 
 
 def order_of(*records: Record) -> list[list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,8 +20,8 @@ from optlayers.report.scores import score_by_size
 from optlayers.results.leaderboard import front, leaderboard
 from optlayers.results.view import StudyView
 from optlayers.trials.cost import Cost, cost_of
-from tests.helpers.tiny import tiny_llama
-from tests.unit.results.test_leaderboard import record
+from tests.helpers.records import record
+from tests.helpers.tiny import cache_bytes, tiny_llama
 
 CPU = torch.device("cpu")
 SETS = [LayerSet(()), LayerSet.of(1, 4), LayerSet(tuple(range(6)))]
@@ -31,14 +30,6 @@ SETS = [LayerSet(()), LayerSet.of(1, 4), LayerSet(tuple(range(6)))]
 def stack_of(pair: Path, donor: Path | None = None, graft: Graft | None = None) -> LayerStack:
     base, given = Checkpoint("base", pair / "base"), Checkpoint("donor", donor or pair / "donor")
     return LayerStack.load(Parents(base, (given,)), CPU, torch.float32, graft=graft or Graft())
-
-
-def cache_bytes(model: Any, tokens: int) -> int:
-    """Bytes of keys and values after so many tokens."""
-    with torch.inference_mode():
-        cache = model(torch.ones(1, tokens, dtype=torch.long), use_cache=True).past_key_values
-    parts = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-    return sum(part.nbytes for part in parts if part is not None)
 
 
 def test_kv_bytes_are_what_a_further_token_adds_to_the_cache_of_the_hybrid(

@@ -11,17 +11,12 @@ from typing import Any
 import optuna
 import pytest
 
-from optlayers.config.study import load_study
 from optlayers.errors import TimeUp
-from optlayers.storage.connect import open_storage, open_study
+from optlayers.storage.connect import open_storage
 from optlayers.storage.heartbeat import host_name, process_name
-from optlayers.trials.records import read_records
-from optlayers.workers import heldout as holdout
 from optlayers.workers import once as turns
 from optlayers.workers.once import in_turn
-from tests.helpers.replay import study_in, url_in, worker_at
-from tests.helpers.replayed import search, write_replay
-from tests.unit.workers.test_worker import Counting
+from tests.helpers.replay import Counting, study_in, url_in, worker_at
 
 
 @pytest.fixture
@@ -137,40 +132,3 @@ def test_two_workers_ask_base_and_donor_once(tmp_path: Path) -> None:
     ends = [count for (layers, _), count in asked.items() if len(layers) in (0, 10)]
     assert len(ends) == 2 * evaluators[0].order.n_full
     assert set(ends) == {1}
-
-
-STUDY = """
-name: demo
-base: {model: b}
-donor: {model: d}
-layers: {min: 1, max: 4}
-tasks: [{name: t}]
-questions: {fast: 6, full: 24}
-explore: {population: 4, generations: 1}
-validate: {top: 1}
-refine: {top: 0}
-"""
-DONOR = ",".join(map(str, range(16)))
-
-
-def has_turn(study: optuna.Study) -> bool:
-    """Whether a worker is about to ask base and donor."""
-    return turns.KEY + "base and donor" in study._storage.get_study_system_attrs(study._study_id)
-
-
-def test_a_donor_that_ends_its_workers_ends_no_study(tmp_path: Path) -> None:
-    (tmp_path / "short.yaml").write_text(STUDY)
-    write_replay(tmp_path, faults={DONOR: "exit"})
-    wanted = load_study(str(tmp_path / "short.yaml"))
-    study = open_study(url_in(tmp_path), wanted)
-    # It has ended all but the last that it may.
-    dead = f"{host_name()}:1:1"
-    line_of(study, "base and donor", worker=dead, tries=turns.MOST_TRIES - 1)
-    searching = search(tmp_path, "--study", "short.yaml", "--workers", "1")
-    searching.communicate(timeout=120)
-    told = (tmp_path / "err").read_text()
-    assert searching.returncode == 0, told
-    assert "again in 1 s" in told
-    # So the next search says at once that it is finished.
-    study = open_study(url_in(tmp_path), wanted)
-    assert holdout.is_checked(study, wanted, read_records(study.get_trials()), 16)

@@ -4,19 +4,16 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
-from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
 
 from benchmarks.lib.forked_worker import CONTEXT
-from optlayers.errors import EvaluationError, RunError, StorageError
+from optlayers.errors import RunError, StorageError
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.results.leaderboard import leaderboard
 from optlayers.search import RacingPruner
@@ -26,7 +23,17 @@ from optlayers.trials.records import read_records
 from optlayers.workers.queue import check_alive
 from optlayers.workers.worker import Worker
 from tests.helpers import soundness
-from tests.helpers.replay import BEST, definition, landscape, study_in, url_in, worker_at, worker_in
+from tests.helpers.replay import (
+    BEST,
+    Broken,
+    Counting,
+    definition,
+    landscape,
+    study_in,
+    url_in,
+    worker_at,
+    worker_in,
+)
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -123,26 +130,6 @@ def test_a_stopped_worker_returns_its_claims_within_seconds(tmp_path: Path) -> N
     assert_sound(tmp_path, small=True)
 
 
-class Broken(ReplayEvaluator):
-    """Some sets give NaN, and a bad call raises."""
-
-    def __init__(self, nan: set[LayerSet], fail_at: int | None = None) -> None:
-        super().__init__(landscape())
-        self.nan, self.fail_at, self.calls = nan, fail_at, 0
-
-    def evaluate(
-        self, layer_sets: Sequence[LayerSet], start: int, stop: int
-    ) -> list[NDArray[np.bool_] | EvaluationError]:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise RuntimeError("the device has left")
-        good = super().evaluate(layer_sets, start, stop)
-        return [
-            EvaluationError("NaN in the logits") if layers in self.nan else answers
-            for layers, answers in zip(layer_sets, good, strict=True)
-        ]
-
-
 def broken_worker(folder: Path, evaluator: Broken) -> Worker:
     return Worker(definition(small=True), study_in(folder), evaluator, cohort=6)
 
@@ -183,21 +170,6 @@ def test_other_questions_than_the_study_began_with_are_refused(tmp_path: Path) -
     )
     with pytest.raises(StorageError, match="n_fast"):
         Worker(definition(), study_in(tmp_path), evaluator)
-
-
-class Counting(Broken):
-    """Counts how often each question of each set is asked."""
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        super().__init__(set(), fail_at)
-        self.asked: Counter[tuple[LayerSet, int]] = Counter()
-
-    def evaluate(
-        self, layer_sets: Sequence[LayerSet], start: int, stop: int
-    ) -> list[NDArray[np.bool_] | EvaluationError]:
-        found = super().evaluate(layer_sets, start, stop)
-        self.asked.update((layers, n) for layers in layer_sets for n in range(start, stop))
-        return found
 
 
 def test_no_question_is_asked_twice_and_the_budget_holds(tmp_path: Path) -> None:

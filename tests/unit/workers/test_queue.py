@@ -1,26 +1,21 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from benchmarks.lib.forked_worker import CONTEXT
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet
 from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
 from optlayers.storage import heartbeat as liveness
-from optlayers.storage.connect import open_study
 from optlayers.storage.heartbeat import is_gone, process_name
 from optlayers.trials import keys
 from optlayers.trials.records import given_up, read_records
 from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, Claims
-from tests.helpers.replay import N_LAYERS, definition, study_in
+from tests.helpers.replay import N_LAYERS, study_in
 
 SET = LayerSet.of(1, 4)
 
@@ -112,29 +107,6 @@ def test_a_set_that_paused_goes_on_once_from_where_it_stands(tmp_path: Path) -> 
     assert (trial.state, trial.user_attrs[keys.REASON]) == (TrialState.PRUNED, keys.REASON_BEATEN)
 
 
-def pop_all(folder: Path, barrier: Any, found: Any) -> None:
-    claims = claims_in(folder)
-    trials = claims.study.get_trials()
-    barrier.wait(60)
-    found.put([claim.number for claim in claims.pop_waiting(trials, 99)])
-
-
-def test_workers_that_reach_for_the_queue_at_once_take_each_trial_once(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
-    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:30]
-    claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in sets])
-    claims.give_back()
-    barrier, found = CONTEXT.Barrier(3), CONTEXT.Queue()
-    arguments = (tmp_path, barrier, found)
-    processes = [CONTEXT.Process(target=pop_all, args=arguments) for _ in range(3)]
-    for process in processes:
-        process.start()
-    taken = [number for _ in processes for number in found.get(timeout=60)]
-    for process in processes:
-        process.join(60)
-    assert sorted(taken) == list(range(30, 60))
-
-
 def test_a_claim_given_back_waits_and_is_taken_once(tmp_path: Path) -> None:
     claims = claims_in(tmp_path)
     claims.take([proposal()])
@@ -201,31 +173,6 @@ def test_a_failure_without_a_reason_counts_against_the_set_all_the_same(tmp_path
         [claim] = claims.take([proposal()])
         claims.fail(claim, "")
     assert given_up(read_records(claims.study.get_trials())) == {SET}
-
-
-def hold(folder: Path, started: Any) -> None:
-    claims_in(folder).take([proposal()])
-    started.set()
-    time.sleep(60)
-
-
-def test_the_claim_of_a_killed_process_is_failed_and_queued_once(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
-    started = CONTEXT.Event()
-    process = CONTEXT.Process(target=hold, args=(tmp_path, started))
-    process.start()
-    assert started.wait(60)
-    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0  # it lives
-    process.kill()
-    process.join()
-    seen = claims.study.get_trials(deepcopy=False)
-    assert claims.reap(seen) == 1
-    assert claims_in(tmp_path).reap(seen) == 0  # another worker that saw the same was too late
-    lost, again = claims.study.get_trials()
-    assert lost.state == TrialState.FAIL
-    assert lost.user_attrs[keys.REASON].startswith("lost worker")
-    assert (again.state, again.user_attrs[keys.LAYERS]) == (TrialState.WAITING, "1,4")
-    assert again.params == SET.to_params(N_LAYERS)
 
 
 def test_a_trial_whose_heart_stopped_elsewhere_is_taken_for_lost(
@@ -362,35 +309,3 @@ def test_a_set_that_is_lost_too_often_is_given_up_with_the_last_reason(tmp_path:
     assert trial.state == TrialState.FAIL
     assert "4 tries; the last: RuntimeError: the device has left" in trial.user_attrs[keys.REASON]
     assert given_up(read_records([trial])) == {SET}
-
-
-@pytest.mark.parametrize("server", ["postgresql_url", "mysql_url"])
-def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
-    server: str, request: pytest.FixtureRequest
-) -> None:
-    url = request.getfixturevalue(server)
-    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:12]
-    workers = 4
-    barrier = threading.Barrier(workers)
-
-    def claim(index: int) -> tuple[list[LayerSet], list[int]]:
-        claims = Claims(open_study(url, definition()), N_LAYERS, "cpu")
-        claims.worker = f"elsewhere:{index}:1"
-        mine = sets[index:] + sets[:index]
-        barrier.wait(60)
-        taken = claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in mine])
-        barrier.wait(60)
-        claims.give_back()
-        barrier.wait(60)
-        again = claims.pop_waiting(claims.study.get_trials(), 99)
-        claims.commit([(answer(c, 4), Outcome.PAUSE) for c in again])
-        return [c.layers for c in taken], [c.number for c in again]
-
-    open_study(url, definition())
-    with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(claim, range(workers)))
-    assert sorted(layers for taken, _ in results for layers in taken) == sets
-    assert sorted(number for _, again in results for number in again) == list(range(12, 24))
-    trials = open_study(url, definition()).get_trials()
-    assert [t.number for t in trials] == list(range(24))
-    assert {t.state for t in trials[12:]} == {TrialState.PRUNED}

@@ -26,7 +26,8 @@ from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import decode_answers, encode_answers
 from optlayers.trials.statistics import StratifiedScore
-from tests.helpers.tiny import DEMO_TASKS, export, parents_in
+from tests.helpers.paths import DEMO_TASKS
+from tests.helpers.tiny import export, parents_in
 
 LAYERS = LayerSet.of(1, 4)
 CPU = torch.device("cpu")

@@ -1,0 +1,156 @@
+"""Many workers at once on one database: processes on SQLite, and servers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from benchmarks.lib.forked_worker import CONTEXT
+from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
+from optlayers.storage.connect import (
+    open_study,
+    stored_definition,
+)
+from optlayers.trials import keys
+from optlayers.workers.queue import Claim, Claims
+from tests.helpers.replay import N_LAYERS, definition, study_in
+from tests.helpers.storage_suite import DatabaseSuite
+
+
+def create_often(folder: str, barrier: Any, failures: Any) -> None:
+    for number in range(6):
+        barrier.wait(60)
+        try:
+            open_study(f"sqlite:///{folder}/{number}.db", definition())
+        except BaseException as error:
+            failures.put(repr(error))
+
+
+def test_processes_that_create_the_study_at_once_all_get_it(tmp_path: Path) -> None:
+    barrier, failures = CONTEXT.Barrier(3), CONTEXT.Queue()
+    arguments = (str(tmp_path), barrier, failures)
+    processes = [CONTEXT.Process(target=create_often, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(180)
+        assert process.exitcode == 0
+    assert failures.empty(), failures.get()
+    for number in range(6):
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        assert stored_definition(url, "replayed") == definition().to_dict()
+
+
+SET = LayerSet.of(1, 4)
+
+
+def claims_in(folder: Path, worker: str | None = None) -> Claims:
+    claims = Claims(study_in(folder), N_LAYERS, "cpu")
+    claims.worker = worker or claims.worker
+    return claims
+
+
+def answer(claim: Claim, questions: int) -> Claim:
+    """Give a claim right answers to the first questions."""
+    scored = Rungs(32, 160, np.zeros(160, dtype=np.intp))
+    claim.record = scored.at(claim.record, np.ones(questions, dtype=np.bool_), 0, {})
+    return claim
+
+
+def proposal(goal: Goal = Goal.race) -> Proposal:
+    return Proposal(SET, Phase.explore, goal, generation=2)
+
+
+def pop_all(folder: Path, barrier: Any, found: Any) -> None:
+    claims = claims_in(folder)
+    trials = claims.study.get_trials()
+    barrier.wait(60)
+    found.put([claim.number for claim in claims.pop_waiting(trials, 99)])
+
+
+def test_workers_that_reach_for_the_queue_at_once_take_each_trial_once(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:30]
+    claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in sets])
+    claims.give_back()
+    barrier, found = CONTEXT.Barrier(3), CONTEXT.Queue()
+    arguments = (tmp_path, barrier, found)
+    processes = [CONTEXT.Process(target=pop_all, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    taken = [number for _ in processes for number in found.get(timeout=60)]
+    for process in processes:
+        process.join(60)
+    assert sorted(taken) == list(range(30, 60))
+
+
+def hold(folder: Path, started: Any) -> None:
+    claims_in(folder).take([proposal()])
+    started.set()
+    time.sleep(60)
+
+
+def test_the_claim_of_a_killed_process_is_failed_and_queued_once(tmp_path: Path) -> None:
+    claims = claims_in(tmp_path)
+    started = CONTEXT.Event()
+    process = CONTEXT.Process(target=hold, args=(tmp_path, started))
+    process.start()
+    assert started.wait(60)
+    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0  # it lives
+    process.kill()
+    process.join()
+    seen = claims.study.get_trials(deepcopy=False)
+    assert claims.reap(seen) == 1
+    assert claims_in(tmp_path).reap(seen) == 0  # another worker that saw the same was too late
+    lost, again = claims.study.get_trials()
+    assert lost.state == TrialState.FAIL
+    assert lost.user_attrs[keys.REASON].startswith("lost worker")
+    assert (again.state, again.user_attrs[keys.LAYERS]) == (TrialState.WAITING, "1,4")
+    assert again.params == SET.to_params(N_LAYERS)
+
+
+@pytest.mark.parametrize("server", ["postgresql_url", "mysql_url"])
+def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(server)
+    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:12]
+    workers = 4
+    barrier = threading.Barrier(workers)
+
+    def claim(index: int) -> tuple[list[LayerSet], list[int]]:
+        claims = Claims(open_study(url, definition()), N_LAYERS, "cpu")
+        claims.worker = f"elsewhere:{index}:1"
+        mine = sets[index:] + sets[:index]
+        barrier.wait(60)
+        taken = claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in mine])
+        barrier.wait(60)
+        claims.give_back()
+        barrier.wait(60)
+        again = claims.pop_waiting(claims.study.get_trials(), 99)
+        claims.commit([(answer(c, 4), Outcome.PAUSE) for c in again])
+        return [c.layers for c in taken], [c.number for c in again]
+
+    open_study(url, definition())
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(claim, range(workers)))
+    assert sorted(layers for taken, _ in results for layers in taken) == sets
+    assert sorted(number for _, again in results for number in again) == list(range(12, 24))
+    trials = open_study(url, definition()).get_trials()
+    assert [t.number for t in trials] == list(range(24))
+    assert {t.state for t in trials[12:]} == {TrialState.PRUNED}
+
+
+class TestServers(DatabaseSuite):
+    @pytest.fixture(params=["postgresql_url", "mysql_url"])
+    def study(self, request: pytest.FixtureRequest) -> optuna.Study:
+        return open_study(request.getfixturevalue(request.param), definition())

@@ -1,0 +1,44 @@
+"""What a unit test may not do: start processes, or connect to servers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+UNIT = Path(__file__).parent
+PROCESSES = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
+# `platform` asks uname for the processor, and lm-eval asks git for its version.
+ALLOWED = {"uname", "git"}
+
+_running = ""
+
+
+def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: refuse what makes a test slow or dependent on its surroundings."""
+    if not _running:
+        return
+    if event in PROCESSES and not ALLOWED.intersection(map(str, arguments[:1])):
+        what = f"starts a process ({event})"
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        what = f"connects to {arguments[1]}"
+    else:
+        return
+    raise RuntimeError(f"{_running} {what}; move it to tests/integration")
+
+
+sys.addaudithook(_forbid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Watch each unit test with its fixtures."""
+    global _running
+    _running = item.nodeid if item.path.is_relative_to(UNIT) else ""
+    try:
+        return (yield)
+    finally:
+        _running = ""
