@@ -25,9 +25,10 @@ from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.inference.device import pick_device, pick_dtype
 from optlayers.layerset import LayerSet
 from optlayers.search import LayerSpace
-from optlayers.search.individual import Individual, individuals_from
+from optlayers.search.history import individuals_from
+from optlayers.search.individual import Individual
 from optlayers.search.logprobs import note_rung
-from optlayers.search.surrogate import Observation, Surrogate
+from optlayers.search.surrogate import Surrogate
 from optlayers.trials.record import Record
 from optlayers.trials.statistics import FloatArray, spearman
 
@@ -92,7 +93,9 @@ def told(found: list[Individual], truth: FloatArray, n_layers: int) -> tuple[flo
     """Rank correlation of the scores, and of the model on every other set; share of the best."""
     scores = np.array([individual.score for individual in found], dtype=float)
     seen, unseen = found[::2], found[1::2]
-    model = Surrogate([Observation(i.layers, i.fitness, i.variance) for i in seen], n_layers)
+    model = Surrogate(
+        [Individual(i.layers, i.fitness, variance=i.variance) for i in seen], n_layers
+    )
     guessed = model.mean([individual.layers for individual in unseen])
     first = np.argsort(-scores, kind="stable")[:TOP]
     return spearman(scores, truth), spearman(guessed, truth[1::2]), float(truth[first].mean())

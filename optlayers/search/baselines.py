@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search.individual import is_explored
+from optlayers.search.history import is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials.record import Record
 from optlayers.trials.records import best_by_layers, given_up

@@ -15,7 +15,7 @@ from optlayers.layerset import LayerSet
 from optlayers.search.individual import Individual
 from optlayers.search.patterns import Pattern, mine_patterns
 from optlayers.search.prefix_bias import levelled
-from optlayers.search.surrogate import Observation, Surrogate
+from optlayers.search.surrogate import Surrogate
 from optlayers.trials.record import Record
 from optlayers.trials.statistics import Z95
 
@@ -66,7 +66,7 @@ def explain(records: Iterable[Record], n_layers: int, n_donors: int = 1) -> Expl
     n_choices = n_layers * n_donors
     best = [r for r in levelled(records) if r.layers.indices]
     known = [
-        Observation(r.layers, r.score, _variance(r.score, r.questions))
+        Individual(r.layers, r.score, variance=_variance(r.score, r.questions))
         for r in best
         if r.score is not None and r.layers.indices[-1] < n_choices
     ]
@@ -86,7 +86,7 @@ def explain(records: Iterable[Record], n_layers: int, n_donors: int = 1) -> Expl
         for pair in itertools.combinations(range(n_choices), 2)
         if held[pair[0]] & held[pair[1]]
     ]
-    patterns = mine_patterns([Individual(o.layers, o.score) for o in known])
+    patterns = mine_patterns(known)
     triples = [
         _effect(
             model,

@@ -15,7 +15,7 @@ from optlayers.search.initial import initial_set
 from optlayers.search.operators import Crossover, Mutation, mutate, repair, uniform_crossover
 from optlayers.search.pairs import PairSets, pair_share
 from optlayers.search.selection import select_parents, tournament
-from optlayers.search.surrogate import Observation, Surrogate
+from optlayers.search.surrogate import Surrogate
 
 # Children bred before the neighbourhood of the parents is searched for an unseen set.
 _TRIES = 30
@@ -183,15 +183,12 @@ class GeneticSearch:
         self, individuals: Sequence[Individual], single_layer_scores: Sequence[float] | None
     ) -> Surrogate | None:
         """A model of the scores, or None before as many sets as layers are known."""
-        known = [
-            Observation(i.layers, i.fitness if i.score is None else i.score, i.variance)
-            for i in individuals
-        ]
+        known = list(individuals)
         held = {i.layers.indices for i in individuals}
         if single_layer_scores is not None:
             singles = [LayerSet.of(layer) for layer in range(self.space.n_choices)]
             known += [
-                Observation(layers, score)
+                Individual(layers, score)
                 for layers, score in zip(singles, single_layer_scores, strict=True)
                 if layers.indices not in held
             ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from optlayers.layerset import LayerSpace
-from optlayers.search.individual import EXPLORED
+from optlayers.search.history import EXPLORED
 from optlayers.trials.record import Record
 
 

@@ -11,7 +11,7 @@ from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
 from optlayers.search.baselines import Explorer
 from optlayers.search.factory import sampler_for, space_of
-from optlayers.search.individual import fitness_from, is_explored
+from optlayers.search.history import fitness_from, is_explored
 from optlayers.search.patience import explored_sets
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials.record import Record

@@ -17,13 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from optlayers.errors import InputError
 from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace
 from optlayers.search.genetic import GeneticSearch
-from optlayers.search.individual import (
-    History,
-    Individual,
-    history_from,
-    individuals_from,
-    is_explored,
-)
+from optlayers.search.history import History, history_from, individuals_from, is_explored
+from optlayers.search.individual import Individual
 from optlayers.search.patience import explored_sets, stagnates
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials import keys

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from optlayers.layerset import LayerSet
+from optlayers.search.individual import Individual
 
 FloatArray = NDArray[np.float64]
 
@@ -26,14 +26,6 @@ TUNED = 150  # observations used to choose the variances
 _KERNELS = ((0.5, 0.05, 0.01), (0.5, 0.2, 0.05), (0.25, 0.4, 0.2))
 _NOISES = (0.3, 1.0)
 _JITTER = 1e-4
-
-
-class Observation(NamedTuple):
-    """A layer set and what is known of it: larger is better; variance of its noise, if known."""
-
-    layers: LayerSet
-    score: float
-    variance: float | None = None
 
 
 def indicators(sets: Sequence[LayerSet], n_layers: int) -> FloatArray:
@@ -76,13 +68,13 @@ def _likelihood(
 class Surrogate:
     """The fitted model. Two observations at least; raises `ValueError` with fewer."""
 
-    def __init__(self, observations: Sequence[Observation], n_layers: int) -> None:
-        if len(observations) < 2:
-            raise ValueError(f"{len(observations)} observations; a model needs 2")
-        chosen = _thin(observations)
+    def __init__(self, individuals: Sequence[Individual], n_layers: int) -> None:
+        if len(individuals) < 2:
+            raise ValueError(f"{len(individuals)} observations; a model needs 2")
+        chosen = _thin(individuals)
         self._n_layers = n_layers
         self._x = indicators([o.layers for o in chosen], n_layers)
-        scores = np.array([o.score for o in chosen])
+        scores = np.array([o.measured for o in chosen])
         self._mean = float(scores.mean())
         self._spread = max(float(scores.std()), 1e-6)
         self._y = (scores - self._mean) / self._spread
@@ -161,14 +153,14 @@ class Surrogate:
         return found
 
 
-def _thin(observations: Sequence[Observation]) -> list[Observation]:
+def _thin(individuals: Sequence[Individual]) -> list[Individual]:
     """At most `MOST`: the better half of them the best, the others spread evenly over time."""
-    if len(observations) <= MOST:
-        return list(observations)
-    scores = np.array([o.score for o in observations])
+    if len(individuals) <= MOST:
+        return list(individuals)
+    scores = np.array([o.measured for o in individuals])
     best = np.argpartition(-scores, MOST // 2)[: MOST // 2]
     is_best = np.zeros(len(scores), dtype=bool)
     is_best[best] = True
     rest = np.flatnonzero(~is_best)
     even = rest[np.linspace(0, len(rest) - 1, MOST - len(best)).astype(int)]
-    return [observations[i] for i in np.sort(np.concatenate([best, even]))]
+    return [individuals[i] for i in np.sort(np.concatenate([best, even]))]

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search.individual import individuals_from
+from optlayers.search.history import individuals_from
 from optlayers.search.logprobs import LEAST, note_rung, sharpened
 from optlayers.trials.record import Halves, Record
 from optlayers.trials.statistics import FloatArray, spearman

@@ -8,7 +8,8 @@ from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
 from optlayers.search import LayerSpace
-from optlayers.search.individual import NO_GENERATION, estimates, individuals_from
+from optlayers.search.history import estimates, individuals_from
+from optlayers.search.individual import NO_GENERATION
 from optlayers.trials.record import Record
 from optlayers.trials.statistics import prior_strength, shrunk
 

@@ -12,7 +12,7 @@ from optlayers.search import pairs
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import Individual
 from optlayers.search.pairs import PairSets, pair_share
-from optlayers.search.surrogate import Observation, Surrogate
+from optlayers.search.surrogate import Surrogate
 
 GOOD = ({1, 6}, {8, 11})
 
@@ -24,7 +24,7 @@ def skill(layers: LayerSet) -> float:
 
 
 def model(space: LayerSpace, sets: list[LayerSet]) -> Surrogate:
-    return Surrogate([Observation(s, skill(s), 1e-4) for s in sets], space.n_choices)
+    return Surrogate([Individual(s, skill(s), variance=1e-4) for s in sets], space.n_choices)
 
 
 def test_what_a_pair_adds_is_the_combination_of_its_four_sets() -> None:
@@ -43,7 +43,7 @@ def test_what_a_pair_adds_is_the_combination_of_its_four_sets() -> None:
 def test_a_hundred_sets_or_so_hold_all_pairs_once() -> None:
     space = LayerSpace(n_layers=32, min_layers=1, max_layers=4)
     singles = [LayerSet.of(i) for i in range(32)]
-    fitted = Surrogate([Observation(s, 0.1 * i) for i, s in enumerate(singles)], 32)
+    fitted = Surrogate([Individual(s, 0.1 * i) for i, s in enumerate(singles)], 32)
     looking = PairSets(space, fitted, singles[3], [s.indices for s in singles])
     rng = np.random.default_rng(0)
     drawn = list(iter(lambda: looking.covering(rng), None))
@@ -67,7 +67,7 @@ def test_sets_are_new_of_the_budget_and_hold_no_layer_twice() -> None:
     space = LayerSpace(n_layers=4, min_layers=2, max_layers=3, donors=("a", "b"))
     every = list(space)
     rng = np.random.default_rng(2)
-    fitted = Surrogate([Observation(s, rng.random()) for s in every[::5]], space.n_choices)
+    fitted = Surrogate([Individual(s, rng.random()) for s in every[::5]], space.n_choices)
     taken = {s.indices for s in every[::5]}
     looking = PairSets(space, fitted, every[0], taken)
     drawn = looking.draw(12, taken, rng)
@@ -78,7 +78,7 @@ def test_sets_are_new_of_the_budget_and_hold_no_layer_twice() -> None:
 
 def test_nothing_is_drawn_where_no_set_holds_a_pair() -> None:
     space = LayerSpace(n_layers=6, min_layers=1, max_layers=1)
-    fitted = Surrogate([Observation(LayerSet.of(i), 0.1 * i) for i in range(6)], 6)
+    fitted = Surrogate([Individual(LayerSet.of(i), 0.1 * i) for i in range(6)], 6)
     assert not PairSets(space, fitted, LayerSet.of(5), []).draw(3, set(), np.random.default_rng(0))
 
 

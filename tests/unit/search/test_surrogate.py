@@ -7,7 +7,8 @@ import pytest
 
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search.genetic import MOST_PAUSED, _likeliest
-from optlayers.search.surrogate import MOST, Observation, Surrogate, indicators
+from optlayers.search.individual import Individual
+from optlayers.search.surrogate import MOST, Surrogate, indicators
 
 N = 10
 
@@ -19,12 +20,13 @@ def truth(layers: LayerSet) -> float:
     return score + (0.15 if 1 in layers and 7 in layers else 0.0)
 
 
-def observed(count: int, noise: float = 0.0, seed: int = 0) -> tuple[list[Observation], set[int]]:
+def observed(count: int, noise: float = 0.0, seed: int = 0) -> tuple[list[Individual], set[int]]:
     rng = np.random.default_rng(seed)
     sets = list(all_layer_sets(N, 1, 3))
     rows = set(rng.choice(len(sets), count, replace=False).tolist())
     return [
-        Observation(sets[r], truth(sets[r]) + float(rng.normal(0, noise)), noise**2) for r in rows
+        Individual(sets[r], truth(sets[r]) + float(rng.normal(0, noise)), variance=noise**2)
+        for r in rows
     ], rows
 
 
@@ -73,7 +75,7 @@ def test_the_choice_depends_on_the_generator_alone() -> None:
 def test_it_stays_small_however_many_trials_there_are() -> None:
     rng = np.random.default_rng(0)
     many = [
-        Observation(LayerSet(tuple(int(i) for i in rng.choice(32, 3, False))), float(s))
+        Individual(LayerSet(tuple(int(i) for i in rng.choice(32, 3, False))), float(s))
         for s in rng.random(3000)
     ]
     model = Surrogate(many, 32)
@@ -82,10 +84,10 @@ def test_it_stays_small_however_many_trials_there_are() -> None:
 
 def test_equal_scores_are_no_fault_and_one_observation_is() -> None:
     sets = list(all_layer_sets(N, 1, 1))
-    model = Surrogate([Observation(s, 0.25, 0.001) for s in sets], N)
+    model = Surrogate([Individual(s, 0.25, variance=0.001) for s in sets], N)
     np.testing.assert_allclose(model.mean(sets), 0.25, atol=1e-6)
     with pytest.raises(ValueError, match="1 observations; a model needs 2"):
-        Surrogate([Observation(sets[0], 0.1)], N)
+        Surrogate([Individual(sets[0], 0.1)], N)
 
 
 def test_indicators_are_one_where_a_set_holds_a_layer() -> None:
