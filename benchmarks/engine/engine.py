@@ -293,7 +293,7 @@ def main() -> None:
         each, work = took / len(cohort), engine.work
         whole = work.layer_tokens + work.saved_layer_tokens + work.saved_context_tokens
         done = work.layer_tokens / whole
-        rate = len(schedule(cohort, stack.n_layers)) * many / took
+        rate = len(schedule(cohort, stack.space)) * many / took
         text = f"{each:.3f} s a candidate, {times(base, each)}{done:.3f} of the work, "
         note(name, f"{text}{rate:,.0f} question-layer passes a second")
 

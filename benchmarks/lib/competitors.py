@@ -61,7 +61,7 @@ class Oracle:
         unit = known.n_layers * known.n_full
         for start, group in starts.items():
             self.cost += len(group) * known.n_layers * (stop - start) / unit
-            self.shared += layer_passes(group, known.n_layers) * (stop - start) / unit
+            self.shared += layer_passes(group, LayerSpace(known.n_layers)) * (stop - start) / unit
             self.seen.update(dict.fromkeys(group, stop))
         if stop == known.n_full:
             scores = [float(known.scores[known.index[layers]]) for layers in sets]

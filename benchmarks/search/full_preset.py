@@ -25,7 +25,7 @@ from benchmarks.lib.landscapes import FAMILIES, LAYERS, Question
 from optlayers.config.study import load_study
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.inference.prefix_tree import layer_passes
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.proposal import Phase
 from optlayers.search.rungs import Rungs
 from optlayers.search.surrogate import indicators
@@ -41,6 +41,7 @@ MMLU = (
     "324 282 1534 272 612 110 245 201 100 166 171"
 )
 CANDIDATE = 570 * LAYERS
+SPACE = LayerSpace(LAYERS, 0, 4)
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Tally:
             self.sets[phase] += len(group) * (start == 0)
             self.questions[phase] += new * len(group)
             self.alone[phase] += new * len(group) * LAYERS
-            self.shared[phase] += new * layer_passes(group, LAYERS)
+            self.shared[phase] += new * layer_passes(group, SPACE)
             self.known.update(dict.fromkeys(group, stop))
 
 
@@ -98,7 +99,7 @@ def run(seed: int, study: str) -> tuple[Tally, dict[str, Any]]:
     subjects = [Subject(f"s{i}", int(n), float(n)) for i, n in enumerate(MMLU.split())]
     order = order_questions(subjects, definition.questions)
     rng = np.random.default_rng([seed, list(FAMILIES).index("published")])
-    sets = list(all_layer_sets(LAYERS, 0, 4))
+    sets = list(SPACE)
     skills = FAMILIES["published"](rng, indicators(sets, LAYERS)) + 0.05
     skill = dict(zip(sets, skills.tolist(), strict=True))
     known = Made(seed, order.n_fast, order.subject, skill, Question.draw(order.n_full, rng))
@@ -121,7 +122,7 @@ def run(seed: int, study: str) -> tuple[Tally, dict[str, Any]]:
     ):
         tally.questions["check"] += questions * len(group)
         tally.alone["check"] += questions * len(group) * LAYERS
-        tally.shared["check"] += questions * layer_passes(group, LAYERS)
+        tally.shared["check"] += questions * layer_passes(group, SPACE)
     # The true score is that of the skill, without the luck of the questions.
     ranked = sorted(skills[1:], reverse=True)
     mine = skill[full[0].layers]

@@ -118,7 +118,7 @@ def model_card(info: dict[str, Any], licence_files: list[str]) -> str:
         front |= {"base_model": parents, "base_model_relation": "merge"}
     models = " and ".join(_name(donor) for _, donor in donors)
     shown = ", ".join(map(str, layers)) or "none"
-    graft = Graft(info["swap"], info["donor_map"])
+    graft = Graft(info["swap"], (info["donor_map"],))
     if several:
         mapped = any(donor["donor_map"] for _, donor in donors)
         order = "by maps of indices" if mapped else "index for index"

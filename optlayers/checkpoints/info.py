@@ -36,13 +36,13 @@ def checkpoint_info(
     """
     specs, names = definition.donor_specs, definition.donor_names
     models = [_model(definition, *pair) for pair in zip(specs, parents.donors, strict=True)]
-    maps = [definition.graft.map_of(place) for place in range(len(names))]
+    maps = definition.graft.maps
     several = [
         {"name": name, "donor_map": None if known is None else list(known), **model}
         for name, known, model in zip(names, maps, models, strict=True)
     ]
     return {
-        "layers": layers.labels(names),
+        "layers": definition.space().labels(layers),
         "n_layers": len(layers),
         "depth": parents.n_layers,
         "swap": definition.swap,

@@ -50,7 +50,7 @@ def check_pair(base: Checkpoint, donor: Checkpoint, graft: Graft = WHOLE, place:
     """
     graft.check(base.n_layers, donor.n_layers, place)
     for field, attribute in (("layers", "num_hidden_layers"), ("hidden size", "hidden_size")):
-        if attribute == "num_hidden_layers" and graft.map_of(place) is not None:
+        if attribute == "num_hidden_layers" and graft.maps[place] is not None:
             continue
         mine, theirs = getattr(base.config, attribute), getattr(donor.config, attribute)
         if mine != theirs:

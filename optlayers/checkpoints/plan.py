@@ -46,7 +46,7 @@ class Shelf:
 def plan_pieces(parents: Parents, layers: LayerSet, graft: Graft = WHOLE) -> list[Piece]:
     """Every tensor of the hybrid in the order of the model; nothing is read yet."""
     base, donors = parents.base, parents.donors
-    chosen = layers.origins(graft.n_donors)
+    chosen = graft.space().origins(layers)
     mine = family_of(base.config)
     pieces: list[Piece] = []
 

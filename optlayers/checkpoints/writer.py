@@ -77,7 +77,7 @@ def export_hybrid(
     exports that have the same tensors. Raises `InputError` for a target that exists or a dtype that
     is unknown, and `ExportError` for a disk that is full or not writable.
     """
-    layers.check(parents.n_layers, graft.n_donors)
+    graft.space(parents.n_layers).check(layers)
     target = _in_format(dtype)
     check_target(out)
     pieces = plan_pieces(parents, layers, graft)
@@ -252,16 +252,16 @@ def hybrid_config(
         for key in ("architectures", "auto_map", "_name_or_path", "transformers_version"):
             data.pop(key, None)
         configs.append(data)
-    chosen = layers.origins(graft.n_donors)
+    chosen = graft.space().origins(layers)
     config = HybridConfig(
         base_config=configs[0],
         donor_config=configs[1],
         donor_layers=list(chosen),
         swap=graft.swap,
-        donor_map=_listed(graft.donor_map),
+        donor_map=_listed(graft.maps[0]),
         other_configs=configs[2:],
-        other_maps=[_listed(known) for known in graft.others],
-        givers=list(chosen.values()) if graft.n_donors > 1 else None,
+        other_maps=[_listed(known) for known in graft.maps[1:]],
+        givers=list(chosen.values()) if len(graft.maps) > 1 else None,
         architectures=[HybridForCausalLM.__name__],
         **_special_tokens(parents.donors[0]),
     )

@@ -1,4 +1,4 @@
-"""Graft: what a layer that is chosen takes from the donor, as a value."""
+"""Graft: what a chosen layer takes from its donor."""
 
 from __future__ import annotations
 
@@ -6,42 +6,37 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet
+from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace
 
 Swap = Literal["layer", "mixer", "mlp"]
+# A donor's index for each layer of the base; None: the same.
 Map = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
 class Graft:
-    """What is swapped, and which donor layer stands for which base layer.
+    """What is swapped, and which donor layer replaces which base layer.
 
     swap: the whole decoder layer, only the mixer with its norms, or only the MLP with its norms.
-    donor_map: the donor's index for each base index (None: the same). others: the maps of the
-    donors after the first, where a study has several. A donor is named by its place.
+    maps, donors: of each donor, its map and its name. Methods take a donor's place in them.
     """
 
     swap: Swap = "layer"
-    donor_map: Map = None
-    others: tuple[Map, ...] = ()
+    maps: tuple[Map, ...] = (None,)
+    donors: Donors = ONE
 
-    @property
-    def n_donors(self) -> int:
-        """How many donors there are."""
-        return 1 + len(self.others)
-
-    def map_of(self, donor: int) -> Map:
-        """The map of one donor."""
-        return (self.donor_map, *self.others)[donor]
+    def space(self, n_layers: int | None = None) -> LayerSpace:
+        """All layer sets of these donors."""
+        return LayerSpace(n_layers, donors=self.donors)
 
     def source(self, layer: int, donor: int = 0) -> int:
-        """The donor's index of what a base layer is swapped for."""
-        known = self.map_of(donor)
+        """The index of the donor's layer that replaces a layer of the base."""
+        known = self.maps[donor]
         return layer if known is None else known[layer]
 
     def check(self, base: int, depth: int, donor: int = 0) -> None:
-        """Raise `InputError` unless the map fits a base and a donor of those numbers of layers."""
-        known = self.map_of(donor)
+        """Raise `InputError` unless the donor's map fits models of that many layers."""
+        known = self.maps[donor]
         if known is None:
             return
         if len(known) != base:
@@ -57,10 +52,10 @@ class Graft:
 
     def sources(self, layers: LayerSet | None, donor: int = 0) -> LayerSet | None:
         """The indices of what one donor gives to a layer set (None: all its layers may give)."""
-        known = self.map_of(donor)
+        known = self.maps[donor]
         if layers is None:
             return None if known is None else LayerSet(known)
-        mine = [i for i, giver in layers.origins(self.n_donors).items() if giver == donor]
+        mine = [i for i, giver in self.space().origins(layers).items() if giver == donor]
         if known is not None:
             # What the base does not have is refused where its depth is known.
             mine = [known[i] for i in mine if i < len(known)]
@@ -73,7 +68,7 @@ class Graft:
 
     def order(self, layers: LayerSet) -> str:
         """Which of the donor's are taken for a layer set, for people."""
-        if self.donor_map is None:
+        if self.maps[0] is None:
             return "index for index"
         shown = ", ".join(str(self.source(i)) for i in layers)
         return f"where they have the indices {shown}" if shown else "by a map of indices"

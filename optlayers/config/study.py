@@ -237,8 +237,8 @@ class StudyDefinition(Part):
     def graft(self) -> Graft:
         """What a chosen layer takes from the donors."""
         maps = [self.donor_map] if self.donors is None else [d.donor_map for d in self.donors]
-        first, *others = (None if m is None else tuple(m) for m in maps)
-        return Graft(self.swap, first, tuple(others))
+        tuples = tuple(None if known is None else tuple(known) for known in maps)
+        return Graft(self.swap, tuples, self.donor_names)
 
     @property
     def prior_layer_sets(self) -> list[LayerSet]:

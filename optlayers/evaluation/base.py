@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optlayers.config.study import CostKind
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import QuestionOrder
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.trials.cost import Table, counted
 from optlayers.trials.record import Answers
 
@@ -57,9 +57,9 @@ class Evaluator(ABC):
         """The answers of each set to the held-out questions; by default there are none."""
         return [np.zeros(0, dtype=np.bool_) for _ in layer_sets]
 
-    def costs(self, kind: CostKind, n_donors: int) -> Table:
+    def costs(self, kind: CostKind, space: LayerSpace) -> Table:
         """What each layer costs from the base and each donor; by default a donor's layer is 1."""
-        return counted(self.n_layers, n_donors)
+        return counted(space)
 
     @property
     def hardware(self) -> str:

@@ -25,7 +25,7 @@ GROWING = ("full_attention", "hybrid")
 def layer_costs(kind: CostKind, stack: LayerStack) -> Table:
     """The costs of a kind [origins, layers]: the base's layers, then those of each donor."""
     if kind == "layers":
-        return counted(stack.n_layers, stack.n_donors)
+        return counted(stack.space)
     if kind == "latency":
         return [_seconds(stack, origin) for origin in range(len(stack.sides))]
     tables = [kv_bytes(side) for side in stack.sides]

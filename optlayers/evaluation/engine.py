@@ -27,7 +27,7 @@ from optlayers.inference.packing import MIN_SHARED, new_tokens, pack
 from optlayers.inference.prefix_tree import schedule, walk
 from optlayers.inference.stack import LayerStack
 from optlayers.inference.threads import in_lanes
-from optlayers.layerset import ONE, Donors, LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.trials.record import Answers, as_stored
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,10 @@ class _Launched:
     work: Work
 
 
-def nan_error(layers: LayerSet, donors: Donors) -> EvaluationError:
+def nan_error(layers: LayerSet, space: LayerSpace) -> EvaluationError:
     """The error of a layer set whose logits hold NaN."""
     return EvaluationError(
-        f"layers [{layers.text(donors)}]: NaN in the logits; these layers do not work together"
+        f"layers [{space.text(layers)}]: NaN in the logits; these layers do not work together"
     )
 
 
@@ -97,7 +97,6 @@ class Engine:
     tree: bool = True
     trim: bool = True
     sort: bool = True
-    donors: Donors = ONE
     work: Work = field(default_factory=Work)
 
     def answers(
@@ -141,7 +140,7 @@ class Engine:
                     values[i, q] = self.tasks.value(question, part)
             start = stop
         return [
-            nan_error(layers, self.donors)
+            nan_error(layers, self.stack.space)
             if bad[i]
             else Judged(_as_answers(values[i]), logs[i] if known else None)
             for i, layers in enumerate(layer_sets)
@@ -306,9 +305,9 @@ class Engine:
             sets.append(first + number)
             kept.append(torch.stack([logs[states, tokens].double(), greedy.double()]))
 
-        passes = schedule(layer_sets, stack.n_layers, stack.n_donors)
+        passes = schedule(layer_sets, stack.space)
         stack.expect(passes)
-        walk(layer_sets, stack.n_layers, h, run, arrive, stack.n_donors)
+        walk(layer_sets, stack.space, h, run, arrive)
         alone = len(layer_sets) * stack.n_layers
         work = Work(len(passes) * laid, (alone - len(passes)) * laid, alone * (real - laid))
         return _Launched(sets, targets, torch.stack(kept), work)

@@ -21,7 +21,7 @@ from optlayers.evaluation.questions import Question, order_questions
 from optlayers.evaluation.tasks import TaskSet
 from optlayers.evaluation.texts import Texts, load_reference
 from optlayers.inference.stack import LayerStack
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.models.families import embedding_rows
 from optlayers.models.hybrid import HybridConfig
 from optlayers.trials.cost import Table
@@ -73,7 +73,7 @@ class ModelEvaluator(Evaluator):
         first, second, *others = (parent.config.to_dict() for parent in parents.all)
         hybrid = HybridConfig(base_config=first, donor_config=second, other_configs=others)
         self.tasks.prepare(tokenizer, hybrid)
-        self.engine = Engine(self.stack, self.tasks, device, donors=definition.donor_names)
+        self.engine = Engine(self.stack, self.tasks, device)
         self.texts = Texts.of(
             definition, tokenizer, self.stack, device, self.tasks.max_length, limit, reference
         )
@@ -112,7 +112,7 @@ class ModelEvaluator(Evaluator):
         device = self.engine.device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
-    def costs(self, kind: CostKind, n_donors: int) -> Table:
+    def costs(self, kind: CostKind, space: LayerSpace) -> Table:
         """What each layer costs from the base and each donor; see `costs.layer_costs`."""
         return layer_costs(kind, self.stack)
 
@@ -174,6 +174,6 @@ class ModelEvaluator(Evaluator):
             nats = self.texts.values(layer_sets, number - first_text, document[mine])
             values[:, mine] = to_unit(nats)
         return [
-            nan_error(layers, self.engine.donors) if np.isnan(row).any() else as_stored(row)
+            nan_error(layers, self.stack.space) if np.isnan(row).any() else as_stored(row)
             for layers, row in zip(layer_sets, values, strict=True)
         ]

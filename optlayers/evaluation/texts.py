@@ -137,8 +137,8 @@ class Texts:
                     value = -(theirs[b].exp() * gap).sum(dim=-1).double().mean()
                 found[candidate, b] = float(value)
 
-        stack.expect(schedule(layer_sets, stack.n_layers, stack.n_donors))
-        walk(layer_sets, stack.n_layers, h, run, arrive, stack.n_donors)
+        stack.expect(schedule(layer_sets, stack.space))
+        walk(layer_sets, stack.space, h, run, arrive)
         # Rounding can put the divergence of a model from itself slightly above 0.
         return np.asarray(np.minimum(found, 0.0))
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 
 State = TypeVar("State")
 
 
 def walk(
     layer_sets: Sequence[LayerSet],
-    n_layers: int,
+    space: LayerSpace,
     state: State,
     run: Callable[[int, int, State], State],
     arrive: Callable[[int, State], None],
-    n_donors: int = 1,
 ) -> None:
     """Run every layer set from `state`, each shared prefix once.
 
@@ -28,8 +27,8 @@ def walk(
     its place for a donor; `arrive(i, state)` receives the last one of `layer_sets[i]`. States are
     open one per branch of the current path.
     """
-    chosen = [layers.origins(n_donors) for layers in layer_sets]
-    _walk(chosen, list(range(len(layer_sets))), 0, n_layers, state, run, arrive)
+    chosen = [space.origins(layers) for layers in layer_sets]
+    _walk(chosen, list(range(len(layer_sets))), 0, space.n_layers, state, run, arrive)
 
 
 def _walk(
@@ -56,19 +55,17 @@ def _walk(
         arrive(i, state)
 
 
-def schedule(
-    layer_sets: Sequence[LayerSet], n_layers: int, n_donors: int = 1
-) -> list[tuple[int, int]]:
+def schedule(layer_sets: Sequence[LayerSet], space: LayerSpace) -> list[tuple[int, int]]:
     """The layer passes that `walk` makes, in order: (layer, origin)."""
     passes: list[tuple[int, int]] = []
 
     def run(layer: int, origin: int, state: None) -> None:
         passes.append((layer, origin))
 
-    walk(layer_sets, n_layers, None, run, lambda i, state: None, n_donors)
+    walk(layer_sets, space, None, run, lambda i, state: None)
     return passes
 
 
-def layer_passes(layer_sets: Sequence[LayerSet], n_layers: int, n_donors: int = 1) -> int:
-    """Number of layer passes that `walk` makes, at most `len(layer_sets) * n_layers`."""
-    return len(schedule(layer_sets, n_layers, n_donors))
+def layer_passes(layer_sets: Sequence[LayerSet], space: LayerSpace) -> int:
+    """Number of layer passes that `walk` makes, at most `len(layer_sets) * space.n_layers`."""
+    return len(schedule(layer_sets, space))

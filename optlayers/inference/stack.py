@@ -71,6 +71,7 @@ class LayerStack:
         self.graft = graft
         self.embedding, self.norm, self.head = embedding, norm, head
         self.n_layers = len(self.sides[BASE].layers)
+        self.space = graft.space(self.n_layers)
         device = next(embedding.parameters()).device
         fused = fused_ops(self.sides, device) if self.packable else None
         self.fused = fused is not None
@@ -83,11 +84,6 @@ class LayerStack:
         self._expected: list[tuple[int, int]] = []
         self._at = 0
         self._turning = threading.Lock()  # some rotary embeddings change with the length
-
-    @property
-    def n_donors(self) -> int:
-        """How many donors there are."""
-        return len(self.sides) - 1
 
     @property
     def packable(self) -> bool:

@@ -20,7 +20,7 @@ import optuna
 
 from optlayers import __version__
 from optlayers.inference.prefix_tree import layer_passes
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.trials import keys
 from optlayers.trials.worker_state import WorkerState
 
@@ -35,13 +35,12 @@ class WorkLog:
         self,
         study: optuna.Study,
         name: str,
-        n_layers: int,
+        space: LayerSpace,
         device: str,
         hardware: str,
-        n_donors: int = 1,
     ) -> None:
         self.study = study
-        self.n_layers, self.n_donors = n_layers, n_donors
+        self.space = space
         self._facts: dict[str, Any] = {
             "name": name,
             "device": device,
@@ -55,10 +54,10 @@ class WorkLog:
 
     def did(self, sets: Sequence[LayerSet], questions: int, seconds: float) -> None:
         """Count an evaluation of `sets` on so many questions each."""
-        passes = layer_passes(sets, self.n_layers, self.n_donors) * questions
+        passes = layer_passes(sets, self.space) * questions
         self._questions += len(sets) * questions
         self._passes += passes
-        self._saved += len(sets) * self.n_layers * questions - passes
+        self._saved += len(sets) * self.space.n_layers * questions - passes
         self._seconds += seconds
 
     def say(self, state: str, now: bool = False) -> None:

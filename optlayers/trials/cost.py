@@ -8,11 +8,11 @@ kept with the study, once, so that all who read it agree.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optlayers.config.study import CostKind, StudyDefinition
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.trials import keys
 
 # [origins, layers]: what each layer costs from the base, then from each donor.
@@ -33,14 +33,14 @@ class Cost:
 
     kind: CostKind = "layers"
     table: Table | None = None
-    n_donors: int = 1
+    space: LayerSpace = field(default_factory=LayerSpace)
 
     def of(self, layers: LayerSet) -> float:
         """Number of layers from donors, bytes a token, or seconds."""
         if self.table is None:
             return float(len(layers))
         base, *donors = self.table
-        chosen = layers.origins(self.n_donors)
+        chosen = self.space.origins(layers)
         found = sum(donors[chosen[i]][i] if i in chosen else own for i, own in enumerate(base))
         # Equal sums in another order are equal costs.
         return float(f"{found:.9g}")
@@ -59,9 +59,9 @@ class Cost:
         return f"{value:.0f}" if self.kind == "layers" else f"{self.shown(value):.3g}"
 
 
-def counted(n_layers: int, n_donors: int) -> Table:
+def counted(space: LayerSpace) -> Table:
     """The costs where layers from donors are counted."""
-    return [[0.0] * n_layers, *([1.0] * n_layers for _ in range(n_donors))]
+    return [[0.0] * space.n_layers, *([1.0] * space.n_layers for _ in space.donors)]
 
 
 def key_of(kind: CostKind) -> str:
@@ -76,8 +76,8 @@ def is_known(definition: StudyDefinition, attrs: Mapping[str, Any]) -> bool:
 
 def cost_of(definition: StudyDefinition, attrs: Mapping[str, Any]) -> Cost:
     """The cost that a study counts, or the number of layers until it is known."""
-    n_donors = len(definition.donor_names)
+    space = definition.space()
     table = attrs.get(key_of(definition.cost))
     if table is None or len(table[0]) != attrs.get(keys.N_LAYERS):
-        return Cost(n_donors=n_donors)
-    return Cost(definition.cost, table, n_donors)
+        return Cost(space=space)
+    return Cost(definition.cost, table, space)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from optlayers.config.study import CostKind
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.base import Evaluator, Judged
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.storage.heartbeat import Heart
 from optlayers.storage.signals import raise_interrupt
 from optlayers.trials.cost import Table
@@ -54,9 +54,9 @@ class Asked(Evaluator):
             layer_sets, stop - start, lambda: self.evaluator.judge(layer_sets, start, stop)
         )
 
-    def costs(self, kind: CostKind, n_donors: int) -> Table:
+    def costs(self, kind: CostKind, space: LayerSpace) -> Table:
         """The evaluator's."""
-        return self.evaluator.costs(kind, n_donors)
+        return self.evaluator.costs(kind, space)
 
     @property
     def hardware(self) -> str:

@@ -89,10 +89,9 @@ class Worker:
         self.log = WorkLog(
             self.study,
             self.claims.worker,
-            self.evaluator.n_layers,
+            self.definition.space(self.evaluator.n_layers),
             self.device,
             self.evaluator.hardware or cpu_name(),
-            len(donors),
         )
         self.rungs = Rungs(order.n_fast, order.n_full, order.subject, order.weights)
         self._fast_weights = order.fast_weights
@@ -198,8 +197,8 @@ class Worker:
             return
 
         def measure() -> None:
-            n_donors = len(self.definition.donor_names)
-            self.study.set_user_attr(key_of(kind), self.evaluator.costs(kind, n_donors))
+            space = self.definition.space(self.evaluator.n_layers)
+            self.study.set_user_attr(key_of(kind), self.evaluator.costs(kind, space))
 
         in_turn(self.study, self.claims.worker, {f"{kind} of layers": measure}, end=end)
 

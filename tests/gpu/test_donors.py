@@ -27,7 +27,7 @@ CUDA = torch.device("cuda:0")
 
 def stack_of(pair: Path, other: Path, memory: int | None) -> LayerStack:
     base, *donors = (Checkpoint(path.name, path) for path in (pair / "base", pair / "donor", other))
-    graft = Graft(others=(None,))
+    graft = Graft(maps=(None, None), donors=("a", "b"))
     return LayerStack.load(Parents(base, tuple(donors)), CUDA, torch.float32, memory, graft=graft)
 
 

@@ -445,7 +445,7 @@ def test_several_donors_have_names_and_one_donor_needs_none() -> None:
     study = parse(SEVERAL)
     assert study.donor_names == ("a", "b")
     assert [spec.model for spec in study.donor_specs] == ["org/one", "org/two"]
-    assert study.graft.n_donors == 2
+    assert study.graft.donors == ("a", "b")
     assert "donor" not in study.to_dict()
     assert parse(yaml.safe_dump(study.to_dict())) == study
     one = parse(GOOD)

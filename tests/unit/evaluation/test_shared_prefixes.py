@@ -10,7 +10,7 @@ from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.evaluation.questions import Question
 from optlayers.inference.prefix_tree import layer_passes, walk
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def test_the_walk_runs_every_set_through_its_own_layers(seed: int) -> None:
         return (*state, (layer, origin))
 
     nowhere: Path = ()
-    walk(sets, 16, nowhere, run, arrived.__setitem__)
+    walk(sets, LayerSpace(16), nowhere, run, arrived.__setitem__)
     for i, layers in enumerate(sets):
         assert arrived[i] == tuple((layer, layer in layers) for layer in range(16))
     prefixes = {arrived[i][:n] for i in range(20) for n in range(1, 17)}
-    assert passes == layer_passes(sets, 16) == len(prefixes)
+    assert passes == layer_passes(sets, LayerSpace(16)) == len(prefixes)
 
 
 def test_a_cohort_gives_each_set_what_it_gets_alone_to_the_last_bit(

@@ -107,7 +107,7 @@ def test_a_map_takes_another_layer_of_a_deeper_donor(
     donor = tiny(kind, 6, num_hidden_layers=8, **more)
     base = saved(tiny_llama(seed=4), tmp_path / "base")
     theirs = saved(donor, tmp_path / "donor")
-    graft = Graft(donor_map=(7, 6, 5, 4, 3, 2))
+    graft = Graft(maps=((7, 6, 5, 4, 3, 2),))
     mixed = check_export(base, theirs, tiny_pair / "donor", tmp_path / "hybrid", graft)
     with pytest.raises(ModelError, match="one depth and width, or give a donor_map"):
         LayerStack.load(Parents(base, (theirs,)), CPU, torch.float32)

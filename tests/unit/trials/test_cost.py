@@ -58,7 +58,7 @@ def test_a_window_stops_to_grow_and_a_cache_goes_with_its_mixer(
         assert (sum(donor) > sum(base)) == grows
 
 
-@pytest.mark.parametrize("graft", [Graft(), Graft("mixer", (5, 4, 3, 2, 1, 0)), Graft("mlp")])
+@pytest.mark.parametrize("graft", [Graft(), Graft("mixer", ((5, 4, 3, 2, 1, 0),)), Graft("mlp")])
 def test_the_time_of_a_step_is_measured_once_for_each_kind_of_layer(
     tiny_pair: Path, graft: Graft
 ) -> None:
