@@ -77,11 +77,11 @@ def forms(length: int, count: int, begun: bool) -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     """Measure, print, save."""
-    from triton.testing import do_bench
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     args = parser.parse_args()
+    from triton.testing import do_bench
+
     lines: list[str] = []
     rows = [
         (length, count, begun)

@@ -1,6 +1,6 @@
 """Writes `docs/reference.md`: every command, every field of a study file, the Python names.
 
-All of it is read from the code; `tests/test_docs.py` checks that the file is current:
+All of it is read from the code; `tests/integration/test_docs.py` checks that the file is current:
 
     python -m docs.build.make_reference
 """

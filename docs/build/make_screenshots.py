@@ -112,7 +112,7 @@ def main() -> None:
     folder = args.folder.resolve()
     run("search", cwd=folder)
     page = folder / "report.html"
-    baselines = ROOT / "benchmarks" / "demo-baselines.json"
+    baselines = ROOT / "benchmarks" / "search" / "demo-baselines.json"
     run("report", "--out", str(page), "--baselines", str(baselines), cwd=folder)
     with sync_playwright() as playwright:
         chrome = playwright.chromium.launch(executable_path=browser(), args=["--no-sandbox"])

@@ -2,7 +2,8 @@
 
 Loading torch and its like takes most of the time of a short command. Reads a JSON object a line
 (`arguments`, `folder`, `environment`, `output`, and `errors` where these go elsewhere) on standard
-input, answers with the exit code. `code` instead of `arguments` is Python to run.
+input, answers with the exit code. `module` names another program of the checkout, such as a
+benchmark; `code` is Python to run instead.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import sys
 import traceback
 
@@ -29,6 +31,9 @@ def child(task: dict[str, object]) -> int:
             exec(compile(str(task["code"]), "<document>", "exec"), {"__name__": "__main__"})
             return 0
         sys.argv = ["optlayers", *task["arguments"]]  # type: ignore[misc]
+        if "module" in task:
+            runpy.run_module(str(task["module"]), run_name="__main__", alter_sys=True)
+            return 0
         from optlayers.cli import main
 
         main()

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.helpers.paths import ROOT
+
 
 class Done(NamedTuple):
     """How a command ended: exit code, standard output, standard error."""
@@ -28,7 +30,8 @@ class Commands:
         self._files = {name: str(folder / name) for name in ("output", "errors")}
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "OPTLAYERS"))}
         self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("command_server.py"))],
+            [sys.executable, "-m", "tests.helpers.command_server"],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -38,6 +41,10 @@ class Commands:
     def run(self, folder: Path, arguments: list[str], **environment: str) -> Done:
         """Run `optlayers` with arguments in a folder."""
         return self._ask(folder, environment, arguments=arguments)
+
+    def module(self, folder: Path, name: str, arguments: list[str]) -> Done:
+        """Run `python -m NAME` with arguments in a folder."""
+        return self._ask(folder, {}, module=name, arguments=arguments)
 
     def python(self, folder: Path, code: str, **environment: str) -> Done:
         """Run a program in a folder."""

@@ -48,7 +48,8 @@ class Command:
 
 def documents() -> list[Path]:
     """The documents whose commands are checked."""
-    fixed = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "studies" / "demo" / "README.md"]
+    names = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "studies/demo/README.md")
+    fixed = [ROOT / name for name in (*names, "benchmarks/README.md")]
     return [*fixed, *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ from optlayers.config.study import Questions
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.testing import Landscape
+from tests.helpers.commands import Commands, Done
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "bench_search.py"
+Bench = Callable[..., Done]
 SUBJECTS = [Subject("few", 40, 0.9), Subject("many", 200, 0.1)]
 # What each layer answers of the first subject, and what each harms of the second.
 WORTH = {1: 16, 3: 10, 0: 4, 2: 2}
@@ -37,22 +37,22 @@ def write(path: Path, sets: list[LayerSet]) -> None:
     Landscape.of(LAYERS, order, sets, answers).save(path)
 
 
-def bench(folder: Path, *words: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--jobs", "1", "--seeds", "2", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def bench(commands: Commands, tmp_path: Path) -> Bench:
+    """Runs the program in a folder."""
+
+    def run(*words: str) -> Done:
+        words = ("--jobs", "1", "--seeds", "2", *words)
+        return commands.module(tmp_path, "benchmarks.search.search", list(words))
+
+    return run
 
 
-def test_a_recorded_landscape_gets_a_row_for_every_search(tmp_path: Path) -> None:
+def test_a_recorded_landscape_gets_a_row_for_every_search(bench: Bench, tmp_path: Path) -> None:
     write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, 2)))
     searches = ["optlayers", "greedy addition", "exhaustive"]
     words = ["--landscapes", "mine.npz", "--searches", *searches]
-    code, out, err = bench(tmp_path, *words)
+    code, out, err = bench(*words)
     assert code == 0, err
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert rows[0] == "| search | mine |"
@@ -64,53 +64,50 @@ def test_a_recorded_landscape_gets_a_row_for_every_search(tmp_path: Path) -> Non
     assert "missed" not in row
 
 
-def test_a_pairs_recording_is_what_its_models_answer(tiny_study: Path, tmp_path: Path) -> None:
+def test_a_pairs_recording_is_what_its_models_answer(
+    bench: Bench, commands: Commands, tiny_study: Path, tmp_path: Path
+) -> None:
     import torch
 
     from optlayers.config.study import load_study
     from optlayers.evaluation.evaluator import ModelEvaluator
 
-    script = SCRIPT.with_name("make_demo_landscape.py")
+    module = "studies.demo.build.make_landscape"
     words = ["--study", str(tiny_study), "--out", str(tmp_path / "tiny.npz"), "--workers", "1"]
-    done = subprocess.run(
-        [sys.executable, str(script), *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "best of 3: " in done.stdout
+    done = commands.module(tmp_path, module, words)
+    assert done.code == 0, done.err
+    assert "best of 3: " in done.out
     real = tmp_path / "real.yaml"
     real.write_text(tiny_study.read_text().replace("demo}", "demo, metric: logprob}"))
-    refused = subprocess.run(
-        [sys.executable, str(script), "--study", str(real), *words[2:]],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 2
-    assert "expected one donor and tasks that are right or wrong" in refused.stderr.splitlines()[-1]
+    refused = commands.module(tmp_path, module, ["--study", str(real), *words[2:]])
+    assert refused.code == 2
+    assert "expected one donor and tasks that are right or wrong" in refused.err.splitlines()[-1]
     found = Landscape.load(tmp_path / "tiny.npz")
     sets = list(all_layer_sets(LAYERS, 0, 3))
     assert list(found.index) == sets
     evaluator = ModelEvaluator(load_study(str(tiny_study)), torch.device("cpu"), torch.float32)
     answers = evaluator.evaluate(sets, 0, evaluator.order.n_full)
     np.testing.assert_array_equal(found.answers, np.stack([np.asarray(row) for row in answers]))
-    code, out, err = bench(tmp_path, "--landscapes", "tiny.npz", "--searches", "exhaustive")
+    code, out, err = bench("--landscapes", "tiny.npz", "--searches", "exhaustive")
     assert code == 0, err
     assert "| exhaustive | 41 (41 to 41) |" in out
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
-def test_all_searches_run_on_a_landscape_of_small_sets(tmp_path: Path, most: int) -> None:
+def test_all_searches_run_on_a_landscape_of_small_sets(
+    bench: Bench, tmp_path: Path, most: int
+) -> None:
     write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, most)))
-    code, out, err = bench(tmp_path, "--landscapes", "mine.npz")
+    code, out, err = bench("--landscapes", "mine.npz")
     assert code == 0, err
     for search in ("optlayers", "predecessor's GA", "TPE", "NSGA-II", "beam of 3"):
         assert f"| {search} |" in out
 
 
-def test_what_is_recorded_is_drawn_anew_without_a_run(tmp_path: Path) -> None:
+def test_what_is_recorded_is_drawn_anew_without_a_run(bench: Bench, tmp_path: Path) -> None:
     write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, 2)))
     searches = ["--searches", "optlayers", "greedy addition"]
-    code, _, err = bench(tmp_path, "--landscapes", "mine.npz", *searches, "--out", "made")
+    code, _, err = bench("--landscapes", "mine.npz", *searches, "--out", "made")
     assert code == 0, err
     files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
     assert set(files) == {"search.json", "search.md", "search.svg"}
@@ -119,10 +116,10 @@ def test_what_is_recorded_is_drawn_anew_without_a_run(tmp_path: Path) -> None:
     for name in ("search.md", "search.svg"):
         (tmp_path / "made" / name).unlink()
     (tmp_path / "mine.npz").unlink()
-    code, _, err = bench(tmp_path, "--draw", "--out", "made")
+    code, _, err = bench("--draw", "--out", "made")
     assert code == 0, err
     assert {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} == files
-    code, _, err = bench(tmp_path, "--draw", "--out", "elsewhere")
+    code, _, err = bench("--draw", "--out", "elsewhere")
     assert code == 2
     assert "--draw needs --out with a folder that holds search.json" in err.splitlines()[-1]
 
@@ -144,7 +141,7 @@ def test_the_best_set_is_that_of_the_weights_in_the_file(tmp_path: Path) -> None
     assert list(known.index)[int(np.argmax(known.scores))] != LayerSet.of(1, 3)
 
 
-def test_a_landscape_that_is_none_or_not_whole_is_one_line(tmp_path: Path) -> None:
+def test_a_landscape_that_is_none_or_not_whole_is_one_line(bench: Bench, tmp_path: Path) -> None:
     write(tmp_path / "holes.npz", list(all_layer_sets(LAYERS, 0, 2))[:-1])
     (tmp_path / "text.npz").write_text("answers")
     cases = {
@@ -154,7 +151,7 @@ def test_a_landscape_that_is_none_or_not_whole_is_one_line(tmp_path: Path) -> No
         "somewhere": "landscape 'somewhere': expected demo, dominant",
     }
     for name, words in cases.items():
-        code, out, err = bench(tmp_path, "--landscapes", name)
+        code, out, err = bench("--landscapes", name)
         assert (code, out) == (2, "")
         assert words in err.splitlines()[-1]
         assert "Traceback" not in err

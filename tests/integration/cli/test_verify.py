@@ -305,12 +305,3 @@ def test_doctor_refuses_a_python_that_is_too_old() -> None:
     assert _python("3.10.14").verdict == "mend"
     assert "optlayers needs >=3.11" in _python("3.10.14").found
     assert _python("3.13.0rc1").verdict == "ok"
-
-
-def test_every_script_of_this_part_runs_small(commands: Commands, tmp_path: Path) -> None:
-    script = Path(__file__).resolve().parents[3] / "scripts" / "bench_checkpoint.py"
-    arguments = [str(script), "--export-only", "--out", str(tmp_path)]
-    run = "import runpy, sys\nsys.argv = {0}\nrunpy.run_path(sys.argv[0], None, '__main__')"
-    code, _, err = commands.python(tmp_path, run.format(arguments))
-    assert code == 0, err
-    assert "memory of the export" in (tmp_path / "checkpoint-demo-cpu.md").read_text()
