@@ -8,7 +8,6 @@ All of it is read from the code; `tests/integration/test_docs.py` checks that th
 from __future__ import annotations
 
 import enum
-import importlib
 import inspect
 import types
 import typing
@@ -16,12 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import optlayers
-from optlayers.cli.app import COMMANDS, app
+from optlayers.cli.app import command_group
 from optlayers.config.study import StudyDefinition
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
@@ -59,11 +57,7 @@ def cell(text: str) -> str:
 
 def commands(group: Any, prefix: str = "optlayers") -> Iterator[tuple[str, Any]]:
     """Every command with its whole name, those of groups too."""
-    # Not in the order of their import, which may be any.
-    order = [name.replace("_", "-") for name in COMMANDS]
-    for name, command in sorted(
-        group.commands.items(), key=lambda item: order.index(item[0]) if item[0] in order else 0
-    ):
+    for name, command in group.commands.items():
         if getattr(command, "hidden", False):
             continue
         if hasattr(command, "commands"):
@@ -189,9 +183,7 @@ def python_rows() -> Iterator[str]:
 
 def reference() -> str:
     """The whole text."""
-    for name in COMMANDS:
-        importlib.import_module(f"optlayers.cli.{name}")
-    parts = [HEAD, "## Commands\n", *command_parts(typer.main.get_command(app))]
+    parts = [HEAD, "## Commands\n", *command_parts(command_group())]
     parts += ["## Study files\n", *field_parts(StudyDefinition, [])]
     rows = [f"| `{name}` | {cell(text)} |" for name, text in ENVIRONMENT.items()]
     parts += ["## Environment\n", "\n".join(["| variable | |", "|---|---|", *rows, ""])]

@@ -1,7 +1,7 @@
-"""The application: its options, and how errors leave it.
+"""The typer application: entry point, error messages and exit codes.
 
-A mistake of the user ends with exit code 2, a failure at run time with 1, each in one line on
-standard error; a traceback comes only with `--debug`.
+Bad input ends with exit code 2, a failure at run time with 1, each as one line on standard error.
+A traceback is printed only with `--debug`.
 """
 
 from __future__ import annotations
@@ -17,76 +17,12 @@ from typing import Annotated, Any
 import typer
 
 from optlayers import __version__
-from optlayers.cli.leaving import EXIT_CODE
-from optlayers.errors import InputError, OptlayersError
+from optlayers.cli.exit import INTERRUPTED
+from optlayers.errors import OptlayersError
 from optlayers.storage.redact import mask_password, remember_password
 
-app = typer.Typer(
-    name="optlayers",
-    help="Find which few layers of a donor model to put into a base model.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 STORAGE_ENV = "OPTLAYERS_STORAGE"
-
-StudyOption = Annotated[
-    str, typer.Option("--study", metavar="NAME|FILE", help="A shipped study, or a YAML file.")
-]
-StorageOption = Annotated[
-    str,
-    typer.Option(
-        "--storage",
-        metavar="URL",
-        envvar=STORAGE_ENV,
-        help="Database URL of the study.",
-        show_envvar=True,
-        # A secret that was made from a file ends with its line.
-        callback=lambda url: url.strip(),
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Data on standard output, everything else on standard error.")
-]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda or cuda:0 (default: a GPU if there is).")
-]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option("--dtype", help="float32, bfloat16 or float16 (default: by device)."),
-]
-
-MaxMinutesOption = Annotated[
-    float | None,
-    typer.Option("--max-minutes", help="Leave in time, after at most so many minutes."),
-]
-SamplerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler",
-        help="pattern-ga, tpe, nsgaii, random, greedy or beam (default: as the study file says).",
-    ),
-]
-PrunerOption = Annotated[
-    str | None,
-    typer.Option("--pruner", help="racing, halving or none (default: as the study file says)."),
-]
-# For tests and benchmarks; see optlayers/testing/replay.py.
-ReplayOption = Annotated[str | None, typer.Option("--replay", hidden=True)]
-
-# No option that counts something goes further.
-MOST = 1_000_000_000
-MOST_WORKERS = 1_000
-MOST_THREADS = 1_000
-MOST_PORT = 65_535
-
-# Newer versions of typer carry a click of their own: its errors are found through typer.
-_ClickException: Any = next(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
-)
-
+# One module each, in the order of `--help`.
 COMMANDS = (
     "init",
     "search",
@@ -105,33 +41,35 @@ COMMANDS = (
     "studies",
 )
 
+app = typer.Typer(
+    name="optlayers",
+    help="Find which few layers of a donor model to put into a base model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Recent versions of typer bundle click, so its base exception is looked up through typer.
+_ClickException: Any = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
 
 @app.callback()
 def _options(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback when something fails.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print a traceback on failure.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if debug:
         os.environ["OPTLAYERS_DEBUG"] = "1"
 
 
-def debugging() -> bool:
-    """Whether tracebacks are wanted."""
-    return bool(os.environ.get("OPTLAYERS_DEBUG"))
-
-
-AGAIN = "optlayers: interrupted; run the same command again to go on"
-
-
-def say(text: str) -> None:
-    """One line on standard error, without passwords; nothing where its terminal is gone."""
-    try:
-        print(mask_password(text), file=sys.stderr, flush=True)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
+def command_group() -> Any:
+    """The click group of all commands."""
+    for name in COMMANDS:
+        importlib.import_module(f"optlayers.cli.{name}")
+    return typer.main.get_command(app)
 
 
 def main() -> None:
@@ -142,81 +80,68 @@ def main() -> None:
         sys.exit(0)
     for text in [os.environ.get(STORAGE_ENV, ""), *arguments]:
         remember_password(text)
-    # The option may stand anywhere: people add it to the line that failed.
+    # `--debug` works anywhere in the line: people append it to the command that failed.
     if "--debug" in arguments:
         arguments = ["--debug", *[a for a in arguments if a != "--debug"]]
-    sys.exit(_guard(lambda: _run(arguments)))
+    sys.exit(_exit_code(lambda: command_group()(arguments, standalone_mode=False)))
 
 
-def _run(arguments: list[str]) -> Any:
-    for name in COMMANDS:
-        importlib.import_module(f"optlayers.cli.{name}")
-    return app(arguments, standalone_mode=False)
+def say(text: str) -> None:
+    """Print a line on standard error, passwords masked; does nothing if the terminal is gone."""
+    try:
+        print(mask_password(text), file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
-def _show_traceback() -> None:
-    """The traceback of the error at hand, without passwords."""
-    say(traceback.format_exc().rstrip())
+def program() -> str:
+    """The name of this program, for commands that the user copies."""
+    return os.environ.get("OPTLAYERS_CALLED_AS") or "optlayers"
 
 
-def _guard(run: Callable[[], Any]) -> int:
-    """Run and turn every way to fail into an exit code and a line."""
+def _exit_code(run: Callable[[], Any]) -> int:
+    """Run a command; every way to fail becomes an exit code and a line on standard error."""
     try:
         code = run()
-        if code == EXIT_CODE:
-            # What the command line library makes of Ctrl-C.
-            say(AGAIN)
-        return code if isinstance(code, int) else 0
     except typer.Exit as error:
         return int(error.exit_code)
-    except typer.Abort:
-        # What it makes of Ctrl-C where it asks something.
-        say(AGAIN)
-        return EXIT_CODE
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())
             return 0
         message = error.format_message().rstrip(".")
-        say(f"optlayers: {message}{_found(error)} (see `{called()} --help`)")
+        say(f"optlayers: {message}{_found(error)} (see `{program()} --help`)")
         return 2
-    except KeyboardInterrupt:
-        say(AGAIN)
-        return EXIT_CODE
     except BrokenPipeError:
-        # The reader (head, less) has left; there is nobody to tell.
+        # The reader (head, less) has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OptlayersError as error:
-        if debugging():
-            _show_traceback()
+        _show_traceback()
         for line in str(error).splitlines():
             say(f"optlayers: {line}")
         return error.exit_code
     except Exception as error:
-        if debugging():
-            _show_traceback()
+        _show_traceback()
         text = str(error).strip().splitlines()
         what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-        say(f"optlayers: {what} (a fault of optlayers; run again with --debug to see where)")
+        say(f"optlayers: {what} (this is a bug; run again with --debug for a traceback)")
         return 1
+    if code == INTERRUPTED:  # which click also returns on Ctrl-C
+        say("optlayers: interrupted; run the same command again to continue")
+    return code if isinstance(code, int) else 0
+
+
+def _show_traceback() -> None:
+    if os.environ.get("OPTLAYERS_DEBUG"):
+        say(traceback.format_exc().rstrip())
 
 
 def _found(error: Any) -> str:
-    """What stood after the option that a usage error is about, where it can be told."""
+    """The value given to the option that a usage error is about, if there is one."""
     options = getattr(getattr(error, "param", None), "opts", ())
     values = [v for o, v in zip(sys.argv, sys.argv[1:], strict=False) if o in options]
     return f"; found {values[-1]!r}" if values else ""
-
-
-def called() -> str:
-    """How the user calls this command line, for commands that are to be copied."""
-    return os.environ.get("OPTLAYERS_CALLED_AS") or "optlayers"
-
-
-def at_least(name: str, value: float, minimum: float, most: float = MOST) -> None:
-    """Raise `InputError` where an option is below its minimum, above the most, or no number."""
-    if not value >= minimum:  # NaN too
-        raise InputError(f"{name} is {value:g}; it is {minimum:g} or more")
-    if value > most:
-        raise InputError(f"{name} is {value:g}; it is {most:,} or less")

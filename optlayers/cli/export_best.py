@@ -2,80 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least, say
-from optlayers.cli.export import ConvertOption, PrivateOption, PushOption
-from optlayers.storage.connect import DEFAULT_URL
+from optlayers.cli import options as opt
+from optlayers.cli.app import app, say
 
 
 @app.command("export-best")
 def export_best(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the folders go.")],
-    top: Annotated[int, typer.Option("--top", help="How many of the best.")] = 5,
-    study: StudyOption = "demo",
-    storage: StorageOption = DEFAULT_URL,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the checkpoints.")],
+    top: Annotated[
+        int, typer.Option("--top", callback=opt.number(1), help="How many of the best.")
+    ] = 5,
+    study: opt.Study = "demo",
+    storage: opt.Storage = opt.DEFAULT_URL,
     link: Annotated[
-        bool, typer.Option("--link", help="Write equal layers once, and link to them.")
+        bool, typer.Option("--link", help="Write layers that are equal once, and hard-link them.")
     ] = False,
-    dtype: ConvertOption = None,
-    push: PushOption = None,
-    private: PrivateOption = False,
-    json: JsonOption = False,
+    dtype: opt.Convert = None,
+    push: opt.Push = None,
+    private: opt.Private = False,
+    json: opt.Json = False,
 ) -> None:
-    """Write the best layer sets of a study as checkpoints, one folder each.
+    """Write the best layer sets of a study as checkpoints.
 
-    With --link, a file of one folder may be a file of another: change none in place. With --push,
-    each goes to a repository of its own, REPO-01-layers-3-7 and so on.
+    Each gets a folder of its own. With --link the folders share files, so do not change one in
+    place. With --push each goes to a repository of its own: REPO-01-layers-3-7 and so on.
     """
     from optlayers.checkpoints.parents import open_parents
     from optlayers.checkpoints.plan import Shelf
     from optlayers.checkpoints.target import can_link, check_target
     from optlayers.checkpoints.writer import check_room
-    from optlayers.cli.export import checked, keep, upload, write
-    from optlayers.cli.recorded import recorded, score_of
+    from optlayers.cli.exporter import Exporter
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
     from optlayers.errors import InputError
     from optlayers.storage.redact import mask_password
 
-    at_least("--top", top, 1)
     definition = load_study(study)
-    repository = checked(push)
-    known = recorded(definition, storage)
-    rows = known.leaderboard[:top] if known else []
+    exporter = Exporter(definition, storage, dtype, push, private)
+    rows = exporter.rows[:top]
     if not rows:
         raise InputError(
             f"study {definition.name!r} has no evaluated layer set in {mask_password(storage)}; "
             "run `search` with the same --study and --storage first"
         )
     if len(rows) < top:
-        say(f"only {len(rows)} layer sets were evaluated")
-    targets = [out / f"{row.rank:02d}-layers-{_named(row.layers)}" for row in rows]
-    for target in targets:
-        check_target(target)
+        say(f"only {len(rows)} layer sets have been evaluated")
+    targets = []
+    for row in rows:
+        # A repository may have no at sign in its name.
+        named = "-".join(map(str, row.layers)).replace("@", "_") or "none"
+        targets.append(out / f"{row.rank:02d}-layers-{named}")
+        check_target(targets[-1])
     parents = open_parents(definition)
     shelf = Shelf() if link and can_link(out) else None
     if link and shelf is None:
-        say(f"--link: the disk of {out} has no links, so that equal layers are written again")
+        say(f"--link: the disk of {out} has no hard links; equal layers are written again")
     sets = [row.record.layers for row in rows]
     check_room(parents, sets, targets, dtype=dtype, shelf=shelf, graft=definition.graft)
     for layers, target in zip(sets, targets, strict=True):
-        write(definition, parents, layers, score_of(layers, known), target, dtype, shelf)
-        upload(target, repository and f"{repository}-{target.name}", private)
+        exporter.write(parents, layers, target, shelf, suffix=f"-{target.name}")
         if not json:
             print(target)
-    keep(definition, storage, targets)
+    exporter.keep_reports(targets)
     if shelf is not None:
         say(f"{shelf.linked / 1e9:.2f} GB were linked instead of written")
     if json:
         print_json([{**r.to_dict(), "out": str(t)} for r, t in zip(rows, targets, strict=True)])
-
-
-def _named(layers: Sequence[Any]) -> str:
-    """A layer set in the name of a folder or repository, where no at sign may stand."""
-    return "-".join(map(str, layers)).replace("@", "_") or "none"

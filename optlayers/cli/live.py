@@ -1,6 +1,6 @@
-"""The live view of a search: on a terminal a view that renews itself, elsewhere plain lines.
+"""Displays that update while a command runs: a study under search, and bytes being written.
 
-What it shows comes from the database, so that all workers of a study show, wherever they run.
+On a terminal they redraw themselves; elsewhere they print a line now and then.
 """
 
 from __future__ import annotations
@@ -11,39 +11,67 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
-from optlayers.cli.view import LocalWorker, Pace, line, view
+from optlayers.cli.screen import LocalWorker, Pace, Screen, line
 from optlayers.results.view import StudyView
 
 LINE_SECONDS, LONGEST_LINE_SECONDS = 5.0, 60.0
 WINDOW_SECONDS = 30.0
-RENEW_SECONDS = 1.0
-# At most this share of the time goes into reading the database for the view.
+REFRESH_SECONDS = 1.0
+# The largest share of the time that goes into reading the database for the display.
 SHARE = 0.05
 
 
-def renews_itself(console: Console) -> bool:
-    """Whether a view may renew itself there: on a terminal that can, watched by a person."""
+def can_redraw(console: Console) -> bool:
+    """Whether a display may redraw itself there: on a capable terminal, not in CI."""
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         return False
-    # FORCE_COLOR makes rich take a pipe for a terminal.
+    # With FORCE_COLOR rich takes a pipe for a terminal.
     return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
 
 
-class LiveView:
-    """Shows a study as it goes; a context manager on standard error, or another console."""
+class Rate:
+    """Steps per second of a counter over the last `WINDOW_SECONDS`, or since its last change."""
+
+    def __init__(self) -> None:
+        self._changes: deque[tuple[float, int]] = deque()
+
+    def __call__(self, count: int) -> float | None:
+        """The rate, now that the counter is at `count`; None at first."""
+        now, changes = time.monotonic(), self._changes
+        if not changes or count != changes[-1][1]:
+            changes.append((now, count))
+        # Two stay: a cohort can take longer than the window.
+        while len(changes) > 2 and now - changes[0][0] > WINDOW_SECONDS:
+            changes.popleft()
+        then, first = changes[0]
+        return (count - first) / (now - then) if now > then else None
+
+
+class LiveView(contextlib.AbstractContextManager["LiveView"]):
+    """Shows a study as it goes, from its database: the workers of all machines.
+
+    console: default standard error.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
-        renews = renews_itself(self.console)
-        self._live = Live(console=self.console, auto_refresh=False) if renews else None
-        self._seen: deque[tuple[float, int, int]] = deque()
+        redraws = can_redraw(self.console)
+        self._live = Live(console=self.console, auto_refresh=False) if redraws else None
+        self._questions, self._passes = Rate(), Rate()
         self._began = time.monotonic()
         self._next_line = self._next_look = 0.0
         self._phase = self._last_text = ""
@@ -53,91 +81,113 @@ class LiveView:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.console.print(Text(text), soft_wrap=True)
 
     def follow(self, definition: Any, study: Any, local: Sequence[LocalWorker] = ()) -> str | None:
-        """Look at the study and show it, where it is time to; the phase, if it looked."""
-        began = time.monotonic()
-        if began < self._next_look:
+        """Read the study and show it, unless it is too early to; the phase, if it was read."""
+        if time.monotonic() < self._next_look:
             return None
         busy = time.thread_time()
         found = StudyView.of(definition, study)
-        # The processor's time: on a machine that others keep busy a look only seems to be long.
+        # Processor time: on a machine under load wall time would be longer than the work.
         pause = (time.thread_time() - busy) / SHARE
-        self._next_look = time.monotonic() + max(RENEW_SECONDS if self._live else 0.0, pause)
+        self._next_look = time.monotonic() + max(REFRESH_SECONDS if self._live else 0.0, pause)
         self.show(found, local)
         return found.phase
 
     def show(self, found: StudyView, local: Sequence[LocalWorker] = ()) -> None:
-        """Renew the view."""
+        """Show a view; as lines, if the phase is new or the last one is long ago."""
         pace = self._pace(found)
         if self._live is not None:
-            self._live.update(view(found, local, pace), refresh=True)
+            self._live.update(Screen(found, local, pace), refresh=True)
             return
         now, phase = time.monotonic(), found.phase
         if phase != self._phase or now >= self._next_line:
-            # A log of a day should not have a line for every five seconds of it.
+            # Less often in a long search, so that its log stays short.
             wait = min(max(LINE_SECONDS, SHARE * (now - self._began)), LONGEST_LINE_SECONDS)
             self._phase, self._next_line = phase, now + wait
             text = line(found, local, pace)
             if text != self._last_text:
                 self._last_text = text
-                self.console.print(Text(text), soft_wrap=True)
+                self.note(text)
 
     def _pace(self, found: StudyView) -> Pace:
-        now, asked = time.monotonic(), found.question_evaluations
-        seen = self._seen
-        done = (asked, found.passes)
-        if len(seen) > 1 and seen[-1][1:] == seen[-2][1:] == done:
-            seen.pop()  # a study that stands still is not remembered second by second
-        seen.append((now, *done))
-        while now - seen[0][0] > WINDOW_SECONDS and not self._loses_a_change():
-            seen.popleft()
-        then, questions, passes = seen[0]
-        if now <= then:
-            return Pace()
-        rate = (asked - questions) / (now - then)
-        left = None
-        if rate > 0:
-            left = max(0.0, found.expected_evaluations - asked) / rate
-        run = (found.passes - passes) / (now - then)
-        return Pace(rate, run if found.passes else None, left)
-
-    def _loses_a_change(self) -> bool:
-        """Whether without the oldest look nothing would have happened: cohorts can take minutes."""
-        (_, *oldest), (_, *second), (_, *newest) = self._seen[0], self._seen[1], self._seen[-1]
-        return any(a != c and b == c for a, b, c in zip(oldest, second, newest, strict=True))
+        done = found.question_evaluations
+        questions, passes = self._questions(done), self._passes(found.passes)
+        left = max(0, found.expected_evaluations - done) / questions if questions else None
+        return Pace(questions, passes if found.passes else None, left)
 
 
-class Watcher(threading.Thread):
-    """Shows a study from a thread of its own, beside what the main thread does."""
+class Watcher(threading.Thread, contextlib.AbstractContextManager["Watcher"]):
+    """Shows a study from a thread while the main thread works; a context manager."""
 
     def __init__(self, definition: Any, study: Any) -> None:
         super().__init__(daemon=True)
         self.definition, self.study = definition, study
-        self.view = LiveView()
         self._end = threading.Event()
 
     def run(self) -> None:
-        """Show, until `close`."""
-        with self.view:
-            while not self._end.wait(RENEW_SECONDS):
-                # The view is no reason for a worker to end.
+        """Show the study until the context ends."""
+        with LiveView() as view:
+            while not self._end.wait(REFRESH_SECONDS):
+                # A failing display must not end the worker.
                 with contextlib.suppress(Exception):
-                    self.view.follow(self.definition, self.study)
+                    view.follow(self.definition, self.study)
 
-    def close(self) -> None:
-        """End the view."""
+    def __enter__(self) -> Watcher:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._end.set()
         self.join(timeout=2.0)
+
+
+class ByteProgress(contextlib.AbstractContextManager["ByteProgress"]):
+    """Progress of a copy on standard error; call it with the bytes done and in all."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.console = Console(stderr=True, highlight=False)
+        self._started = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(what, total=None)
+
+    def __enter__(self) -> ByteProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` bytes are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            rate = done / (now - self._started) / 1e6
+            self.console.print(
+                f"{self.what}: {done / 1e9:.1f} of {total / 1e9:.1f} GB, {rate:.0f} MB/s",
+                soft_wrap=True,
+            )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app, at_least
-from optlayers.storage.connect import DEFAULT_URL
+from optlayers.cli import options as opt
+from optlayers.cli.app import app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,88 +20,75 @@ if TYPE_CHECKING:
 
 @app.command()
 def patterns(
-    study: StudyOption = "demo",
-    storage: StorageOption = DEFAULT_URL,
-    top: Annotated[int, typer.Option("--top", help="Rows of each table.")] = 10,
-    json: JsonOption = False,
+    study: opt.Study = "demo",
+    storage: opt.Storage = opt.DEFAULT_URL,
+    top: Annotated[
+        int, typer.Option("--top", callback=opt.number(1), help="Rows of each table.")
+    ] = 10,
+    json: opt.Json = False,
 ) -> None:
-    """Show which layers help or harm, which work together, and how sure that is."""
-    from optlayers.cli.stored import study_of
+    """Show which layers help or harm, and which work together.
+
+    Effects come from a model of all evaluated sets, each with its 95 % interval.
+    """
     from optlayers.cli.tables import console, print_json
     from optlayers.errors import InputError
     from optlayers.search import explain
-    from optlayers.storage.connect import open_study, storage_errors
-    from optlayers.trials import keys
-    from optlayers.trials.records import read_records
 
-    at_least("--top", top, 1)
-    definition = study_of(study, storage)
-    opened = open_study(storage, definition, create=False)
-    with storage_errors(storage):
-        n_layers = int(opened.user_attrs.get(keys.N_LAYERS, 0))
-        donors = definition.donor_names
-        records = read_records(opened.get_trials(deepcopy=False))
-    found = explain(records, n_layers, len(donors)) if n_layers else None
+    view = opt.read_study(study, storage)
+    donors, name = view.donors, view.definition.name
+    found = explain(view.records, view.n_layers, len(donors)) if view.n_layers else None
     if found is None:
         raise InputError(
-            f"study {definition.name!r} has too few evaluated layer sets to learn from; expected "
-            "one for each layer or more, so search on"
+            f"study {name!r} has too few evaluated layer sets to learn from; search "
+            "until there is at least one per layer"
         )
     if json:
         print_json(_data(found, donors))
         return
     out = console()
-    title = f"{definition.name}: what {found.sets} layer sets say, in points of the score"
-    out.print(_effects(found.layers, f"{title}\nadding a layer", top, _helps, donors))
-    title = "pairs: beyond what the two add one by one"
-    out.print(_effects(found.pairs, title, top, _joins, donors))
-    if found.triples:
-        out.print(_effects(found.triples, "triples: beyond their pairs", top, _joins, donors))
+    for title, effects, meaning in (
+        ("adding a layer", found.layers, ("helps", "harms")),
+        ("pairs, beyond the sum of their layers", found.pairs, TOGETHER),
+        ("triples, beyond their pairs", found.triples, TOGETHER),
+    ):
+        if effects:
+            out.print(_effects(effects, title, top, meaning, donors))
     out.print(_patterns(found, top, donors))
+    print(f"{name}: from {found.sets} layer sets; effects in points of the score")
 
 
-def _helps(effect: Effect) -> str:
-    return ("helps" if effect.effect > 0 else "harms") if effect.is_sure else "not sure"
-
-
-def _joins(effect: Effect) -> str:
-    if not effect.is_sure:
-        return "not sure"
-    return "work together" if effect.effect > 0 else "replace each other"
+TOGETHER = ("work together", "replace each other")
 
 
 def _effects(
-    effects: Sequence[Effect], title: str, top: int, verdict: Any, donors: Donors
+    effects: Sequence[Effect], title: str, top: int, meaning: tuple[str, str], donors: Donors
 ) -> Table:
-    """A table of effects, strongest first; points are hundredths of the score."""
-    from rich.table import Table
+    """A table of effects, the strongest first; `meaning` of positive and negative ones."""
+    from optlayers.cli.tables import plain_table
 
-    table = Table(title=title, title_justify="left")
-    for name in ("layers", "points", "95 % interval", "sets"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table = plain_table(title, ("layers", "effect", "95 %", "sets", ""), left=("layers", ""))
     for effect in sorted(effects, key=lambda e: (not e.is_sure, -abs(e.effect)))[:top]:
         table.add_row(
             effect.layers.text(donors),
             f"{100 * effect.effect:+.1f}",
             f"{100 * effect.ci_low:+.1f} to {100 * effect.ci_high:+.1f}",
             str(effect.sets),
-            verdict(effect),
+            meaning[effect.effect <= 0] if effect.is_sure else "not sure",
         )
     return table
 
 
 def _patterns(found: Explanation, top: int, donors: Donors) -> Table:
-    from rich.table import Table
+    from optlayers.cli.tables import plain_table
 
-    table = Table(title="what the 20 best sets share", title_justify="left")
-    for name in ("layers", "in sets", "mean score", "synergy"):
-        table.add_column(name, justify="right", no_wrap=True)
+    heads = ("layers", "in sets", "mean score", "synergy")
+    table = plain_table("what the 20 best sets share", heads, left=("layers",))
     for pattern in sorted(found.patterns, key=lambda p: -p.quality)[:top]:
         table.add_row(
             pattern.layers.text(donors),
             str(pattern.frequency),
-            f"{100 * pattern.mean:.1f} %",
+            f"{100 * pattern.mean:.1f}",
             f"{100 * pattern.synergy:+.1f}" if len(pattern.layers) > 1 else "",
         )
     return table
@@ -110,17 +97,12 @@ def _patterns(found: Explanation, top: int, donors: Donors) -> Table:
 def _data(found: Explanation, donors: Donors) -> dict[str, Any]:
     """The explanation as plain data."""
 
+    def fields(item: Any, *names: str) -> dict[str, Any]:
+        return {"layers": item.layers.labels(donors), **{n: getattr(item, n) for n in names}}
+
     def effects(group: Sequence[Effect]) -> list[dict[str, Any]]:
         return [
-            {
-                "layers": e.layers.labels(donors),
-                "effect": e.effect,
-                "ci_low": e.ci_low,
-                "ci_high": e.ci_high,
-                "sets": e.sets,
-                "sure": e.is_sure,
-            }
-            for e in group
+            {**fields(e, "effect", "ci_low", "ci_high", "sets"), "sure": e.is_sure} for e in group
         ]
 
     return {
@@ -128,14 +110,5 @@ def _data(found: Explanation, donors: Donors) -> dict[str, Any]:
         "layers": effects(found.layers),
         "pairs": effects(found.pairs),
         "triples": effects(found.triples),
-        "patterns": [
-            {
-                "layers": p.layers.labels(donors),
-                "frequency": p.frequency,
-                "quality": p.quality,
-                "mean": p.mean,
-                "synergy": p.synergy,
-            }
-            for p in found.patterns
-        ],
+        "patterns": [fields(p, "frequency", "quality", "mean", "synergy") for p in found.patterns],
     }

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from optlayers.cli.app import StorageOption, StudyOption, app, say
-from optlayers.storage.connect import DEFAULT_URL
+from optlayers.cli import options as opt
+from optlayers.cli.app import app, say
 
 
 class Format(StrEnum):
@@ -23,86 +23,70 @@ class Format(StrEnum):
 
 @app.command()
 def report(
-    study: StudyOption = "demo",
-    storage: StorageOption = DEFAULT_URL,
+    study: opt.Study = "demo",
+    storage: opt.Storage = opt.DEFAULT_URL,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Where it goes (default: report.FORMAT)."),
+        typer.Option("--out", metavar="FILE", help="File to write (default: report.FORMAT)."),
     ] = None,
     kind: Annotated[
         Format | None,
-        typer.Option("--format", help="html, md or json (default: by the name of --out)."),
+        typer.Option("--format", help="html, md or json (default: by the suffix of --out)."),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", metavar="DIR", help="Write the figures as SVG and PNG too."),
+        typer.Option("--images", metavar="DIR", help="Also write the figures as SVG and PNG."),
     ] = None,
     baselines: Annotated[
         Path | None,
         typer.Option(
             "--baselines",
             metavar="FILE",
-            help="Other searches, as benchmarks/search/demo_baselines.py writes.",
+            help="Other searches to draw, as benchmarks/search/demo_baselines.py writes.",
         ),
     ] = None,
 ) -> None:
-    """Write a report of a study, finished or under way: one file that needs no network."""
+    """Write a report of a study, done or under way: one file."""
     import json as jsonlib
 
-    from optlayers.cli.stored import study_of
     from optlayers.errors import InputError
     from optlayers.report.baselines import read_baselines
     from optlayers.report.figures import figures
     from optlayers.report.images import browser, write_images
-    from optlayers.results.view import StudyView
-    from optlayers.storage.connect import open_study, storage_errors
+    from optlayers.report.page import page
+    from optlayers.report.text import as_data, markdown
 
-    chosen = kind or (Format(out.suffix[1:]) if out and out.suffix[1:] in list(Format) else None)
-    chosen = chosen or Format.html
+    suffix = out.suffix[1:] if out else ""
+    chosen = kind or (Format(suffix) if suffix in list(Format) else Format.html)
     target = out or Path(f"report.{chosen}")
     if target.is_dir() or not target.absolute().parent.is_dir():
-        raise InputError(f"--out {target}: not a file in a folder that exists; name another")
+        raise InputError(f"--out {target}: not a file in an existing folder; choose another")
     if images is not None:
         browser()
-    definition = study_of(study, storage)
-    beside = read_baselines(baselines) if baselines is not None else []
-    opened = open_study(storage, definition, create=False)
-    with storage_errors(storage):
-        view = StudyView.of(definition, opened)
-    drawn = figures(view, beside)
+    others = read_baselines(baselines) if baselines is not None else []
+    view = opt.read_study(study, storage)
+    drawn = figures(view, others)
     if chosen is Format.html:
-        from optlayers.report.page import page
-
         text = page(view, drawn)
     elif chosen is Format.md:
-        from optlayers.report.text import markdown
-
-        where = None if images is None else os.path.relpath(images, target.parent)
-        text = markdown(view, drawn, where)
+        text = markdown(view, drawn, os.path.relpath(images, target.parent) if images else None)
     else:
-        from optlayers.report.text import as_data
-
-        text = jsonlib.dumps(as_data(view, beside), indent=1, allow_nan=False) + "\n"
+        text = jsonlib.dumps(as_data(view, others), indent=1, allow_nan=False) + "\n"
     _write(target, text)
-    say(f"wrote {target}, {_size(len(text.encode()))}")
+    size = len(text.encode())
+    say(f"wrote {target}, " + (f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} KB"))
     if images is not None:
-        files = write_images(drawn, images)
-        say(f"wrote {len(files)} images to {images}")
-
-
-def _size(count: int) -> str:
-    """Bytes for people: `2.1 MB`, `14 KB`."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{max(1, round(count / 1e3))} KB"
+        say(f"wrote {len(write_images(drawn, images))} images to {images}")
 
 
 def _write(target: Path, text: str) -> None:
-    """Write by rename, so that no half-written file stands there."""
+    """Write by rename, so that the file is never half-written."""
     from optlayers.errors import RunError
 
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(target)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RunError(f"{target}: {error.strerror}; make room, or choose another place") from None
+        partial.unlink(missing_ok=True)
+        raise RunError(f"{target}: {error.strerror}; free some space, or choose another") from None

@@ -12,157 +12,139 @@ from typing import Annotated, Any
 
 import typer
 
-from optlayers.cli.app import (
-    MOST_WORKERS,
-    DtypeOption,
-    JsonOption,
-    MaxMinutesOption,
-    PrunerOption,
-    ReplayOption,
-    SamplerOption,
-    StorageOption,
-    StudyOption,
-    app,
-    at_least,
-    called,
-    say,
-)
-from optlayers.cli.dashboard import write_notes
-from optlayers.cli.leaving import end_within
-from optlayers.cli.pool import STOP_SECONDS, Pool, Slot
-from optlayers.errors import InputError
-from optlayers.storage.connect import DEFAULT_URL
+from optlayers.cli import options as opt
+from optlayers.cli.app import STORAGE_ENV, app, program, say
+from optlayers.cli.exit import exit_within
 from optlayers.storage.signals import ending_signals, interrupt
 
-# Those of `evaluator.pick_dtype`, which is not loaded here.
-DTYPES = ("float32", "bfloat16", "float16")
 POLL_SECONDS = 0.5
+# For what is left to do in the database once the workers have stopped.
 LEAVE_SECONDS = 3.0
 
 
 @app.command()
 def search(
-    study: StudyOption = "demo",
+    study: opt.Study = "demo",
     workers: Annotated[
         int | None,
-        typer.Option("--workers", help="Local workers (default: one a GPU, or one a core)."),
+        typer.Option(
+            "--workers",
+            callback=opt.number(1, 1000),
+            help="Local workers (default: one per GPU, or one per core).",
+        ),
     ] = None,
     devices: Annotated[
         str | None,
-        typer.Option("--devices", "--device", help="cpu, or GPUs: 0,1 (default: all there are)."),
+        typer.Option("--devices", "--device", help="cpu, or GPUs such as 0,1 (default: all GPUs)."),
     ] = None,
     per_device: Annotated[
-        int | None, typer.Option("--per-device", help="Workers on each GPU (default: one).")
+        int | None,
+        typer.Option(
+            "--per-device", callback=opt.number(1, 1000), help="Workers on each GPU (default: 1)."
+        ),
     ] = None,
-    storage: StorageOption = DEFAULT_URL,
-    dtype: DtypeOption = None,
-    max_minutes: MaxMinutesOption = None,
-    sampler: SamplerOption = None,
-    pruner: PrunerOption = None,
-    replay: ReplayOption = None,
-    json: JsonOption = False,
+    storage: opt.Storage = opt.DEFAULT_URL,
+    dtype: opt.Dtype = None,
+    max_minutes: opt.MaxMinutes = None,
+    sampler: opt.Sampler = None,
+    pruner: opt.Pruner = None,
+    replay: opt.Replay = None,
+    json: opt.Json = False,
 ) -> None:
-    """Search the best layer sets of a study; run the same command again to go on."""
-    from optlayers.cli.placement import cores, parse_devices, places, visible_gpus
+    """Search for the best layer sets of a study; rerun to continue."""
+    from optlayers.cli.dashboard import write_notes
+    from optlayers.cli.local_workers import (
+        Pool,
+        WorkerProcess,
+        allocate,
+        parse_devices,
+        visible_gpus,
+    )
     from optlayers.config.study import load_study
     from optlayers.storage.connect import open_study, storage_errors
     from optlayers.workers.heldout import is_done
 
-    for name, value in (("--workers", workers), ("--per-device", per_device)):
-        if value is not None:
-            at_least(name, value, 1, MOST_WORKERS)
-    if max_minutes is not None:
-        at_least("--max-minutes", max_minutes, 0)
-    if dtype not in (None, *DTYPES):
-        raise InputError(f"--dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
     definition = load_study(study).exploring(sampler, pruner)
     gpus = [] if devices == "cpu" else visible_gpus()
-    placed = places(parse_devices(devices, gpus), workers, per_device, cores())
+    allocated = allocate(parse_devices(devices, gpus), workers, per_device)
     opened = open_study(storage, definition, say=say)
     with storage_errors(storage):
         if is_done(opened, definition):
-            say(f"study {definition.name!r} is finished")
+            say(f"study {definition.name!r} is done")
         else:
             if replay is None:
-                _bring(definition)
-            slots, first = [], _first_index(storage)
-            for number, place in enumerate(placed):
-                command = ["worker", "--study", study, "--index", str(first + number), "--attached"]
-                command += ["--threads", str(place.threads), "--device", place.device]
-                command += ["--dtype", dtype] if dtype else []
-                command += ["--replay", replay] if replay else []
-                command += ["--sampler", sampler] if sampler else []
-                command += ["--pruner", pruner] if pruner else []
-                slots.append(Slot(command, place.device, place.threads))
-            # By the environment, so that a password is in no process list.
-            _run(
-                Pool(slots, {"OPTLAYERS_STORAGE": storage}, _seconds(max_minutes)),
-                definition,
-                opened,
-            )
+                _fetch_models(definition)
+            options = {"--study": study, "--dtype": dtype, "--replay": replay}
+            options |= {"--sampler": sampler, "--pruner": pruner}
+            shared = [word for name, value in options.items() if value for word in (name, value)]
+            processes = []
+            for index, resources in enumerate(allocated, start=_first_index(storage)):
+                own = ["--index", str(index), "--device", resources.device]
+                own += ["--threads", str(resources.threads)]
+                processes.append(WorkerProcess(["worker", "--attached", *shared, *own], resources))
+            # The URL goes through the environment, so that no process list shows its password.
+            seconds = None if max_minutes is None else 60 * max_minutes
+            _run(Pool(processes, {STORAGE_ENV: storage}, seconds), definition, opened)
             if not is_done(opened, definition):
-                say("time is up; run the same command again to go on")
-        _summary(definition, opened, study, storage, json)
+                say("time is up; run the same command again to continue")
+        _print_results(definition, opened, study, storage, json)
         if replay is None:
-            # Last of all, since the dashboard's library takes seconds to load.
+            # Last, because the library of the dashboard takes seconds to load.
             write_notes(opened, definition, storage)
 
 
-def _bring(definition: Any) -> None:
-    """Fetch models of a hub, once, before workers ask for them; raises `ModelError` if it fails."""
+def _fetch_models(definition: Any) -> None:
+    """Fetch models from their hub once, before all workers ask for them."""
     models = [spec.model for spec in (definition.base, *definition.donor_specs)]
     if all(Path(definition.resolve(model)).is_dir() for model in models):
-        return  # the workers look at them, who have loaded what it takes
+        return  # the workers check them; here that would load torch
     from optlayers.checkpoints.parents import open_parents
     from optlayers.checkpoints.tokenizer import tokenizer_folder
 
-    say("looking for the models")
+    say("fetching the models")
     open_parents(definition)
     tokenizer_folder(definition)
 
 
 def _first_index(storage: str) -> int:
-    """The index of the first worker here: searches on several machines must not propose alike."""
+    """The index of the first worker here, different on every machine: it seeds the sampler."""
     from optlayers.storage.heartbeat import host_name
 
     if storage.startswith("sqlite"):
-        return 0  # one machine: the same seeds every time
+        return 0  # one machine, and the same seeds every time
     return zlib.crc32(host_name().encode()) % 1_000_000 * 1_000
 
 
-def _seconds(minutes: float | None) -> float | None:
-    return None if minutes is None else 60 * minutes
-
-
-def _run(pool: Pool, definition: Any, opened: Any) -> None:
-    """Keep the workers running and show how they do, until all have finished."""
+def _run(pool: Any, definition: Any, opened: Any) -> None:
+    """Run the workers and show the study until all have finished."""
     from optlayers.cli.live import LiveView
+    from optlayers.cli.local_workers import STOP_SECONDS
     from optlayers.storage.retry import tell_waits
 
     def stop(_number: int, _frame: Any) -> None:
         interrupt(KeyboardInterrupt())
 
-    # Ctrl-C too: a shell starts what it runs in the background with that signal ignored.
+    # SIGINT too: a shell starts background jobs with that signal ignored.
     for name in ending_signals():
         signal.signal(name, stop)
-    end_within(STOP_SECONDS + 2 * LEAVE_SECONDS)
+    exit_within(STOP_SECONDS + 2 * LEAVE_SECONDS)
     try:
         pool.start()
         with LiveView() as view:
             tell_waits(opened._storage, view.note)
-            while pool.watch(_told(opened)):
+            while pool.watch(_with_result(opened)):
                 while pool.notes:
                     view.note(pool.notes.popleft())
-                view.follow(definition, opened, [slot.shown for slot in pool.slots])
+                view.follow(definition, opened, [worker.shown for worker in pool.workers])
                 time.sleep(POLL_SECONDS)
     finally:
         tell_waits(opened._storage, say)
         pool.stop()
-        _return_lost(opened)
+        _requeue(opened)
 
 
-def _return_lost(opened: Any) -> None:
-    """Queue what workers of this machine held that were killed; a later search would too."""
+def _requeue(opened: Any) -> None:
+    """Queue what killed workers of this machine held; else the next search would do it."""
     from optlayers.storage.retry import limit_patience
     from optlayers.trials import keys
     from optlayers.trials.records import donors_in
@@ -175,8 +157,8 @@ def _return_lost(opened: Any) -> None:
         claims.reap(opened.get_trials(deepcopy=False))
 
 
-def _told(opened: Any) -> set[int]:
-    """The process numbers of this machine's workers that have told a result."""
+def _with_result(opened: Any) -> set[int]:
+    """The process numbers of this machine's workers that have stored a result."""
     from optlayers.storage.heartbeat import process_of
     from optlayers.trials import keys
 
@@ -185,9 +167,9 @@ def _told(opened: Any) -> set[int]:
     return {process_of(worker) for worker in workers} - {0}
 
 
-def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool) -> None:
-    """Leaderboard, best of each size, and what to do next."""
-    from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, rows_table
+def _print_results(definition: Any, opened: Any, study: str, storage: str, json: bool) -> None:
+    """Print the leaderboard, the best of each size, and the commands to go on with."""
+    from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, print_rows
     from optlayers.results.view import StudyView
     from optlayers.storage.redact import mask_password
 
@@ -201,16 +183,15 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
         return
     out = console()
     title = f"{definition.name}: the best of {len(rows)} layer sets"
-    out.print(rows_table(view.compare(rows[:11])[:10], title, out.width, view.cost))
+    print_rows(out, view.compare(rows[:11])[:10], title, view.cost)
     out.print(view.selection_note(bool(view.held_out)), markup=False)
     if view.cost.table is None:
-        out.print(rows_table(view.best_of_size, "the best of each size"))
+        print_rows(out, view.best_of_size, "the best of each size")
     else:
-        title = f"the best for what they cost: {view.cost.title}"
-        out.print(rows_table(view.front, title, cost=view.cost))
+        print_rows(out, view.front, f"the best for their cost: {view.cost.title}", view.cost)
     if view.held_out:
-        out.print(held_out_table(view.held_out, definition.donor_names))
-    where = f" --storage {quote(mask_password(storage))}" if storage != DEFAULT_URL else ""
+        out.print(held_out_table(view.held_out, view.donors))
+    where = f" --storage {quote(mask_password(storage))}" if storage != opt.DEFAULT_URL else ""
     option = (f" --study {quote(study)}" if study != "demo" else "") + where
     print("Next:")
     for command in (
@@ -219,5 +200,5 @@ def _summary(definition: Any, opened: Any, study: str, storage: str, json: bool)
         f"report{option} --out report.html",
         f"dashboard{where}",
     ):
-        # Not by the console, which would break a long line that is to be copied.
-        print(f"  {called()} {command}")
+        # By print, because rich would wrap a command that is to be copied.
+        print(f"  {program()} {command}")

@@ -1,55 +1,43 @@
-"""`optlayers status`: where a study stands."""
+"""`optlayers status`: how far a study has come."""
 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from optlayers.cli.app import JsonOption, StorageOption, StudyOption, app
-from optlayers.storage.connect import DEFAULT_URL
+from optlayers.cli import options as opt
+from optlayers.cli.app import app
 
 POLL_SECONDS = 0.5
 
 
 @app.command()
 def status(
-    study: StudyOption = "demo",
-    storage: StorageOption = DEFAULT_URL,
+    study: opt.Study = "demo",
+    storage: opt.Storage = opt.DEFAULT_URL,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show it as it goes, until it is done or Ctrl-C.")
+        bool, typer.Option("--watch", help="Show it live until it is done, or Ctrl-C.")
     ] = False,
-    json: JsonOption = False,
+    json: opt.Json = False,
 ) -> None:
-    """Show phase, trials and best layer set of a study."""
-    from optlayers.cli.stored import study_of
+    """Show the phase, the trials and the best set of a study."""
+    from rich.console import Console
+
+    from optlayers.cli.live import LiveView
     from optlayers.cli.tables import print_json, status_lines
     from optlayers.errors import InputError
-    from optlayers.results.view import StudyView
-    from optlayers.storage.connect import open_study, storage_errors
 
     if watch and json:
-        raise InputError("--watch and --json: a view that renews itself is no JSON; choose one")
-    definition = study_of(study, storage)
-    opened = open_study(storage, definition, create=False)
-    with storage_errors(storage):
-        if watch:
-            _watch(definition, opened)
-            return
-        view = StudyView.of(definition, opened)
+        raise InputError("--watch and --json: a live display is not JSON; give one of them")
+    if watch:
+        with opt.stored_study(study, storage) as found, LiveView(Console(highlight=False)) as live:
+            while live.follow(*found) != "done":
+                time.sleep(POLL_SECONDS)
+        return
+    view = opt.read_study(study, storage)
     if json:
         print_json(view.status())
     else:
         print("\n".join(status_lines(view)))
-
-
-def _watch(definition: Any, opened: Any) -> None:
-    """The live view of a study that others run."""
-    from rich.console import Console
-
-    from optlayers.cli.live import LiveView
-
-    with LiveView(Console(highlight=False)) as view:
-        while view.follow(definition, opened) != "done":
-            time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""`optlayers studies`: the shipped definitions, and the check of a study file."""
+"""`optlayers studies`: the shipped study files, and the check of one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from optlayers.cli.app import JsonOption, StorageOption, app
-from optlayers.storage.connect import DEFAULT_URL
+from optlayers.cli import options as opt
+from optlayers.cli.app import app
 
 
 @app.command()
@@ -17,21 +17,21 @@ def studies(
         Path | None, typer.Option("--check", metavar="FILE", help="Validate a study file.")
     ] = None,
     study: Annotated[
-        str | None, typer.Option("--study", metavar="NAME|FILE", help="Only this one.")
+        str | None, typer.Option("--study", metavar="NAME|FILE", help="List only this study.")
     ] = None,
-    storage: StorageOption = DEFAULT_URL,
-    json: JsonOption = False,
+    storage: opt.Storage = opt.DEFAULT_URL,
+    json: opt.Json = False,
 ) -> None:
-    """List the study definitions that ship with optlayers, or validate a study file.
+    """List the shipped studies, or validate a study file.
 
-    `--storage` is taken as every command takes it, and not used.
+    --storage is accepted as by every command, and has no effect.
     """
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study, shipped_studies
     from optlayers.errors import InputError
 
     if check is not None and study is not None:
-        raise InputError("--check and --study name a study each; give one")
+        raise InputError("--check and --study each name a study; give one of them")
     if check is not None:
         definition = load_study(str(check) if check.suffix else str(check.absolute()))
         if json:
@@ -45,7 +45,8 @@ def studies(
         print_json([definition.to_dict() for definition in found])
         return
     for definition in found:
-        budget = f"{definition.layers.min} to {definition.layers.max} layers"
+        layers = f"{definition.layers.min} to {definition.layers.max} layers"
         tasks = ", ".join(task.name for task in definition.tasks)
-        donors = " and ".join(spec.model for spec in definition.donor_specs)
-        print(f"{definition.name}: {donors} into {definition.base.model}, {budget}, {tasks}")
+        print(f"{definition.name}: {layers}, on {tasks}")
+        print(f"  base   {definition.base.model}")
+        print(f"  donor  {', '.join(spec.model for spec in definition.donor_specs)}")

@@ -12,10 +12,8 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
 from tests.helpers.commands import Commands
 from tests.helpers.docs_commands import (
@@ -177,15 +175,10 @@ def extras() -> dict[str, list[str]]:
 
 def assert_parses(words: list[str]) -> None:
     """The words are a command of ours with options that it has, and a shipped study is one."""
-    import importlib
-
-    from optlayers.cli.app import COMMANDS as FILES
-    from optlayers.cli.app import app
+    from optlayers.cli.app import command_group
     from optlayers.config.study import shipped_studies
 
-    for name in FILES:
-        importlib.import_module(f"optlayers.cli.{name}")
-    command: Any = typer.main.get_command(app)
+    command = command_group()
     if words == ["--version"]:
         return
     words = [word for word in words if word != "--debug"]

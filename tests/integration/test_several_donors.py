@@ -8,7 +8,6 @@ lies at index 4. So `1@a,2@b` is the target itself.
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,10 +126,9 @@ def searched(trio: Trio) -> optlayers.SearchResult:
 
 
 def run(trio: Trio, *arguments: str) -> str:
-    from optlayers.cli.app import COMMANDS, app
+    from optlayers.cli.app import app, command_group
 
-    for name in COMMANDS:
-        importlib.import_module(f"optlayers.cli.{name}")
+    command_group()
     done = CliRunner().invoke(app, [*arguments, "--study", str(trio.file)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout

@@ -183,7 +183,7 @@ def test_a_set_that_ends_its_workers_is_given_up_and_the_search_is_finished(
     out, _ = searching.communicate(timeout=120)
     err = (tmp_path / "err").read_text()
     assert searching.returncode == 0, err
-    assert "again in" in err
+    assert "restart in" in err
     rows = json.loads(out)
     assert rows[0]["layers"] == [0, 10, 11, 15]
     assert [10] not in [row["layers"] for row in rows]

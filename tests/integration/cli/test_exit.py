@@ -1,4 +1,4 @@
-"""A worker that is told to end does so in time, also where no signal handler gets to run."""
+"""A process that was told to end does so in time, also if no signal handler can run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-from optlayers.cli.leaving import EXIT_CODE
+from optlayers.cli.exit import INTERRUPTED
 
-# SQLite waits for a lock inside one call, which no signal handler can break into.
+# SQLite waits for a lock inside one call, which no signal handler can interrupt.
 STUCK = """
 import signal, sqlite3, sys
-from optlayers.cli.leaving import end_within
+from optlayers.cli.exit import exit_within
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
-end_within(0.5)
+exit_within(0.5)
 connection = sqlite3.connect(sys.argv[1], timeout=60)
 print("waits", flush=True)
 connection.execute("BEGIN IMMEDIATE")
@@ -34,4 +34,4 @@ def test_a_process_that_is_stuck_in_a_call_ends_in_time(tmp_path: Path) -> None:
         assert stuck.stdout.readline() == "waits\n"
         time.sleep(0.2)
         stuck.send_signal(signal.SIGTERM)
-        assert stuck.wait(timeout=20) == EXIT_CODE
+        assert stuck.wait(timeout=20) == INTERRUPTED

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from optlayers.cli.live import LiveView, renews_itself
-from optlayers.cli.view import LocalWorker, Pace, line, present, view
+from optlayers.cli.live import LiveView, Rate, can_redraw
+from optlayers.cli.screen import LocalWorker, Pace, Screen, line, present
 from optlayers.results.view import StudyView
 from optlayers.storage.heartbeat import process_name
 from optlayers.trials.worker_state import WorkerState
@@ -33,7 +33,7 @@ def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
     workers = [worker(seen=time.time(), questions=500, seconds=2.0)]
     now = changed(found, workers=workers, savings=found.savings, phase="refine")
     local = [LocalWorker("cpu", "loading models")]
-    text = on_terminal(view(now, local, Pace(1234.0, 5678.0, 75.0)))
+    text = on_terminal(Screen(now, local, Pace(1234.0, 5678.0, 75.0)))
     f = found.funnel
     for part in (
         "replayed", "✓ validate", "● refine",
@@ -76,28 +76,24 @@ def test_workers_that_have_left_are_not_shown_and_silent_ones_are_told() -> None
     assert {w.name for w in present(states)} == {mine, "c:1:1"}
 
 
-def test_the_rate_is_of_the_last_while(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_is_of_the_last_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    found = StudyView.of(finished.definition, finished.study)
-    shown = LiveView(Console(file=io.StringIO()))
+    rate = Rate()
 
-    def look(second: float, questions: int) -> Pace:
+    def look(second: float, questions: int) -> float | None:
         now[0] = 100.0 + second
-        numbers = {"question_evaluations": questions, "expected_evaluations": 8000}
-        return shown._pace(changed(found, workers=[], **numbers))
+        return rate(questions)
 
-    for second, questions in ((0, 0), (10, 1000), (35, 3000)):
+    assert look(0, 0) is None
+    for second, questions in ((10, 1000), (35, 3000)):
         look(second, questions)
-    pace = look(45, 4000)
-    # The first look is out of the window of 30 s; the one at 35 s remains, and the one at 45 s.
-    assert pace.questions == pytest.approx(100.0)
-    assert pace.left == pytest.approx(40.0)
-    # While a cohort takes longer than the window, the rate falls, but never to nothing.
+    # The first two looks are out of the window of 30 s.
+    assert look(45, 4000) == pytest.approx(100.0)
+    # While a cohort takes longer than the window, the rate falls, but never to zero.
     for second in range(46, 136):
-        pace = look(second, 4000)
-    assert pace.questions == pytest.approx(1000 / 100)
-    assert len(shown._seen) < 10
+        found = look(second, 4000)
+    assert found == pytest.approx(1000 / 100)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -108,7 +104,7 @@ def test_the_view_fits_every_terminal(finished: Finished, width: int) -> None:
     console = Console(
         file=io.StringIO(), force_terminal=True, width=width, height=24, color_system=None
     )
-    console.print(view(now, [], Pace(1234.0, 5678.0, 75.0)))
+    console.print(Screen(now, [], Pace(1234.0, 5678.0, 75.0)))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(lines) <= 24
     assert max(map(len, lines)) <= width
@@ -128,14 +124,14 @@ def test_only_a_terminal_that_somebody_watches_is_drawn_on(monkeypatch: pytest.M
             return True
 
     monkeypatch.delenv("CI", raising=False)
-    assert renews_itself(Console(file=Terminal(), force_terminal=True))
+    assert can_redraw(Console(file=Terminal(), force_terminal=True))
     # What FORCE_COLOR does to a pipe.
-    assert not renews_itself(Console(file=io.StringIO(), force_terminal=True))
+    assert not can_redraw(Console(file=io.StringIO(), force_terminal=True))
     monkeypatch.setenv("TERM", "dumb")
-    assert not renews_itself(Console(file=Terminal(), force_terminal=True))
+    assert not can_redraw(Console(file=Terminal(), force_terminal=True))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("CI", "true")
-    assert not renews_itself(Console(file=Terminal(), force_terminal=True))
+    assert not can_redraw(Console(file=Terminal(), force_terminal=True))
 
 
 def test_a_log_has_no_line_twice_and_one_at_the_end(finished: Finished) -> None:

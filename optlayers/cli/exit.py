@@ -1,0 +1,28 @@
+"""How a process that was told to end does so in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+INTERRUPTED = 130  # the exit code of a process that a signal ended
+
+
+def exit_within(seconds: float) -> None:
+    """From the next signal that Python handles, give the process so long to end by itself.
+
+    A signal handler runs in the main thread, and only once a call into a database or a device
+    returns. The wakeup file receives the signal number at once, and another thread reads it.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_exit_after_signal, args=(reader, seconds), daemon=True).start()
+
+
+def _exit_after_signal(reader: int, seconds: float) -> None:
+    os.read(reader, 1)
+    time.sleep(seconds)
+    os._exit(INTERRUPTED)

@@ -1,0 +1,168 @@
+"""Options that several commands share, the checks of their values, and the study that they name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optlayers.cli.app import STORAGE_ENV
+from optlayers.errors import InputError
+from optlayers.storage.connect import DEFAULT_URL as DEFAULT_URL
+
+if TYPE_CHECKING:
+    import optuna
+
+    from optlayers.config.study import StudyDefinition
+    from optlayers.results.view import StudyView
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def number(least: float, most: float = 1e9) -> Callable[..., float | None]:
+    """A callback that raises `InputError` for an option outside of `least` to `most`, or NaN."""
+
+    def check(option: typer.CallbackParam, value: float | None) -> float | None:
+        if value is None or least <= value <= most:
+            return value
+        limit = f"at most {most:,.0f}" if value > most else f"at least {least:g}"
+        raise InputError(f"{option.opts[0]} is {value}; give {limit}")
+
+    return check
+
+
+def one_of(*allowed: str) -> Callable[..., str | None]:
+    """A callback that raises `InputError` for an option that is not one of these."""
+
+    def check(option: typer.CallbackParam, value: str | None) -> str | None:
+        if value is None or value in allowed:
+            return value
+        raise InputError(f"{option.opts[0]} is {value!r}; choose one of {', '.join(allowed)}")
+
+    return check
+
+
+Study = Annotated[
+    str, typer.Option("--study", metavar="NAME|FILE", help="A shipped study, or a study file.")
+]
+Storage = Annotated[
+    str,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        envvar=STORAGE_ENV,
+        help="Database URL of the study.",
+        # A secret mounted as a file ends with a newline.
+        callback=lambda url: url.strip(),
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; log to standard error.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:0 (default: a GPU if present).")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        callback=one_of(*DTYPES),
+        help="float32, bfloat16 or float16 (default: bfloat16 on a GPU, float32 on a CPU).",
+    ),
+]
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option("--max-minutes", callback=number(0), help="Stop after this many minutes."),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        help="pattern-ga, tpe, nsgaii, random, greedy or beam (default: from the study file).",
+    ),
+]
+Pruner = Annotated[
+    str | None,
+    typer.Option("--pruner", help="racing, halving or none (default: from the study file)."),
+]
+# For tests and benchmarks: answers from a recording, see optlayers/testing/replay.py.
+Replay = Annotated[str | None, typer.Option("--replay", hidden=True)]
+Layers = Annotated[
+    str,
+    typer.Option(
+        "--layers",
+        metavar="LAYERS",
+        help='Layers from the donor, such as 3,7; "" is the base, all the donor.',
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", callback=number(1), help="Only the first N documents of each task."),
+]
+Convert = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", help="Convert to float32, bfloat16 or float16 (default: keep each dtype)."
+    ),
+]
+Push = Annotated[
+    str | None,
+    typer.Option("--push", metavar="REPO", help="Upload to the Hugging Face hub, as OWNER/NAME."),
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="With --push: make a new repository private.")
+]
+
+
+def stored_definition(name_or_file: str, storage: str) -> StudyDefinition:
+    """As `load_study`, but a name that is neither a file nor shipped is looked up in the database.
+
+    Raises `InputError` if it is not there either, `StorageError` for a database that cannot be
+    read.
+    """
+    import optuna
+    from pydantic import ValidationError
+
+    from optlayers.config.study import StudyDefinition, load_study
+    from optlayers.errors import MissingStudyError, StudyFileError
+    from optlayers.storage.connect import DEFINITION, open_storage, storage_errors
+
+    try:
+        return load_study(name_or_file)
+    except StudyFileError:
+        raise
+    except InputError as error:
+        if Path(name_or_file).suffix in (".yaml", ".yml") or Path(name_or_file).exists():
+            raise
+        unknown = error
+    try:
+        opened = open_storage(storage, create=False)
+        with storage_errors(storage):
+            study = optuna.load_study(study_name=name_or_file, storage=opened)
+            return StudyDefinition.model_validate(study.user_attrs.get(DEFINITION))
+    except (MissingStudyError, KeyError, ValidationError):
+        raise unknown from None
+
+
+@contextlib.contextmanager
+def stored_study(name_or_file: str, storage: str) -> Iterator[tuple[StudyDefinition, optuna.Study]]:
+    """A study opened for reading: its definition, and the study in the database.
+
+    Raises `InputError` as `stored_definition`, and `StorageError` for all that goes wrong with the
+    database while it is open.
+    """
+    from optlayers.storage.connect import open_study, storage_errors
+
+    definition = stored_definition(name_or_file, storage)
+    study = open_study(storage, definition, create=False)
+    with storage_errors(storage):
+        yield definition, study
+
+
+def read_study(name_or_file: str, storage: str) -> StudyView:
+    """A study as its database holds it now; raises as `stored_study`."""
+    from optlayers.results.view import StudyView
+
+    with stored_study(name_or_file, storage) as (definition, study):
+        return StudyView.of(definition, study)
