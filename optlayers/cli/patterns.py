@@ -37,7 +37,7 @@ def patterns(
 
     view = opt.read_study(study, storage)
     donors, name = view.donors, view.definition.name
-    found = explain(view.records, view.n_layers, len(donors)) if view.n_layers else None
+    found = explain(view.records, view.space) if view.n_layers else None
     if found is None:
         raise InputError(
             f"study {name!r} has too few evaluated layer sets to learn from; search "

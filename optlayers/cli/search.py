@@ -147,13 +147,13 @@ def _requeue(opened: Any) -> None:
     """Queue what killed workers of this machine held; else the next search would do it."""
     from optlayers.storage.retry import limit_patience
     from optlayers.trials import keys
-    from optlayers.trials.records import donors_in
+    from optlayers.trials.records import space_in
     from optlayers.workers.queue import Claims
 
     limit_patience(opened._storage, LEAVE_SECONDS)
     with contextlib.suppress(Exception):
         attrs = opened.user_attrs
-        claims = Claims(opened, attrs[keys.N_LAYERS], "", donors_in(attrs))
+        claims = Claims(opened, attrs[keys.N_LAYERS], "", space_in(attrs).donors)
         claims.reap(opened.get_trials(deepcopy=False))
 
 

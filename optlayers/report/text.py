@@ -83,7 +83,7 @@ def as_data(view: StudyView, baselines: Sequence[Baseline] = ()) -> dict[str, An
         "fingerprint": view.definition.fingerprint(),
         "n_layers": view.n_layers,
         "donors": view.donors,
-        "cost": view.cost,
+        "cost": {"kind": view.cost.kind, "table": view.cost.table, "n_donors": len(view.donors)},
         "n_fast": view.n_fast,
         "n_full": view.n_full,
         "trials": view.trial_counts,

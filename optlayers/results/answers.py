@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optlayers.layerset import BASE, DONOR, ONE, Donors, Labels
+from optlayers.layerset import BASE, DONOR, Labels, LayerSpace
 from optlayers.trials import keys
 from optlayers.trials.record import Answers, Record, decode_answers
 from optlayers.trials.records import best_by_layers
@@ -70,10 +70,10 @@ def reference_answers(attrs: Mapping[str, Any], name: str) -> Answers | None:
     return None if packed is None or n_full is None else decode_answers(packed, int(n_full))
 
 
-def references(attrs: Mapping[str, Any], donors: Donors = ONE) -> dict[str, Reference]:
+def references(attrs: Mapping[str, Any], space: LayerSpace) -> dict[str, Reference]:
     """The base and the donors, by name, as far as they have answered the questions."""
     found, scorer = {}, scorer_of(attrs)
-    for name in (BASE, *donors):
+    for name in (BASE, *space.donors):
         answers = reference_answers(attrs, name)
         if answers is not None and scorer is not None:
             interval = scorer.interval(answers)
@@ -109,7 +109,7 @@ def subject_scores(
 
 
 def fast_and_full(
-    attrs: Mapping[str, Any], records: Sequence[Record], donors: Donors = ONE
+    attrs: Mapping[str, Any], records: Sequence[Record], space: LayerSpace
 ) -> list[FastAndFull]:
     """Fast and full score of each layer set that answered all questions, by trial number.
 
@@ -119,7 +119,7 @@ def fast_and_full(
     if scorer is None or not n_fast:
         return []
     return [
-        FastAndFull(r.layers.labels(donors), scorer.score(r.answers[:n_fast]), float(r.score))
+        FastAndFull(space.labels(r.layers), scorer.score(r.answers[:n_fast]), float(r.score))
         for r in sorted(best_by_layers(records).values(), key=lambda r: r.number)
         if r.is_full and r.answers is not None and r.score is not None
     ]

@@ -10,7 +10,7 @@ from optlayers.layerset import BASE
 from optlayers.results.answers import reference_answers, scorer_of
 from optlayers.results.heldout import HeldOut, held_out_of
 from optlayers.trials.record import Answers, Record
-from optlayers.trials.records import donors_in
+from optlayers.trials.records import space_in
 from optlayers.trials.statistics import Z95, paired_difference
 
 # Two sets tie where the paired test does not tell them apart at this level.
@@ -66,7 +66,7 @@ def compare(records: Sequence[Record], attrs: Mapping[str, Any]) -> list[Compari
         low, high = pair.difference - half, pair.difference + half
         return Difference(pair.difference, low, high, pair.p_value, n)
 
-    base, donor = (reference_answers(attrs, name) for name in (BASE, donors_in(attrs)[0]))
+    base, donor = (reference_answers(attrs, name) for name in (BASE, space_in(attrs).donors[0]))
     found = []
     for place, record in enumerate(records):
         mine = record.answers

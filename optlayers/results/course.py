@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial
 
-from optlayers.layerset import ONE, Donors, Labels
+from optlayers.layerset import Labels, LayerSpace
 from optlayers.search import Phase
 from optlayers.trials.record import Record
 
@@ -68,7 +68,7 @@ def course(
     records: Sequence[Record],
     n_fast: int,
     n_full: int,
-    donors: Donors = ONE,
+    space: LayerSpace,
 ) -> Course:
     """The course of the evaluated trials, in the order in which they ended."""
     times = {
@@ -91,7 +91,7 @@ def course(
         full = record.score if record.is_full else None
         for line, score in ((found.full, full), (found.fast, record.intermediate.get(n_fast))):
             if score is not None and (not line or score > line[-1].score):
-                line.append(Step(cost, float(score), record.number, record.layers.labels(donors)))
+                line.append(Step(cost, float(score), record.number, space.labels(record.layers)))
     for name in (phase.value for phase in Phase if phase.value in by_phase):
         mine = by_phase[name]
         found.phases.append(

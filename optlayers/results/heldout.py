@@ -11,8 +11,9 @@ from typing import Any
 
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import Labels, LayerSet
+from optlayers.trials import keys
 from optlayers.trials.record import Record
-from optlayers.trials.records import donors_in, held_out_key, held_out_targets
+from optlayers.trials.records import held_out_key, held_out_targets, space_in
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,24 @@ class HeldOut:
 
 
 def held_out_scores(
-    definition: StudyDefinition, attrs: Mapping[str, Any], records: Sequence[Record], n_layers: int
+    definition: StudyDefinition, attrs: Mapping[str, Any], records: Sequence[Record]
 ) -> list[HeldOut]:
     """The held-out scores that a study holds: by rank, then the base and the donors.
 
     attrs: the user attributes of the study.
     """
-    targets = held_out_targets(definition, records, n_layers)
+    if keys.N_LAYERS not in attrs:
+        return []
+    targets = held_out_targets(definition, records, space_in(attrs))
     found = (held_out_of(attrs, layers, name) for name, layers in targets.items())
     return [score for score in found if score is not None]
 
 
 def held_out_of(attrs: Mapping[str, Any], layers: LayerSet, name: str = "") -> HeldOut | None:
     """The held-out score of one set, from the user attributes of its study, or None."""
-    donors = donors_in(attrs)
-    value = attrs.get(held_out_key(layers, donors))
+    space = space_in(attrs)
+    value = attrs.get(held_out_key(layers, space))
     if value is None:
         return None
     numbers = {k: value[k] for k in ("score", "ci_low", "ci_high", "questions")}
-    return HeldOut(name=name, layers=layers.labels(donors), **numbers)
+    return HeldOut(name=name, layers=space.labels(layers), **numbers)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from optlayers.layerset import ONE, Donors, Labels, LayerSet
+from optlayers.layerset import Labels, LayerSet, LayerSpace
 from optlayers.search import Effect, Explanation, Phase, explain
 from optlayers.trials.record import Record
 
@@ -44,12 +44,12 @@ class Effects:
         return self.explanation.pairs
 
 
-def effects(records: Sequence[Record], n_layers: int, donors: Donors = ONE) -> Effects | None:
+def effects(records: Sequence[Record], space: LayerSpace) -> Effects | None:
     """The effects that a search has learned; None where it has evaluated too few sets."""
-    found = explain(records, n_layers, len(donors)) if n_layers else None
+    found = explain(records, space)
     if found is None:
         return None
-    synergy, half = (np.full((n_layers * len(donors),) * 2, np.nan) for _ in range(2))
+    synergy, half = (np.full((space.n_choices,) * 2, np.nan) for _ in range(2))
     for pair in found.pairs:
         i, j = pair.layers.indices
         synergy[i, j] = synergy[j, i] = pair.effect
@@ -73,7 +73,7 @@ class Generation:
     pairs: list[tuple[Labels, int]]
 
 
-def generations(records: Sequence[Record], n_layers: int, donors: Donors = ONE) -> list[Generation]:
+def generations(records: Sequence[Record], space: LayerSpace) -> list[Generation]:
     """The best sets after the probe phase and after each generation of the search."""
     # A set belongs to the generation of its first trial; later trials take it further.
     first: dict[tuple[int, ...], Record] = {}
@@ -102,8 +102,8 @@ def generations(records: Sequence[Record], n_layers: int, donors: Donors = ONE) 
                 number=number,
                 sets=len(new),
                 best=float(elite[0].first_score or 0.0),
-                share=[held[i] / len(elite) for i in range(n_layers * len(donors))],
-                pairs=[(LayerSet(pair).labels(donors), count) for pair, count in top],
+                share=[held[i] / len(elite) for i in range(space.n_choices)],
+                pairs=[(space.labels(LayerSet(pair)), count) for pair, count in top],
             )
         )
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from optlayers.layerset import ONE, Donors, Labels
+from optlayers.layerset import Labels, LayerSpace
 from optlayers.search import Goal, Phase
 from optlayers.trials import keys
 from optlayers.trials.record import Record
@@ -73,7 +73,7 @@ class Failure:
     layers: Labels
 
 
-def failures(records: Sequence[Record], donors: Donors = ONE) -> list[Failure]:
+def failures(records: Sequence[Record], space: LayerSpace) -> list[Failure]:
     """Why trials ended without a result: failures of the layer sets first, frequent ones first."""
     by_reason: dict[str, list[Record]] = {}
     for record in records:
@@ -88,7 +88,7 @@ def failures(records: Sequence[Record], donors: Donors = ONE) -> list[Failure]:
             reason=reason,
             trials=len(mine),
             returned=reason.startswith(keys.HARMLESS_REASONS),
-            layers=mine[0].layers.labels(donors),
+            layers=space.labels(mine[0].layers),
         )
         for reason, mine in by_reason.items()
     ]

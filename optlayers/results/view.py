@@ -69,7 +69,8 @@ class StudyView:
         self.attrs = attrs
         self.made = datetime.datetime.now().astimezone()
         self.n_layers = int(attrs.get(keys.N_LAYERS, 0))
-        self.donors: Donors = definition.donor_names
+        self.space = definition.space(self.n_layers or None)
+        self.donors: Donors = self.space.donors
         self.n_fast = int(attrs.get(keys.N_FAST, 0))
         self.n_full = int(attrs.get(keys.N_FULL, 0))
 
@@ -125,12 +126,12 @@ class StudyView:
     @cached_property
     def held_out(self) -> list[HeldOut]:
         """Scores on held-out questions: the best sets by rank, the base and the donors."""
-        return held_out_scores(self.definition, self.attrs, self.records, self.n_layers)
+        return held_out_scores(self.definition, self.attrs, self.records)
 
     @cached_property
     def references(self) -> dict[str, Reference]:
         """The base and the donors, by name, as far as they have answered the questions."""
-        return references(self.attrs, self.donors)
+        return references(self.attrs, self.space)
 
     @cached_property
     def subjects(self) -> list[SubjectScore]:
@@ -143,7 +144,7 @@ class StudyView:
     @cached_property
     def fast_and_full(self) -> list[FastAndFull]:
         """Fast and full score of each layer set that answered all questions."""
-        return fast_and_full(self.attrs, self.records, self.donors)
+        return fast_and_full(self.attrs, self.records, self.space)
 
     @cached_property
     def rank_correlation(self) -> float | None:
@@ -181,7 +182,7 @@ class StudyView:
         if self.phase == Phase.done or not self.n_layers:
             return done
         explore, refine = self.definition.explore, self.definition.refine
-        most, n_choices = self.definition.layers.max, self.n_layers * len(self.donors)
+        most, n_choices = self.definition.layers.max, self.space.n_choices
         probes = 0 if self.definition.prior.single_layer_scores else n_choices
         explored = explore.population * explore.generations
         neighbours = most * (n_choices - most) + n_choices
@@ -208,7 +209,7 @@ class StudyView:
     @cached_property
     def failures(self) -> list[Failure]:
         """Trials without a result, by reason."""
-        return failures(self.records, self.donors)
+        return failures(self.records, self.space)
 
     @property
     def failed(self) -> int:
@@ -223,7 +224,7 @@ class StudyView:
     @cached_property
     def course(self) -> Course:
         """The best score against cost, and what each phase took."""
-        return course(self.trials, self.records, self.n_fast, self.n_full, self.donors)
+        return course(self.trials, self.records, self.n_fast, self.n_full, self.space)
 
     def status(self) -> dict[str, Any]:
         """What `optlayers status --json` prints."""
@@ -252,18 +253,18 @@ class StudyView:
     @cached_property
     def effects(self) -> Effects | None:
         """What layers add to the score, alone and together."""
-        return effects(self.records, self.n_layers, self.donors)
+        return effects(self.records, self.space) if self.n_layers else None
 
     @cached_property
     def generations(self) -> list[Generation]:
         """The best sets after each generation."""
-        return generations(self.records, self.n_layers, self.donors)
+        return generations(self.records, self.space) if self.n_layers else []
 
     @property
     def n_choices(self) -> int:
         """What a layer set chooses from: the layers of each donor."""
-        return self.n_layers * len(self.donors)
+        return self.space.n_choices if self.n_layers else 0
 
     def label(self, choice: int) -> str:
         """One choice: `7`, or with several donors `7@a`."""
-        return LayerSet.of(choice).text(self.donors)
+        return self.space.text(LayerSet.of(choice))

@@ -38,7 +38,6 @@ from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record, as_stored, decode_answers, encode_answers
 from optlayers.trials.records import (
     best_by_layers,
-    donors_in,
     read_record,
     read_records,
     search_space,
@@ -66,7 +65,6 @@ __all__ = [
     "as_stored",
     "best_by_layers",
     "decode_answers",
-    "donors_in",
     "encode_answers",
     "explain",
     "paired_difference",

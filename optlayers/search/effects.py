@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.individual import Individual
 from optlayers.search.patterns import Pattern, mine_patterns
 from optlayers.search.prefix_bias import levelled
@@ -58,12 +58,12 @@ class Explanation:
     sets: int
 
 
-def explain(records: Iterable[Record], n_layers: int, n_donors: int = 1) -> Explanation | None:
+def explain(records: Iterable[Record], space: LayerSpace) -> Explanation | None:
     """What the evaluated sets say; None with fewer sets than layers (or than three).
 
     With several donors each layer of each donor counts for itself.
     """
-    n_choices = n_layers * n_donors
+    n_choices = space.n_choices
     best = [r for r in levelled(records) if r.layers.indices]
     known = [
         Individual(r.layers, r.score, variance=_variance(r.score, r.questions))
@@ -71,7 +71,7 @@ def explain(records: Iterable[Record], n_layers: int, n_donors: int = 1) -> Expl
         if r.score is not None and r.layers.indices[-1] < n_choices
     ]
     # The donor itself says nothing of single layers; it would dominate the model.
-    known = [o for o in known if len(o.layers) < max(2, n_layers // 2)]
+    known = [o for o in known if len(o.layers) < max(2, space.n_layers // 2)]
     if len(known) < max(3, n_choices):
         return None
     model = Surrogate(known, n_choices)
@@ -79,7 +79,7 @@ def explain(records: Iterable[Record], n_layers: int, n_donors: int = 1) -> Expl
     company = [o.layers for o in known[::every]]
     held = {i: {o.layers for o in known if i in o.layers.indices} for i in range(n_choices)}
     layers = tuple(
-        _effect(model, (i,), *_added(i, company, n_donors), len(held[i])) for i in range(n_choices)
+        _effect(model, (i,), *_added(i, company, space), len(held[i])) for i in range(n_choices)
     )
     pairs = [
         _effect(model, pair, *_beyond(pair), len(held[pair[0]] & held[pair[1]]))
@@ -119,14 +119,14 @@ def _variance(score: float, questions: int | None) -> float | None:
 
 
 def _added(
-    layer: int, company: Sequence[LayerSet], n_donors: int
+    layer: int, company: Sequence[LayerSet], space: LayerSpace
 ) -> tuple[list[LayerSet], list[float]]:
     """The mean of f(S with the layer) - f(S without it), as sets and their coefficients.
 
     Without: from no donor at all.
     """
-    same = layer // n_donors
-    rest = [tuple(i for i in s.indices if i // n_donors != same) for s in company]
+    same = space.layer_of(layer)
+    rest = [tuple(i for i in s.indices if space.layer_of(i) != same) for s in company]
     with_it = [LayerSet((*indices, layer)) for indices in rest]
     share = 1.0 / len(company)
     without = [LayerSet(indices) for indices in rest]

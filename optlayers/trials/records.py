@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError
-from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet, LayerSpace, all_of, param_name
+from optlayers.layerset import AT, BASE, ONE, Donors, LayerSet, LayerSpace, param_name
 from optlayers.trials import keys
 from optlayers.trials.record import Halves, Record
 
@@ -58,9 +58,9 @@ def _donors_of(trial: FrozenTrial) -> Donors:
     return ONE
 
 
-def donors_in(attrs: Mapping[str, Any]) -> Donors:
-    """The names of a study's donors, by its user attributes."""
-    return tuple(attrs.get(keys.DONORS, ONE))
+def space_in(attrs: Mapping[str, Any]) -> LayerSpace:
+    """The layers and donors of a study, by its user attributes."""
+    return LayerSpace(attrs.get(keys.N_LAYERS), donors=tuple(attrs.get(keys.DONORS, ONE)))
 
 
 def read_record(trial: FrozenTrial) -> Record | None:
@@ -153,24 +153,23 @@ def ranked(definition: StudyDefinition, records: Iterable[Record]) -> list[Recor
     return sorted(found, key=lambda r: (not r.is_full, -(r.score or 0.0), len(r.layers), r.layers))
 
 
-def references(donors: Donors, n_layers: int) -> dict[str, LayerSet]:
+def references(space: LayerSpace) -> dict[str, LayerSet]:
     """The base and the donors by name, as layer sets."""
-    found = {name: all_of(place, n_layers, len(donors)) for place, name in enumerate(donors)}
-    return {BASE: LayerSet(()), **found}
+    return {BASE: LayerSet(()), **{name: space.whole(name) for name in space.donors}}
 
 
 def held_out_targets(
-    definition: StudyDefinition, records: Iterable[Record], n_layers: int
+    definition: StudyDefinition, records: Iterable[Record], space: LayerSpace
 ) -> dict[str, LayerSet]:
     """What answers the held-out questions: the best sets that are full, the base and the donors."""
     full = [record.layers for record in ranked(definition, records) if record.is_full]
     best = {f"rank {rank}": layers for rank, layers in enumerate(full[:MAX_HELD_OUT], start=1)}
-    return best | references(definition.donor_names, n_layers)
+    return best | references(space)
 
 
-def held_out_key(layers: LayerSet, donors: Donors) -> str:
+def held_out_key(layers: LayerSet, space: LayerSpace) -> str:
     """The attribute of a study that holds the held-out score and answers of a layer set."""
-    return f"{keys.HELD_OUT}{layers.text(donors)}"
+    return f"{keys.HELD_OUT}{space.text(layers)}"
 
 
 def given_up(records: Iterable[Record]) -> set[LayerSet]:

@@ -24,11 +24,11 @@ from optlayers.trials import keys
 from optlayers.trials.cost import is_known
 from optlayers.trials.record import Record, encode_answers
 from optlayers.trials.records import (
-    donors_in,
     held_out_key,
     held_out_targets,
     read_records,
     references,
+    space_in,
 )
 from optlayers.trials.statistics import StratifiedScore
 from optlayers.workers.once import finished, in_turn
@@ -85,15 +85,15 @@ def _missing(
 ) -> dict[str, list[LayerSet]]:
     """The jobs whose answers are missing, by name: their sets, none for base and donors."""
     known = study.user_attrs
-    donors = definition.donor_names
+    space = definition.space(n_layers)
     found: dict[str, list[LayerSet]] = {}
-    if any(keys.REFERENCE + name not in known for name in (BASE, *donors)):
+    if any(keys.REFERENCE + name not in known for name in (BASE, *space.donors)):
         found["base and donor"] = []
     if known.get(keys.N_HELD):
-        wanted = list(held_out_targets(definition, records, n_layers).values())
+        wanted = list(held_out_targets(definition, records, space).values())
         for part in np.array_split(np.arange(len(wanted)), PARTS):
             sets = [wanted[i] for i in part]
-            names = [held_out_key(layers, donors) for layers in sets]
+            names = [held_out_key(layers, space) for layers in sets]
             if any(name not in known for name in names):
                 digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
                 found[f"held-out check {digest}"] = sets
@@ -105,7 +105,8 @@ def _answer_held_out(study: optuna.Study, evaluator: Evaluator, sets: Sequence[L
     order = evaluator.order
     scorer = StratifiedScore(strata=order.held_subject, weights=order.weights)
     known = study.user_attrs
-    names = {layers: held_out_key(layers, donors_in(known)) for layers in sets}
+    space = space_in(known)
+    names = {layers: held_out_key(layers, space) for layers in sets}
     missing = [layers for layers in sets if names[layers] not in known]
     if not missing:
         return
@@ -129,7 +130,7 @@ def _answer_held_out(study: optuna.Study, evaluator: Evaluator, sets: Sequence[L
 def _answer_references(study: optuna.Study, evaluator: Evaluator) -> None:
     """Answer the questions of the search with the base and the donors and store the answers."""
     known = study.user_attrs
-    wanted = references(donors_in(known), evaluator.n_layers)
+    wanted = references(space_in(known))
     missing = {n: layers for n, layers in wanted.items() if keys.REFERENCE + n not in known}
     if not missing:
         return

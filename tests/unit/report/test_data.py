@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.report.baselines import read_baselines
 from optlayers.report.figure import plain_names
 from optlayers.report.figures import figures
@@ -68,7 +68,8 @@ def test_what_failed_is_told_apart_from_what_went_back() -> None:
             record(2, (3,), worker="a:1:1", reason=f"layers [3]: {nan}", **none),
             record(3, (4,), worker="a:1:1", **none),
             record(4, (5,)),
-        ]
+        ],
+        LayerSpace(),
     )
     assert found == [
         Failure(nan, 2, False, [1, 2]),
@@ -196,7 +197,7 @@ def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
         assert found.synergy[i, j] == pair.effect
         assert found.half[j, i] == pytest.approx(pair.ci_high - pair.effect)
     assert np.isfinite(found.synergy).sum() == 2 * len(found.pairs)
-    assert effects([], N_LAYERS) is None
+    assert effects([], LayerSpace(N_LAYERS)) is None
 
 
 def test_time_under_way_counts_overlaps_once() -> None:

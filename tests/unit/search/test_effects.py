@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import Effect, explain
 from optlayers.trials.record import Record
 
 N, QUESTIONS = 8, 4000
+SPACE = LayerSpace(N)
 
 
 def truth(layers: tuple[int, ...]) -> float:
@@ -44,7 +45,7 @@ def of(effects: tuple[Effect, ...], *layers: int) -> Effect:
 
 
 def test_effects_and_synergies_are_found_with_their_sign_and_their_size() -> None:
-    found = explain(records(), N)
+    found = explain(records(), SPACE)
     assert found is not None
     assert [e.layers.indices[0] for e in found.layers] == list(range(N))
     helps, harms, idle = (of(found.layers, i) for i in (0, 1, 6))
@@ -66,7 +67,7 @@ def test_effects_and_synergies_are_found_with_their_sign_and_their_size() -> Non
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     hits = []
     for seed in range(12):
-        found = explain(records(seed=seed), N)
+        found = explain(records(seed=seed), SPACE)
         assert found is not None
         for layer, effect in ((0, 0.15), (1, -0.1), (6, 0.0), (7, 0.0)):
             one = of(found.layers, layer)
@@ -75,18 +76,18 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 
 
 def test_what_was_never_seen_together_is_not_listed_and_few_sets_say_nothing() -> None:
-    found = explain(records(sizes=(1,)), N)
+    found = explain(records(sizes=(1,)), SPACE)
     assert found is not None
     assert found.pairs == ()
-    assert explain(records(sizes=(1,))[:5], N) is None
-    assert explain([], N) is None
+    assert explain(records(sizes=(1,))[:5], SPACE) is None
+    assert explain([], SPACE) is None
 
 
 def test_fewer_questions_make_it_less_sure() -> None:
-    many = explain(records(), N)
+    many = explain(records(), SPACE)
     few = explain(
         [Record(**{**_plain(r), "questions": 40}) for r in records()],  # type: ignore[arg-type]
-        N,
+        SPACE,
     )
     assert many is not None
     assert few is not None
