@@ -19,7 +19,6 @@ from benchmarks.lib.landscapes import Known
 from optlayers.config.study import StudyDefinition
 from optlayers.inference.prefix_tree import layer_passes
 from optlayers.layerset import LayerSet, LayerSpace, all_layer_sets
-from optlayers.search.guide import Guide
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.rungs import Rungs
 from optlayers.testing.simulation import Simulation
@@ -183,7 +182,7 @@ def predecessor(oracle: Oracle, rng: np.random.Generator) -> None:
         smart() if i < 20 else space.random(rng, space.random_size(rng)) for i in range(40)
     ]
     fitness: dict[LayerSet, float] = {}
-    stale, guide = 0, Guide()
+    stale = 0
     for _ in range(20):
         scores = oracle.ask(population, known.n_fast)
         improved = max(scores) > max(fitness.values(), default=-1.0)
@@ -201,9 +200,9 @@ def predecessor(oracle: Oracle, rng: np.random.Generator) -> None:
         while len(children) < 40:
             child = parent()
             if rng.random() < 0.8:
-                child = repair(uniform_crossover(child, parent(), rng), space, guide, rng)
+                child = repair(uniform_crossover(child, parent(), rng), space, rng)
             if rng.random() < 0.3:
-                child = mutate(child, space, guide, rng)
+                child = mutate(child, space, (), rng)
             children.append(child)
         population = children
     top = sorted(fitness, key=lambda s: -fitness[s])[:20]

@@ -9,11 +9,11 @@ import numpy as np
 
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, LayerSpace, SeenSets
-from optlayers.search.guide import Guide, guide_from
 from optlayers.search.individual import Individual
 from optlayers.search.initial import initial_set
-from optlayers.search.operators import Crossover, Mutation, mutate, repair, uniform_crossover
+from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.pairs import PairSets, pair_share
+from optlayers.search.patterns import Pattern, mine_patterns
 from optlayers.search.selection import select_parents, tournament
 from optlayers.search.surrogate import Surrogate
 
@@ -42,20 +42,14 @@ class GeneticSearch:
         tournament_size: int = 3,
         n_elites: int = 3,
         known_sets: Sequence[LayerSet] = (),
-        guide_prob: float = 0.2,
-        guide_step: float = 0.05,
-        guide_max: float = 0.6,
-        pattern_interval: int = 5,
+        guide_prob: float = 0.3,
         model: bool = True,
         pool_size: int = 96,
-        crossover: Crossover = uniform_crossover,
-        mutation: Mutation = mutate,
     ) -> None:
         for name, count, least in (
             ("population_size", population_size, 2),
             ("tournament_size", tournament_size, 1),
             ("n_elites", n_elites, 0),
-            ("pattern_interval", pattern_interval, 1),
             ("pool_size", pool_size, 8),
         ):
             if count < least:
@@ -64,8 +58,6 @@ class GeneticSearch:
             ("crossover_prob", crossover_prob),
             ("mutation_prob", mutation_prob),
             ("guide_prob", guide_prob),
-            ("guide_step", guide_step),
-            ("guide_max", guide_max),
         ):
             if not 0.0 <= share <= 1.0:
                 raise InputError(f"{name} is {share}; expected 0 to 1")
@@ -77,13 +69,8 @@ class GeneticSearch:
         self.n_elites = n_elites
         self.known_sets = tuple(known_sets)
         self.guide_prob = guide_prob
-        self.guide_step = guide_step
-        self.guide_max = guide_max
-        self.pattern_interval = pattern_interval
         self.model = model
         self.pool_size = pool_size
-        self.crossover = crossover
-        self.mutation = mutation
 
     def propose(
         self,
@@ -126,16 +113,16 @@ class GeneticSearch:
                 seen.add(layers.indices)
                 place += 1
         parents: list[Individual] = []
-        guide = Guide()
+        patterns: list[Pattern] = []
         bred_for = -1
         for _ in range(k - len(found)):
             generation, slot = divmod(place, self.population_size)
             if generation != bred_for:
                 bred_for = generation
                 parents = self.parents(individuals, generation)
-                guide = self.guide(individuals, generation, single_layer_scores)
+                patterns = self.patterns(individuals, generation)
             if generation > 0 and len(parents) >= 2:
-                child = self._offspring(parents, guide, seen, rng)
+                child = self._offspring(parents, patterns, seen, rng)
             else:
                 child = initial_set(
                     slot,
@@ -161,23 +148,9 @@ class GeneticSearch:
             n_elites=self.n_elites,
         )
 
-    def guide(
-        self,
-        individuals: Sequence[Individual],
-        generation: int,
-        single_layer_scores: Sequence[float] | None = None,
-    ) -> Guide:
-        """The patterns of a generation and the chance that a mutation follows them."""
-        return guide_from(
-            individuals,
-            generation=generation,
-            n_layers=self.space.n_choices,
-            single_layer_scores=single_layer_scores,
-            pattern_interval=self.pattern_interval,
-            guide_prob=self.guide_prob,
-            guide_step=self.guide_step,
-            guide_max=self.guide_max,
-        )
+    def patterns(self, individuals: Sequence[Individual], generation: int) -> list[Pattern]:
+        """What the best sets of earlier generations have in common; mutation follows it."""
+        return mine_patterns([i for i in individuals if i.generation < generation])
 
     def _model(
         self, individuals: Sequence[Individual], single_layer_scores: Sequence[float] | None
@@ -215,9 +188,9 @@ class GeneticSearch:
         generation = max(1, place // self.population_size)
         parents = self.parents(individuals, generation)
         if len(parents) >= 2:
-            guide = self.guide(individuals, generation, single_layer_scores)
+            patterns = self.patterns(individuals, generation)
             for _ in range(self.pool_size):
-                child = self._child(parents, guide, taken, rng)
+                child = self._child(parents, patterns, taken, rng)
                 if child is not None:
                     pool[child] = None
         for slot in rng.integers(0, self.population_size, self.pool_size // 4):
@@ -277,13 +250,13 @@ class GeneticSearch:
     def _offspring(
         self,
         parents: Sequence[Individual],
-        guide: Guide,
+        patterns: Sequence[Pattern],
         seen: SeenSets,
         rng: np.random.Generator,
     ) -> LayerSet | None:
         """An unseen child; then an unseen neighbour of a parent, best first; then any unseen."""
         for _ in range(_TRIES):
-            child = self._child(parents, guide, seen, rng)
+            child = self._child(parents, patterns, seen, rng)
             if child is not None:
                 return child
         space = self.space
@@ -297,7 +270,7 @@ class GeneticSearch:
     def _child(
         self,
         parents: Sequence[Individual],
-        guide: Guide,
+        patterns: Sequence[Pattern],
         seen: SeenSets,
         rng: np.random.Generator,
     ) -> LayerSet | None:
@@ -305,10 +278,10 @@ class GeneticSearch:
         child = tournament(parents, rng, size=self.tournament_size).layers
         if rng.random() < self.crossover_prob:
             mate = tournament(parents, rng, size=self.tournament_size).layers
-            child = repair(self.crossover(child, mate, rng), self.space, guide, rng)
+            child = repair(uniform_crossover(child, mate, rng), self.space, rng)
         # A child that is known already can only be of use once it is changed.
         if child.indices in seen or rng.random() < self.mutation_prob:
-            child = self.mutation(child, self.space, guide, rng)
+            child = mutate(child, self.space, patterns, rng, self.guide_prob)
         return child if child.indices not in seen and child in self.space else None
 
 

@@ -97,12 +97,11 @@ def _synergies(
 def layer_strengths(
     individuals: Sequence[Individual],
     n_layers: int,
-    single_layer_scores: Sequence[float] | None = None,
 ) -> list[float]:
     """How much each layer adds, float [n_layers], in units of fitness around 0.
 
     The mean, over the sets that hold it, of fitness less the mean fitness of that size, drawn
-    toward 0 by two sets. Single-layer scores count as one more set each.
+    toward 0 by two sets.
     """
     total = [0.0] * n_layers
     count = [2.0] * n_layers
@@ -115,10 +114,5 @@ def layer_strengths(
         excess = individual.fitness - means[len(indices)]
         for layer in indices:
             total[layer] += excess
-            count[layer] += 1.0
-    if single_layer_scores is not None and len(single_layer_scores) == n_layers:
-        mean = sum(single_layer_scores) / n_layers
-        for layer, score in enumerate(single_layer_scores):
-            total[layer] += score - mean
             count[layer] += 1.0
     return [t / c for t, c in zip(total, count, strict=True)]

@@ -75,10 +75,7 @@ class PatternGASampler(BaseGASampler):
         n_elites: int = 3,
         single_layer_scores: Sequence[float] | None = None,
         known_sets: Sequence[LayerSet | Sequence[int]] = (),
-        guide_prob: float = 0.2,
-        guide_step: float = 0.05,
-        guide_max: float = 0.6,
-        pattern_interval: int = 5,
+        guide_prob: float = 0.3,
         patience: int | None = None,
         donors: Donors = ONE,
     ) -> None:
@@ -102,9 +99,6 @@ class PatternGASampler(BaseGASampler):
             n_elites=n_elites,
             known_sets=[s if isinstance(s, LayerSet) else LayerSet(tuple(s)) for s in known_sets],
             guide_prob=guide_prob,
-            guide_step=guide_step,
-            guide_max=guide_max,
-            pattern_interval=pattern_interval,
         )
         self._scores = None if single_layer_scores is None else list(single_layer_scores)
         self._seed = _fresh_seed() if seed is None else seed

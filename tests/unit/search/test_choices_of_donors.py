@@ -10,7 +10,6 @@ from optuna.trial import TrialState
 from optlayers.layerset import LayerSet, LayerSpace, all_of
 from optlayers.search import PatternGASampler
 from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, RandomSearch
-from optlayers.search.guide import Guide
 from optlayers.search.initial import scored_set
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.patterns import Pattern
@@ -44,13 +43,16 @@ def test_a_neighbour_may_take_a_layer_from_another_donor() -> None:
 
 def test_what_is_bred_chooses_no_layer_twice() -> None:
     rng = np.random.default_rng(1)
-    patterns = tuple(Pattern(layers, 2, 1.0) for layers in EVERY[::17])
-    guide = Guide(patterns=patterns, probability=0.5, strengths=tuple(rng.random(15)))
+    patterns = [Pattern(layers, 2, 1.0) for layers in EVERY[::17]]
     scores = rng.random(15).tolist()
     for _ in range(1500):
         one, two = (EVERY[int(i)] for i in rng.integers(len(EVERY), size=2))
-        child = repair(uniform_crossover(one, two, rng), SPACE, guide, rng)
-        for made in (child, mutate(child, SPACE, guide, rng), scored_set(rng, SPACE, scores)):
+        child = repair(uniform_crossover(one, two, rng), SPACE, rng)
+        for made in (
+            child,
+            mutate(child, SPACE, patterns, rng, 0.5),
+            scored_set(rng, SPACE, scores),
+        ):
             assert made in SPACE, (one, two, made)
 
 

@@ -125,7 +125,7 @@ def test_the_parents_of_a_generation_do_not_depend_on_later_ones() -> None:
     search = GeneticSearch(space=SPACE, population_size=20)
     early = [i for i in crowd if i.generation < 2]
     assert search.parents(crowd, 2) == search.parents(early, 2)
-    assert search.guide(crowd, 2) == search.guide(early, 2)
+    assert search.patterns(crowd, 2) == search.patterns(early, 2)
 
 
 def test_the_same_seed_proposes_the_same() -> None:
@@ -138,7 +138,7 @@ def test_the_same_seed_proposes_the_same() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"population_size": 1}, {"tournament_size": 0}, {"crossover_prob": 1.5}, {"guide_max": -0.1}],
+    [{"population_size": 1}, {"tournament_size": 0}, {"crossover_prob": 1.5}, {"guide_prob": -0.1}],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(settings))):

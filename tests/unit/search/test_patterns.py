@@ -6,7 +6,6 @@ import math
 import pytest
 
 from optlayers.layerset import LayerSet
-from optlayers.search.guide import guide_from
 from optlayers.search.individual import Individual
 from optlayers.search.patterns import layer_strengths, mine_patterns
 
@@ -85,41 +84,3 @@ def test_strengths_compare_sets_of_one_size() -> None:
     # Layer 2 is in large sets only, which says nothing for it; layer 3 was never seen.
     assert strengths[2] == pytest.approx(0.0)
     assert strengths[3] == 0.0
-
-
-def test_single_layer_scores_count_as_a_set() -> None:
-    strengths = layer_strengths([], 3, [0.1, 0.2, 0.6])
-    assert strengths[2] > strengths[1] > strengths[0]
-
-
-def history(best: list[float]) -> list[Individual]:
-    """Each generation two sets of one pair, with the best fitness given."""
-    return [
-        individual(f"{g},{g + 1},{x}", fitness, g)
-        for g, fitness in enumerate(best)
-        for x in (50, 51)
-    ]
-
-
-def test_the_guide_grows_at_new_bests_and_every_fifth_generation() -> None:
-    def probability(best: list[float]) -> float:
-        found = guide_from(history(best), generation=len(best), n_layers=64)
-        return round(found.probability, 9)
-
-    assert probability([]) == 0.2
-    assert probability([0.5]) == 0.25
-    assert probability([0.5, 0.5, 0.5]) == 0.25
-    assert probability([0.5, 0.6, 0.6]) == 0.3
-    # Generation 4 ends a block of five.
-    assert probability([0.5, 0.5, 0.5, 0.5, 0.5]) == 0.3
-    assert probability([0.1 + 0.01 * g for g in range(30)]) == 0.6
-
-
-def test_patterns_stay_as_they_were_at_the_last_update() -> None:
-    found = guide_from(history([0.9, 0.1, 0.2]), generation=3, n_layers=64)
-    held = {str(p.layers) for p in found.patterns}
-    assert "0,1" in held
-    assert "1,2" not in held
-    assert "0,1" not in {
-        str(p.layers) for p in guide_from(history([0.9]), generation=0, n_layers=64).patterns
-    }
