@@ -32,34 +32,11 @@ from benchmarks.lib.competitors import SEARCHES, EndedError, Oracle
 from benchmarks.lib.landscapes import FAMILIES, Known
 from benchmarks.search.search import BUDGET, NEAR, landscape
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search import genetic, individual, initial, operators, patterns, planner, sampler
+from optlayers.search import genetic, history, initial, operators, patterns, planner, sampler
 from optlayers.search.genetic import GeneticSearch
-from optlayers.search.guide import Guide
 from optlayers.search.individual import Individual
 
 GROUP = 6  # variants that one job runs on one landscape
-
-
-def plain_guide(individuals: Sequence[Individual], **options: Any) -> Guide:
-    """All patterns so far, at one probability."""
-    earlier = [i for i in individuals if i.generation < options["generation"]]
-    strengths = patterns.layer_strengths(earlier, options["n_layers"])
-    return Guide(tuple(patterns.mine_patterns(earlier)), 0.3, tuple(strengths))
-
-
-def plain_mutation(
-    layers: LayerSet, space: LayerSpace, guide: Guide, rng: np.random.Generator
-) -> LayerSet:
-    """A whole pattern with what there is room for of the set, or a random neighbour."""
-    fitting = [p for p in guide.patterns if len(p.layers) <= space.max_layers]
-    if fitting and rng.random() < guide.probability:
-        quality = np.array([p.quality for p in fitting])
-        odds = quality / quality.sum() if quality.sum() > 0 else None
-        chosen = fitting[int(rng.choice(len(fitting), p=odds))].layers
-        rest = [i for i in rng.permutation(layers.indices).tolist() if i not in chosen.indices]
-        return LayerSet((*chosen, *rest[: max(0, len(layers) - len(chosen))]))
-    near = space.neighbours(layers)
-    return near[int(rng.integers(len(near)))] if near else layers
 
 
 def fittest(
@@ -142,10 +119,9 @@ def _random_set(
 
 
 NO_PAIRS = patch(genetic, "pair_share", _zero)
-NO_BIAS = patch(individual, "prefix_offsets", lambda _: {})
-NO_SHRINKAGE = patch(individual, "estimates", lambda scores, _: scores)
-NO_GUIDE = patch(genetic, "guide_from", lambda *_, **__: Guide())
-PLAIN_GUIDE = patch(genetic, "guide_from", plain_guide)
+NO_BIAS = patch(history, "prefix_offsets", lambda _: {})
+NO_SHRINKAGE = patch(history, "estimates", lambda scores, _: scores)
+NO_PATTERNS = Variant({"guide_prob": 0.0})
 NO_SYNERGY = patch(patterns, "_synergies", lambda *_: {})
 NO_CROSSOVER = Variant({"crossover_prob": 0.0})
 NO_OFFSPRING = patch(GeneticSearch, "_child", _never)
@@ -157,25 +133,15 @@ NO_PAUSING = patch(planner._Planner, "pausing", property(lambda _: False, lambda
 EVEN_SIZES = patch(operators, "mutation_odds", even_odds) + patch(
     initial, "favoured_size", lambda rng, space: space.random_size(rng)
 )
-SIMPLE = (
-    PLAIN_GUIDE
-    + NO_SYNERGY
-    + NO_CROSSOVER
-    + FITTEST
-    + NO_TOURNAMENT
-    + Variant({"mutation": plain_mutation})
-)
-
 VARIANTS: dict[str, Variant] = {
     "all": Variant(),
     "no pairs": NO_PAIRS,
     "no prefix bias": NO_BIAS,
     "no shrinkage": NO_SHRINKAGE,
-    "no pattern guide": NO_GUIDE,
-    "plain guide": PLAIN_GUIDE,
+    "no patterns": NO_PATTERNS,
     "patterns without synergy": NO_SYNERGY,
     "no crossover": NO_CROSSOVER,
-    "no mutation": Variant({"mutation": lambda layers, *_: layers}),
+    "no mutation": patch(genetic, "mutate", lambda layers, *_: layers),
     "no offspring": NO_OFFSPRING,
     "no initial sets": NO_INITIAL,
     "random initial sets": patch(genetic, "initial_set", _random_set),
@@ -185,11 +151,6 @@ VARIANTS: dict[str, Variant] = {
     "no climbing": Variant(climbs=False),
     "no pausing": NO_PAUSING,
     "no model": Variant({"model": False}),
-    "simple": SIMPLE,
-    "simple, no initial sets": SIMPLE + NO_INITIAL,
-    "simple, no pairs": SIMPLE + NO_PAIRS,
-    "simple, no prefix bias": SIMPLE + NO_BIAS,
-    "simple, none of the three": SIMPLE + NO_INITIAL + NO_PAIRS + NO_BIAS,
     "climbing and pairs": NO_OFFSPRING + NO_INITIAL,
     "climbing": NO_OFFSPRING + NO_INITIAL + NO_PAIRS,
 }

@@ -1,7 +1,6 @@
-"""Other searches behind the face of the sampler, so that a user can compare on her own pair.
+"""Baseline searches with the interface of `PatternGASampler`: random, beam, Optuna's samplers.
 
-Each proposes layer sets from the finished trials alone, as `PatternGASampler` does: beam search
-(greedy addition is a beam of one), any sampler of Optuna's own, and random sets.
+Each proposes layer sets from the trials so far. Greedy addition is a beam of width 1.
 """
 
 from __future__ import annotations
@@ -21,16 +20,19 @@ from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials.record import Record
 from optlayers.trials.records import best_by_layers, given_up
 
-# Asks of a foreign sampler for one set that is new, before a random one is taken.
+# Asks of an Optuna sampler for each new set before a random set is used.
 _TRIES = 8
 
 
 class Explorer(Protocol):
-    """What proposes the layer sets of the explore phase; `ends_itself`: patience is not for it."""
+    """Proposes the layer sets of the explore phase.
+
+    `ends_itself`: it ends by itself, so patience must not stop it.
+    """
 
     @property
     def ends_itself(self) -> bool:
-        """Whether it comes to an end of its own (no proposal more), so that none is cut off."""
+        """Whether it ends by itself, by proposing nothing."""
         ...
 
     @property
@@ -48,7 +50,7 @@ class Explorer(Protocol):
     ) -> list[Proposal]:
         """At most k distinct proposals that are neither evaluated nor being evaluated.
 
-        `pausing` allows sets that have paused, for those that take them up (`PatternGASampler`).
+        With `pausing`, sets that have paused may be proposed again (`PatternGASampler` does).
         """
         ...
 
@@ -58,12 +60,12 @@ def _proposals(sets: Sequence[LayerSet]) -> list[Proposal]:
 
 
 def _busy(records: Sequence[Record]) -> set[LayerSet]:
-    """The sets that are not to be proposed, evaluated ones aside."""
+    """Sets that must not be proposed because they are being evaluated or have failed too often."""
     return {r.layers for r in records if r.is_claimed} | given_up(records)
 
 
 class RandomSearch:
-    """Sets drawn at random, their size first; each once."""
+    """Random sets without repetition: first a size, then the layers."""
 
     ends_itself = False
 
@@ -93,8 +95,8 @@ class RandomSearch:
 class BeamSearch:
     """The best `width` sets of each size, extended by every layer; width 1 is greedy addition.
 
-    It begins with the best single layers where the budget asks for two or more. Scores count as
-    probe and explore found them, so that what later phases add cannot reopen a size.
+    It starts from the best single layers where the budget asks for two or more. Only trials of
+    probe and explore count, so that later phases cannot reopen a size.
     """
 
     ends_itself = True
@@ -111,7 +113,7 @@ class BeamSearch:
         single_layer_scores: Sequence[float] | None = None,
         pausing: bool = False,
     ) -> list[Proposal]:
-        """As `Explorer`: what is missing of the first size that is not finished."""
+        """As `Explorer`: the missing sets of the first unfinished size."""
         search = (r for r in records if is_explored(r) or r.phase == Phase.probe)
         scores = {layers: r.score or 0.0 for layers, r in best_by_layers(search).items()}
         busy, dropped = _busy(records), given_up(records)
@@ -143,11 +145,11 @@ class BeamSearch:
 
 
 class OptunaSearch:
-    """A sampler of Optuna's own, on one categorical parameter for each place of a set.
+    """A sampler of Optuna, on one categorical parameter for each position in a set.
 
-    A set of fewer layers than places repeats its last one, so that every set of one layer or more
-    has parameters and all parameters make a set. The sampler sees the history in a study of its
-    own in memory: every finished set is told once, in the order of the trials.
+    A set with fewer layers than positions repeats its last layer, so that every non-empty set has
+    parameters, and any parameters make a set. The sampler runs on an in-memory study of its own,
+    in which every finished set is told once, in the order of the trials.
     """
 
     ends_itself = False
@@ -174,7 +176,7 @@ class OptunaSearch:
         single_layer_scores: Sequence[float] | None = None,
         pausing: bool = False,
     ) -> list[Proposal]:
-        """As `Explorer`; where the sampler repeats itself, random sets fill up."""
+        """As `Explorer`; random sets replace repeated ones."""
         scores = {
             layers: r.score or 0.0
             for layers, r in best_by_layers(records).items()
@@ -208,7 +210,7 @@ class OptunaSearch:
         self._told.add(layers)
         trial = self._asked.pop(layers, None)
         if trial is None:
-            # Asked like any other, so that samplers with generations count it.
+            # Asked like any other, so that samplers count it toward a generation.
             indices = layers.indices
             filled = indices + indices[-1:] * (self.space.max_layers - len(indices))
             self._study.enqueue_trial(dict(zip(self._places, filled, strict=True)))

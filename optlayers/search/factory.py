@@ -1,4 +1,4 @@
-"""What a study file may choose: the sampler and the pruner of the explore phase, by name."""
+"""Builds the sampler and the pruner that a study file names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optlayers.search.pruner import RacingPruner
 from optlayers.search.sampler import PatternGASampler
 
 BEAM_WIDTH = 3
-# A race is for the best place alone; its error is split over the rungs.
+# The race is for first place only; its error rate is split over the rungs.
 RACE_TOP_K, RACE_ALPHA = 1, 0.1
 
 
@@ -41,7 +41,7 @@ def sampler_for(definition: StudyDefinition, n_layers: int, seed: int | None = N
         return BeamSearch(space=space, width=1 if name == "greedy" else BEAM_WIDTH)
     if name == "random":
         return RandomSearch(space=space, seed=seed)
-    # Optuna's own take 32 bits. Several sets are asked for before the first is told.
+    # Optuna's samplers take 32-bit seeds. A cohort is asked for before its first result is known.
     own = seed % 2**32
     sampler = TPESampler(seed=own, constant_liar=True) if name == "tpe" else NSGAIISampler(seed=own)
     return OptunaSearch(space=space, sampler=sampler, seed=seed)
@@ -52,6 +52,6 @@ def pruner_for(definition: StudyDefinition, n_fast: int = 1) -> BasePruner:
     if definition.explore.pruner == "racing":
         return RacingPruner(top_k=RACE_TOP_K, alpha=RACE_ALPHA)
     if definition.explore.pruner == "halving":
-        # The rungs double, and so the better half goes on (Li et al. 2020).
+        # Rungs double, so half of the trials are promoted (Li et al. 2020).
         return SuccessiveHalvingPruner(min_resource=max(1, n_fast), reduction_factor=2)
     return NopPruner()

@@ -17,18 +17,18 @@ from optlayers.search.patterns import Pattern, mine_patterns
 from optlayers.search.selection import select_parents, tournament
 from optlayers.search.surrogate import Surrogate
 
-# Children bred before the neighbourhood of the parents is searched for an unseen set.
+# Attempts to breed an unseen child before the neighbours of the parents are searched.
 _TRIES = 30
-# Paused sets that compete with the children; a study of a thousand sets has fewer.
+# Paused sets that compete with the children.
 MOST_PAUSED = 300
 
 
 class GeneticSearch:
-    """A genetic search over layer sets that remembers nothing between calls.
+    """A stateless genetic search over layer sets.
 
-    What is proposed depends on the individuals, the claims and the random generator alone. A
-    generation is a counter, not a barrier: proposal number i belongs to generation
-    i // `population_size`, and breeds from what earlier generations have finished by then.
+    Proposals depend only on the individuals, the claimed sets and the random generator. A
+    generation is a counter, not a barrier: proposal i belongs to generation
+    i // `population_size`; its parents are what earlier generations have finished by then.
     Raises `InputError` for settings out of range.
     """
 
@@ -85,14 +85,14 @@ class GeneticSearch:
         explored: int | None = None,
         paused: Collection[LayerSet] = (),
     ) -> list[tuple[LayerSet, int | None]]:
-        """At most k distinct unseen sets of the budget, each with its generation, or sets of
-        `paused`, without one: those that were evaluated on few questions and are worth more.
+        """At most k distinct sets: unseen sets of the budget, each with its generation, or sets of
+        `paused` (evaluated on few questions so far), without one.
 
         Unseen: no individual, not `claimed` (being evaluated for a generation), not
         `excluded` (anything else). Fewer than k only where the space is exhausted.
         `single_layer_scores`: float [choices], larger for better, 0 or more. Where the
-        individuals are a choice of a long history, `known` has the indices of all its sets and
-        `explored` their number of a generation.
+        individuals are a sample of a long history, `known` holds the indices of all its sets and
+        `explored` counts those with a generation.
         """
         seen = {i.layers.indices for i in individuals} | set(known)
         pending = {layers.indices for layers in claimed} - seen
@@ -141,7 +141,7 @@ class GeneticSearch:
         return found
 
     def parents(self, individuals: Sequence[Individual], generation: int) -> list[Individual]:
-        """The parents of a generation, best first: the best of all earlier ones together."""
+        """The parents of a generation, best first, selected from all earlier generations."""
         return select_parents(
             [i for i in individuals if i.generation < generation],
             population_size=self.population_size,
@@ -155,7 +155,7 @@ class GeneticSearch:
     def _model(
         self, individuals: Sequence[Individual], single_layer_scores: Sequence[float] | None
     ) -> Surrogate | None:
-        """A model of the scores, or None before as many sets as layers are known."""
+        """The surrogate, or None until as many sets as layers are known."""
         known = list(individuals)
         held = {i.layers.indices for i in individuals}
         if single_layer_scores is not None:
@@ -180,7 +180,7 @@ class GeneticSearch:
         single_layer_scores: Sequence[float] | None,
         paused: Collection[LayerSet] = (),
     ) -> list[LayerSet]:
-        """At most k unseen sets, chosen by the model from more than are needed."""
+        """At most k unseen sets, chosen by the surrogate from a larger pool."""
         space = self.space
         first = [s for s in self.known_sets if s.indices not in seen and s in space][:k]
         taken = set(seen) | {layers.indices for layers in first}
@@ -205,7 +205,7 @@ class GeneticSearch:
             )
             if fresh is not None:
                 pool[fresh] = None
-        # Climb the model's own mean: what it holds for best may be far from every parent.
+        # Hill-climb the model's mean: its optimum may be far from every parent.
         top = [i.layers for i in parents[:3]]
         for _ in range(space.max_layers):
             near = {layers.indices: layers for centre in top for layers in space.neighbours(centre)}
@@ -234,9 +234,9 @@ class GeneticSearch:
         seed: int,
         k: int,
     ) -> list[LayerSet | None]:
-        """For each of k proposals a set that looks for pairs, or None where it is not its turn.
+        """For each of k proposals a set that tests pairs, or None for an ordinary proposal.
 
-        The first are the same however many are asked for.
+        The first ones do not depend on k.
         """
         share = pair_share(individuals, place, self.population_size)
         turns = (np.random.default_rng([seed, 0]).random(k) < share).tolist()
@@ -274,19 +274,19 @@ class GeneticSearch:
         seen: SeenSets,
         rng: np.random.Generator,
     ) -> LayerSet | None:
-        """A child of two tournaments, or None where it is known already or out of the budget."""
+        """A child of parents from tournaments; None if it is already known or out of the budget."""
         child = tournament(parents, rng, size=self.tournament_size).layers
         if rng.random() < self.crossover_prob:
             mate = tournament(parents, rng, size=self.tournament_size).layers
             child = repair(uniform_crossover(child, mate, rng), self.space, rng)
-        # A child that is known already can only be of use once it is changed.
+        # A child that is already known must change.
         if child.indices in seen or rng.random() < self.mutation_prob:
             child = mutate(child, self.space, patterns, rng, self.guide_prob)
         return child if child.indices not in seen and child in self.space else None
 
 
 def _in_turn(chosen: Sequence[LayerSet], paired: Sequence[LayerSet | None]) -> list[LayerSet]:
-    """As many as `paired` has places: what is there, else the next of `chosen`; none twice."""
+    """`paired` with its gaps filled from `chosen`; no set twice."""
     found: dict[LayerSet, None] = {}
     left = iter(chosen)
     for layers in paired:

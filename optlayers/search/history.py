@@ -19,15 +19,15 @@ from optlayers.trials.record import Record
 from optlayers.trials.records import outranks
 from optlayers.trials.statistics import FloatArray, prior_strength, share_variance
 
-# Courses that tell how much easier the first questions are; more would tell the same.
+# Score histories used to estimate the prefix bias; more would not improve it.
 _COURSES = 2000
 
 EXPLORED = frozenset(("", Phase.explore.value))
 
 
 class History(NamedTuple):
-    """Individuals; of every evaluated set of the budget the most telling record, by its indices;
-    and how many of them have a generation."""
+    """Individuals, the record with most questions of every evaluated set (by indices), and the
+    number of sets that have a generation."""
 
     individuals: list[Individual]
     best: Mapping[tuple[int, ...], Record]
@@ -39,13 +39,11 @@ def individuals_from(
 ) -> list[Individual]:
     """The distinct evaluated sets of the budget, by the number of their first trial.
 
-    Scores of different fidelity are not compared as they are: each takes in what log-probabilities
-    add (`covariate`), is relieved of what its questions are easier than all (`offsets`), and drawn
-    toward the mean of the population by a
-    number of questions that the population's own spread gives
-    (`statistics.prior_strength`). Shrinkage rather than the common prefix, because it uses
-    every answer paid for, and works where answers are not stored. Trials that say nothing of
-    their generation (plain studies) get it from their rank: `population_size` a generation.
+    Scores at different fidelities are not comparable. Each is adjusted by log-probabilities
+    (`logprobs`), corrected for easier first questions (`prefix_bias`), and shrunk toward the mean
+    by a prior worth `statistics.prior_strength` questions. Shrinkage uses every answer paid for,
+    unlike a comparison on the common prefix, and works where answers are not stored. Trials of
+    plain Optuna studies have no generation; they get it by rank, `population_size` each.
     """
     return history_from(
         records, space=space, population_size=population_size, maximise=maximise
@@ -60,10 +58,10 @@ def history_from(
     maximise: bool = True,
     most: int | None = None,
 ) -> History:
-    """As `individuals_from`, with what a choice of at most `most` of them leaves out.
+    """As `individuals_from`, limited to at most `most` individuals.
 
-    Half of the choice are the fittest, the others are spread evenly over time; all sets of one
-    layer stay, since they are few and weigh the layers.
+    Half of them are the fittest, the others are spread evenly over time. Sets of one layer always
+    stay: they are few, and the model needs them.
     """
     best, generations, known, fitness = _survey(records, space, population_size, maximise)
     chosen: Sequence[int] = range(len(best))
@@ -75,7 +73,6 @@ def history_from(
         held[rest[np.linspace(0, len(rest) - 1, most - len(top)).astype(int)]] = True
         held[[row for row, key in enumerate(best) if len(key) == 1]] = True
         chosen = np.flatnonzero(held).tolist()
-    # Sets found by other phases (probe, refine) have no generation.
     sign = 1.0 if maximise else -1.0
     individuals = []
     pairs, worth, levels = list(best.items()), fitness.tolist(), known.tolist()
@@ -97,14 +94,13 @@ def history_from(
 def fitness_from(
     records: Iterable[Record], *, space: LayerSpace, population_size: int
 ) -> dict[tuple[int, ...], float]:
-    """The fitness of every individual, by its indices: `individuals_from` without the rest."""
+    """The fitness of every evaluated set of the budget, by its indices."""
     survey = _survey(records, space, population_size, maximise=True)
     return dict(zip(survey.best, survey.fitness.tolist(), strict=True))
 
 
 class _Survey(NamedTuple):
-    """What the records say of each set: its most telling one, its generation, its level and
-    fitness [n]."""
+    """For each set: its record with most questions, generation, corrected score and fitness [n]."""
 
     best: dict[tuple[int, ...], Record]
     generations: dict[tuple[int, ...], int]
@@ -114,7 +110,7 @@ class _Survey(NamedTuple):
 
 @dataclass
 class _Latest:
-    """The survey that was made last: one plan asks for the same two or three times."""
+    """The last survey: one plan asks for the same one two or three times."""
 
     asked: tuple[Any, ...] = ()
     records: tuple[Record, ...] = ()
@@ -127,7 +123,7 @@ _latest = threading.local()
 def _survey(
     records: Iterable[Record], space: LayerSpace, population_size: int, maximise: bool
 ) -> _Survey:
-    """One pass over the records, or none where they are those of the last time."""
+    """The survey of these records, cached for the last call."""
     known: _Latest = _latest.__dict__.setdefault("survey", _Latest())
     asked = (space.min_layers, space.max_layers, space.n_choices, population_size, maximise)
     given = tuple(records)
@@ -145,7 +141,7 @@ def _survey_anew(
     courses: dict[tuple[int, ...], Mapping[int, float]] = {}
     generations: dict[tuple[int, ...], int] = {}
     least, largest, end = space.min_layers, space.max_layers, (space.n_choices,)
-    # Ten thousand trials pass here for every proposal.
+    # This loop runs over all trials for every proposal.
     for record in records:
         if not record.is_evaluated:
             continue
@@ -173,7 +169,7 @@ def _survey_anew(
 
 
 def _evenly(courses: Collection[Mapping[int, float]], most: int) -> list[Mapping[int, float]]:
-    """At most so many of the courses, spread evenly over time."""
+    """At most `most` of the score histories, spread evenly over time."""
     return list(courses)[:: -(-len(courses) // most) or 1]
 
 
@@ -192,8 +188,8 @@ def is_explored(record: Record) -> bool:
 def estimates(scores: FloatArray, questions: list[int | None]) -> FloatArray:
     """Scores, float [n], shrunk to their mean by the number of questions behind each.
 
-    Unchanged where all rest on equally many, where a number is missing, and where a score is
-    no share of right answers: then there is nothing to weigh by.
+    Unchanged if all rest on equally many questions, if a number is missing, or if scores are not
+    in [0, 1].
     """
     if len(set(questions)) < 2 or None in questions:
         return scores

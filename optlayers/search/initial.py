@@ -1,4 +1,4 @@
-"""Initialisation: where the layer sets of the first generation come from."""
+"""The layer sets of the first generation."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def initial_set(
     known_sets: Sequence[LayerSet] = (),
     single_layer_scores: Sequence[float] | None = None,
 ) -> LayerSet | None:
-    """The layer set of place `slot` of the first generation; None where all sets are seen.
+    """The layer set at position `slot` of the first generation; None if all sets are seen.
 
-    The first 10 % of places take known good sets, the next 40 % sets drawn by single-layer
-    scores, the rest random ones. A place whose source has nothing unseen passes to the next.
+    The first 10 % of positions take known good sets, the next 40 % sets drawn by single-layer
+    scores, the rest random sets. If a source has nothing unseen, the next one is used.
     """
     place = slot / population_size
     if place < KNOWN_SHARE:
@@ -56,16 +56,16 @@ def favoured_size(rng: np.random.Generator, space: LayerSpace) -> int:
 def scored_set(
     rng: np.random.Generator, space: LayerSpace, single_layer_scores: Sequence[float]
 ) -> LayerSet:
-    """A set of a favoured size, its layers drawn with weight = score squared, none twice.
+    """A set of a favoured size; its layers are drawn without replacement, weight = score squared.
 
     single_layer_scores: float [choices].
     """
     weights = np.square(np.maximum(np.asarray(single_layer_scores, np.float64), 0.0))
-    # A layer without a score of its own can still be drawn, if hardly.
+    # A layer with score 0 can still be drawn, with a tiny chance.
     weights = weights + max(float(weights.max()), 1.0) * 1e-9
     size = favoured_size(rng, space)
     if space.n_donors > 1:
-        # All of them in the order in which they would be drawn; of a layer the first counts.
+        # Draw an order of all choices; the first choice of each layer counts.
         order = rng.choice(
             space.n_choices, space.n_choices, replace=False, p=weights / weights.sum()
         )

@@ -1,4 +1,4 @@
-"""What the log-probability of the right choice adds to a score on few questions.
+"""Log-probabilities of the right choice as a covariate of scores on few questions.
 
 Right or wrong is one bit a question, and near guessing mostly luck; how likely the right choice was
 ranks sets earlier there (benchmarks/search/logprob-smollm2.md). So both count, each in standard
@@ -27,7 +27,7 @@ _FAR = 6.0
 
 
 def sharpened(records: Iterable[Record]) -> dict[tuple[int, ...], float]:
-    """Scores of sets, by their indices, with what their log-probabilities add.
+    """Scores of sets, by their indices, adjusted by their log-probabilities.
 
     records: one of each set. Only scores change whose log-probabilities are of the same questions,
     at numbers of questions that at least `LEAST` sets have answered. Mean and spread of the scores

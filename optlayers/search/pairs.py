@@ -1,10 +1,9 @@
-"""What to propose where the best sets lead no further: pairs worth more than their parts.
+"""Proposals that look for pairs of layers that are worth more together than apart.
 
-A search that follows what is good so far hardly ever meets two layers that are worth something
-only together. The longer nothing better is found, the more of what is proposed looks for pairs:
-sets that hold many pairs no set has held together yet (a hundred sets of four cover those of 32
-layers), and the best part of the best set with the pair of which the model expects the most, or
-does not know enough.
+A search that follows the best sets rarely tries two layers that only help together. The longer
+nothing better is found, the more proposals look for pairs: sets that contain many pairs not yet
+evaluated together (a hundred sets of four cover all pairs of 32 layers), and the best part of the
+best set plus a pair with a high or uncertain synergy under the model.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from optlayers.search.individual import Individual
 from optlayers.search.surrogate import Surrogate, indicators_of
 from optlayers.trials.statistics import FloatArray
 
-# Generations without a better set after which pairs are looked for, and after which they get their
+# Generations without improvement after which pairs are tried, and after which they get their
 # largest share of the proposals.
 IDLE_FROM, IDLE_MOST = 0.5, 3.0
 LARGEST_SHARE = 0.5
@@ -40,9 +39,9 @@ def pair_share(individuals: Sequence[Individual], place: int, population_size: i
 
 
 class PairSets:
-    """Sets that look for pairs: new pairs, and pairs that a model expects most of, in turn.
+    """Draws sets that test pairs: alternately new pairs and pairs that the model expects most of.
 
-    Nothing where the largest set has fewer than two layers.
+    Draws nothing if sets have at most one layer.
     """
 
     def __init__(
@@ -54,11 +53,11 @@ class PairSets:
     ) -> None:
         self._space, self._model = space, model
         origin = np.array([space.layer_of(i) for i in range(space.n_choices)])
-        # Choices of one layer are never held together.
+        # Two choices of the same layer cannot be combined.
         self._same = origin[:, None] == origin
         inside = indicators_of(held, space.n_choices)
         self._new = (inside.T @ inside == 0.0) & ~self._same
-        # The part of the best set that is worth most, two layers short of the largest set.
+        # The best part of the best set that leaves room for two more layers.
         size = max(0, space.max_layers - 2)
         cores = [LayerSet(c) for c in itertools.combinations(best.indices, min(size, len(best)))]
         self._core = cores[int(np.argmax(model.mean(cores)))]
@@ -83,7 +82,7 @@ class PairSets:
         return found
 
     def covering(self, rng: np.random.Generator) -> LayerSet | None:
-        """A largest set of many new pairs, which then are new no more; None where none is new."""
+        """A set of maximum size with many new pairs, which then count as seen; None if none."""
         new = self._new
         pairs = np.argwhere(np.triu(new))
         if not len(pairs):
@@ -98,8 +97,8 @@ class PairSets:
         return LayerSet(tuple(chosen))
 
     def together(self, taken: SeenSets, rng: np.random.Generator) -> LayerSet | None:
-        """The best part of the best set with the first pair under a draw from what the model knows
-        of pairs (Thompson 1933); None where all such sets are taken."""
+        """The best part of the best set plus the best pair under a draw from the posterior of the
+        pair synergies (Thompson 1933); None if all such sets are taken."""
         mean, deviation = self._synergies
         draws = mean + deviation * rng.standard_normal(mean.shape)
         inside = self._same[list(self._core)].any(axis=0)

@@ -1,4 +1,4 @@
-"""Stagnation: whether the last generations have brought anything better."""
+"""Patience: whether the last generations have found anything better."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optlayers.trials.record import Record
 
 
 def explored_sets(records: Iterable[Record], space: LayerSpace) -> dict[tuple[int, ...], Record]:
-    """The distinct sets that count toward the generations, by their first trial, in order."""
+    """The distinct layer sets that count toward generations, in the order of their first trials."""
     least, largest, end = space.min_layers, space.max_layers, (space.n_choices,)
     found: dict[tuple[int, ...], Record] = {}
     for record in records:
@@ -24,10 +24,10 @@ def explored_sets(records: Iterable[Record], space: LayerSpace) -> dict[tuple[in
 def stagnates(
     explored: Sequence[Record], *, population_size: int, patience: int, maximise: bool = True
 ) -> bool:
-    """Whether the last `patience` generations brought no better score at the first rung.
+    """Whether the last `patience` generations found no better score at the first rung.
 
-    First scores all rest on the same questions and never change, so that what comes later cannot
-    take the answer back.
+    Scores at the first rung all rest on the same questions and never change, so later trials cannot
+    change the answer.
     """
     sign = 1.0 if maximise else -1.0
     scores = [sign * (r.first_score if r.first_score is not None else 0.0) for r in explored]

@@ -1,4 +1,4 @@
-"""Phases: what a study should evaluate next, as a pure function of its trials."""
+"""`plan`: what a study evaluates next, as a pure function of its trials."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _RECENT = 60  # trials by which a worker is known to be there
 
 @dataclass(frozen=True)
 class Plan:
-    """The phase of a study and what to claim now.
+    """The phase of a study and the layer sets to claim.
 
-    `waiting` means that nothing can be proposed before trials of other workers finish.
+    `waiting`: nothing can be proposed until trials of other workers finish.
     """
 
     phase: Phase
@@ -67,13 +67,13 @@ def recent_workers(records: Sequence[Record]) -> set[str]:
 def single_layer_scores(
     records: Iterable[Record], definition: StudyDefinition, n_layers: int
 ) -> list[float] | None:
-    """Scores of the single layers, float [choices]: the prior's, or else the probe's.
+    """Scores of the single layers, float [choices], from the prior or else the probe.
 
-    None before the first is known; a layer whose probe failed for good gets the mean.
+    None if none is known; a layer whose probe failed for good gets the mean.
     """
     if definition.prior.single_layer_scores is not None:
         return list(definition.prior.single_layer_scores)
-    # First scores, so that a layer that went on to all questions compares with the others.
+    # Scores at the first rung, so that all layers are compared on the same questions.
     known: dict[int, float] = {}
     single = [r for r in records if len(r.layers.indices) == 1 and r.is_evaluated]
     for record in sorted(single, key=lambda r: r.number):
@@ -117,7 +117,7 @@ def phase_of(definition: StudyDefinition, n_layers: int, records: Iterable[Recor
 
 
 class _Planner:
-    """One call of `plan`; each phase returns its plan, or None where it is over."""
+    """One call of `plan`; each phase returns its plan, or None if it is over."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class _Planner:
         self.sampler = sampler
         self.k = k
         self.space = space_of(definition, n_layers)
-        # Only our own sampler takes up again what has paused.
+        # Only PatternGASampler resumes paused sets.
         self.pausing = (definition.explore.sampler, definition.explore.pruner) == (
             "pattern-ga",
             "racing",
@@ -160,7 +160,7 @@ class _Planner:
         return {layers for layers, record in self.best.items() if record.is_full}
 
     def probe(self) -> Plan | None:
-        """Every single layer, on few questions; one outside the budget serves as a weight only."""
+        """Every single layer on few questions, whatever the budget: the scores weight proposals."""
         if self.definition.prior.single_layer_scores is not None:
             return None
         known = {r.layers for r in self.single}
@@ -168,7 +168,7 @@ class _Planner:
         return self._all_of(wanted, known, Phase.probe, Goal.step if self.pausing else Goal.fast)
 
     def explore(self) -> Plan | None:
-        """The sampler's proposals, until the budget, the patience or the space is used up."""
+        """The sampler's proposals, until the trials, the patience or the space is used up."""
         explore = self.definition.explore
         explored = explored_sets(self.records, self.space)
         running = {
@@ -190,20 +190,20 @@ class _Planner:
             )
         if found:
             return Plan(Phase.explore, tuple(found))
-        # The best of the phase are known only when all of it is finished.
+        # The best of the phase are known only when all its trials have finished.
         return Plan(Phase.explore, waiting=True) if running else None
 
     def _is_exhausted(self) -> bool:
-        """Whether every set of the budget was looked at; those that paused are for validate."""
+        """Whether every set of the budget was evaluated at least in part."""
         if len(self.records) < self.space.size:
             return False
         seen = {r.layers for r in self.records if r.is_evaluated} | self.claimed | self.dropped
         return sum(1 for layers in seen if layers in self.space) >= self.space.size
 
     def validate(self) -> Plan | None:
-        """The best sets, in full, as far as they are not.
+        """Full evaluations of the best sets.
 
-        Chosen from what probe and explore found alone, so that the list does not change
+        They are chosen from trials of probe and explore only, so that the list does not change
         while its own trials finish.
         """
         search = [r for r in self.records if _is_search(r)]
@@ -226,8 +226,8 @@ class _Planner:
             found = self._all_of(near, self.best, Phase.refine, Goal.fast, number)
             if found is not None:
                 return found
-            # Full evaluations of this round are left out, or its own choice would change as
-            # they come in.
+            # Without the full evaluations of this round: the choice must not change as they
+            # finish.
             before = [
                 r for r in self.records if not (r.goal == Goal.full and _is_refined(r, number))
             ]
@@ -261,7 +261,7 @@ class _Planner:
         goal: Goal,
         number: int | None = None,
     ) -> Plan | None:
-        """A plan until every wanted set is finished (or given up), then None."""
+        """A plan for the wanted sets that are not finished or given up; None if there are none."""
         missing = [s for s in wanted if s not in finished and s not in self.dropped]
         if not missing:
             return None
@@ -270,9 +270,9 @@ class _Planner:
         return Plan(phase, proposals, waiting=not proposals)
 
     def _out_of_patience(self, explored: Sequence[tuple[int, ...]]) -> bool:
-        """Whether the best set of the search is older than the last generations.
+        """Whether the last `patience` generations have not found a new best set.
 
-        By what probe and explore found alone, so that later phases cannot reopen this one.
+        Only trials of probe and explore count, so that later phases cannot reopen this one.
         """
         size, patience = self.definition.explore.population, self.definition.explore.patience
         complete = len(explored) // size
@@ -284,7 +284,7 @@ class _Planner:
         return best < (complete - patience) * size
 
     def _estimates(self, records: Iterable[Record]) -> dict[tuple[int, ...], float]:
-        """What each set of the budget is worth, comparable across numbers of questions."""
+        """The fitness of each set of the budget, comparable across numbers of questions."""
         size = self.definition.explore.population
         return fitness_from(records, space=self.space, population_size=size)
 

@@ -1,9 +1,9 @@
-"""Offsets: how much easier the first n questions are than all, told from sets that went on.
+"""Prefix bias: how much easier the first n questions are than all questions.
 
-Scores on different numbers of questions are not comparable as they are: the questions of a prefix
-may be easier than the others, for every set alike. The sets that went on were lucky so far, so the
-mean fall of theirs would mislead; here each set's own level is unknown too, and what was seen of it
-counts (selection by what was seen is then ignorable: Rubin 1976).
+A prefix may be easier than the rest, for every layer set alike, so scores on different numbers of
+questions are not comparable. The mean drop of the sets that continued would be biased, since they
+were selected for luck. Here the level of each set is unknown as well and estimated from all its
+scores, so the selection is ignorable (Rubin 1976).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from optlayers.trials.records import best_by_layers
 
 FloatArray = NDArray[np.float64]
 
-# With more different numbers of questions than that, they are no rungs.
+# With more distinct numbers of questions than this, they are not rungs.
 _MOST = 16
-# Shares of the binomial variance that may be a set's own; the rest is common to all sets.
+# Candidate shares of the binomial variance that are specific to a set, not common to all.
 _OWN = (0.2, 0.4, 0.7, 1.0)
 
 
 def levelled(records: Iterable[Record]) -> list[Record]:
-    """The most telling record of each evaluated set, its score less the offset of its questions."""
+    """The record with most questions of each evaluated set, its score corrected for prefix bias."""
     known = list(records)
     best = best_by_layers(known)
     courses: dict[tuple[int, ...], dict[int, float]] = {}
@@ -38,7 +38,7 @@ def levelled(records: Iterable[Record]) -> list[Record]:
 
 
 def at_level(record: Record, offsets: Mapping[int, float]) -> Record:
-    """The record with its score less the offset of its questions."""
+    """The record with its score minus the bias of its prefix."""
     offset = offsets.get(record.questions or 0, 0.0)
     if not offset or record.score is None:
         return record
@@ -46,14 +46,13 @@ def at_level(record: Record, offsets: Mapping[int, float]) -> Record:
 
 
 def prefix_offsets(courses: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """Offset of the score on the first n questions, for each n that the courses name.
+    """Bias of the score on the first n questions, for each n that occurs.
 
-    A course maps numbers of questions to the score of one set there. Between two rungs, a set's
-    share of right answers is level + offset + noise: levels are normal with an unknown mean,
-    offsets of the segments normal around zero, noise a share of the binomial, the likeliest of a
-    few. Solved by generalised least squares.
-    Offsets are relative to the longest course. All zero where scores are no shares of right
-    answers, and where no set has gone from one rung to another.
+    courses: for each set, number of questions -> score. Between two rungs, a set's share of right
+    answers is level + bias + noise: levels are normal with unknown mean, biases of segments are
+    normal around zero, and noise is a share of the binomial variance (the most likely of a few).
+    Solved by generalised least squares, relative to the largest n. All zero if scores are not in
+    [0, 1] or if no set has scores at two rungs.
     """
     alike = _alike(courses)
     knots = sorted({n for steps in alike for n in steps})
@@ -85,9 +84,9 @@ def _solve(
     own: float,
     binomial: float,
 ) -> tuple[float, FloatArray]:
-    """Log-likelihood at the solution, and the offset of each segment."""
+    """Log-likelihood at the solution, and the bias of each segment."""
     length = np.diff([0, *knots]).astype(np.float64)
-    # The unknowns: the mean level, and the offset of each segment.
+    # Unknowns: the mean level and the bias of each segment.
     precision = np.diag([1e-9, *(length / binomial)])
     right = np.zeros(1 + len(knots))
     parts = []
@@ -114,15 +113,15 @@ def _solve(
 
 
 def _alike(courses: Sequence[Mapping[int, float]]) -> dict[tuple[int, ...], FloatArray]:
-    """Courses of the same rungs together: scores [courses, rungs], by rungs in order."""
-    # Ten thousand courses pass here for every proposal, of a few kinds.
+    """Score histories grouped by their rungs (ascending): scores [sets, rungs]."""
+    # A few kinds of histories, tens of thousands in all.
     as_stored: dict[tuple[int, ...], list[list[float]]] = {}
     for course in courses:
         if course:
             as_stored.setdefault(tuple(course), []).append(list(course.values()))
     found: dict[tuple[int, ...], list[FloatArray]] = {}
     for steps, rows in as_stored.items():
-        # A plain study may count its reports from 0, which is no number of questions.
+        # A plain study may report at step 0, which is not a number of questions.
         order = [place for place in np.argsort(steps) if steps[place] > 0]
         if order:
             scores = np.array(rows, dtype=np.float64)[:, order]

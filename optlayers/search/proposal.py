@@ -1,4 +1,4 @@
-"""Proposal: one layer set to evaluate next, and what for."""
+"""Proposal: a layer set to evaluate next, with its phase and goal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optlayers.trials import keys
 
 
 class Phase(StrEnum):
-    """The part of a study that a trial belongs to, in the order in which they come."""
+    """The part of a study that a trial belongs to, in order."""
 
     probe = "probe"
     explore = "explore"
@@ -21,10 +21,10 @@ class Phase(StrEnum):
 
 
 class Goal(StrEnum):
-    """How far a trial is evaluated; all but `full` end as pruned where the pruner says so.
+    """How far a trial is evaluated; in all but `full` the pruner may end it.
 
-    `step`: one rung further than its set has come, then it pauses (ends as pruned), and its set may
-    be proposed again. `fast`: the fast questions. `race`: all questions, rung by rung. `full`: all
+    `step`: to the next rung of its set, where it pauses (the trial ends pruned, and the set may be
+    proposed again). `fast`: the fast questions. `race`: all questions, rung by rung. `full`: all
     questions at once.
     """
 
@@ -43,10 +43,10 @@ class Proposal:
     goal: Goal
     generation: int | None = None
     round: int | None = None
-    start: int = 0  # questions that the set had answered, of those that go on
+    start: int = 0  # questions that a resumed set has answered already
 
     def user_attrs(self, donors: Donors = ONE) -> dict[str, Any]:
-        """The attributes to set on the trial when it is claimed (see `keys`)."""
+        """The user attributes of the trial that claims it (see `keys`)."""
         attrs: dict[str, Any] = {
             keys.LAYERS: self.layers.text(donors),
             keys.PHASE: self.phase.value,

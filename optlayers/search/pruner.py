@@ -23,15 +23,15 @@ from optlayers.trials.statistics import FloatArray, IntArray
 
 
 class RacingPruner(BasePruner):
-    """Stops a trial when `top_k` others are better than it, at error rate `alpha`.
+    """Prunes a trial when `top_k` others are better, with error rate `alpha`.
 
-    For trials that report their share of right answers with the number of questions as the
-    step. A trial whose true score equals or exceeds that of the `top_k`-th best contender is
-    pruned with a chance of at most `alpha` over all its rungs together: `alpha` is split
-    evenly over the rungs that the study's `n_fast` and `n_full` give, or alpha / (r (r + 1))
-    at the r-th report where these are not set, or the trial reports elsewhere. `Race` has the
-    test. Nothing is pruned before `min_questions`, nor with fewer than `top_k` contenders as far
-    as the trial. A study that minimises is compared by its scores alone.
+    Trials report their share of right answers with the number of questions as the step. A trial
+    whose true score equals or exceeds that of the `top_k`-th best contender is pruned with
+    probability at most `alpha` over all its rungs: `alpha` is split evenly over the rungs that the
+    study's `n_fast` and `n_full` give, or alpha / (r (r + 1)) at the r-th report where these are
+    not set, or the trial reports elsewhere. `Race` has the test. Nothing is pruned before
+    `min_questions`, or with fewer than `top_k` contenders at that many questions. In a study that
+    minimises, only scores are compared.
 
     Comparisons on the same questions are paired where trials carry the attributes `answers` and
     `questions`; all are stratified by `question_strata` (int [n_full]) and `subject_weights`
@@ -58,11 +58,11 @@ class RacingPruner(BasePruner):
         self._strata = None if question_strata is None else np.asarray(question_strata, np.intp)
         self._weights = None if subject_weights is None else np.asarray(subject_weights, float)
         self._reader = RecordReader()
-        # Attributes of the study are large and never change; they are read once a study.
+        # Attributes of a study are large and never change; they are read once per study.
         self._settings: dict[str, tuple[int | None, int | None, Any, Any]] = {}
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial is out, at its last reported step."""
+        """Whether to prune the trial at its last reported step."""
         candidate = read_record(trial)
         if candidate is None or trial.last_step is None:
             return False
@@ -135,7 +135,7 @@ class RacingPruner(BasePruner):
         if n_fast is not None and n_full is not None:
             steps = rungs(n_fast, n_full)
             if candidate.intermediate.keys() <= set(steps):
-                # At the last rung all questions are answered, and there is nothing to decide.
+                # At the last rung there is nothing left to decide.
                 return self.alpha / max(1, len(steps) - 1)
         look = len(candidate.intermediate)
         return self.alpha / (look * (look + 1))
@@ -160,7 +160,7 @@ class RacingPruner(BasePruner):
 
 
 def _contenders(records: Sequence[Record]) -> list[Record]:
-    """The layer sets, each by its most telling record, finished or as far as it is."""
+    """One record per layer set: the finished one with most questions, or else the running one."""
     best = {record.layers.indices: record for record in best_by_layers(records).values()}
     for record in records:
         if record.is_claimed and record.intermediate and record.layers.indices not in best:

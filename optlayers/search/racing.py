@@ -1,4 +1,4 @@
-"""Racing: the test that says whether a layer set can still be among the best."""
+"""Racing: the statistical test of whether a layer set can still be among the best."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from optlayers.trials.statistics import (
     upper_p,
 )
 
-# Contenders that have seen fewer further questions than this share of the prefix tell too little.
+# A contender needs at least this share of the prefix in further questions to rank by them.
 _MIN_REST = 0.2
-# Contenders were chosen at a rung if at least this share of those that reached it ended there. A
-# race that finds nobody beaten but by mistake ends fewer.
+# Contenders were selected at a rung if at least this share of those that reached it ended there. A
+# race that ends sets only by mistake ends fewer.
 _CHOSEN = 0.05
 
 
 class _Rival(NamedTuple):
-    """A contender, and the questions that it may be judged by: they did not choose it.
+    """A contender, and the questions (`start` to `stop`) that it may be compared on.
 
-    Of those that went on because they looked good where the candidate stands, at `n` questions, or
-    later, these are the questions since
-    (`start` to `stop`), which the candidate has not seen. Of the others, the last before `n`,
-    which it has. `worth` tells whether it leads, by questions other than these; None: nothing
-    tells.
+    They are questions that did not select it. If it was selected at the candidate's `n` questions
+    or later, these are the questions since then, which the candidate has not answered; else they
+    are the last ones before `n`, which it has. `worth` ranks contenders by other questions (None:
+    unknown).
     """
 
     record: Record
@@ -48,22 +47,22 @@ class _Rival(NamedTuple):
 class Race:
     """Compares one candidate with contenders on the first `questions` questions.
 
-    `level` is the chance, at this look, that a candidate whose true score equals or exceeds
+    `level` is the probability, at this look, that a candidate whose true score equals or exceeds
     that of the `top_k`-th best contender is called beaten.
 
-    A contender that was chosen by its answers was lucky there, so only answers since then count.
-    Contenders were chosen where others stopped: at a number of questions at which at least one in
-    twenty of them ended. Since they last were,
+    A contender that was selected by its answers was lucky on them, so only later answers count.
+    Contenders were selected where others stopped: at numbers of questions where at least one in
+    twenty of those that got there ended. Since its last selection,
 
-    - some have answered questions that the candidate has too: these are compared, paired;
-    - some went on from the candidate's own place, or from further: what they have answered since
-      is held against all that the candidate has answered. The order of questions is shuffled and
-      stratified, so both are fair samples.
+    - a contender has answered questions that the candidate has answered too: a paired comparison;
+    - or it went on from the candidate's rung or a later one: its answers since then are compared
+      with all answers of the candidate. Questions are shuffled and stratified, so both are fair
+      samples.
 
     If at least `top_k` contenders have answers of their own that tell who leads, other than those
     compared, then the candidate is beaten if each leader is better at `level` (an
-    intersection-union test, Berger 1982: no correction for several leaders is due, and choosing
-    them by other questions leaves no winner's curse). Else it is beaten if at least `top_k` of M
+    intersection-union test, Berger 1982: it needs no correction for several leaders, and leaders
+    ranked by other questions have no winner's curse). Else it is beaten if at least `top_k` of M
     contenders are better at `level` / (M - top_k + 1): a wrong call needs one false rejection
     among the at most M - top_k + 1 contenders that are not truly better (Bonferroni).
 
@@ -92,7 +91,7 @@ class Race:
         self.maximise = maximise
 
     def beaten(self, candidates: Sequence[Record], contenders: Sequence[Record]) -> list[bool]:
-        """Whether each candidate is out; False with fewer than `top_k` contenders.
+        """Whether each candidate is beaten; False with fewer than `top_k` contenders.
 
         `contenders` are of distinct layer sets; no candidate meets one of its own. Raises
         `InputError` for more questions than there are strata.
@@ -128,7 +127,7 @@ class Race:
                         rivals, key=lambda r: (-self._signed(r.record), r.record.number)
                     )
                 strict = self.level / (count - self.top_k + 1)
-                # Those that score highest reject soonest; the rest could hardly add to the count.
+                # The highest scores reject first; the rest would rarely change the count.
                 closest = _first(ranked, 4 * self.top_k, mine)
                 better = sum(self._p_better(r, candidate) < strict for r in closest)
                 found.append(better >= self.top_k)
@@ -143,7 +142,7 @@ class Race:
         before, since = self._known(record, 0, chosen), self._known(record, chosen, total)
         worth = None
         if before is not None and since is not None and total - chosen >= n * _MIN_REST:
-            # One of whom little is known since would make a dull test.
+            # With few answers since then, the test would have little power.
             worth = self._worth((before[0], since[1]))
         return _Rival(record, chosen, total, worth)
 
@@ -203,7 +202,7 @@ class Race:
         return None if self.strata is None else self.strata[part]
 
     def _weighs(self, part: slice) -> bool:
-        """Whether any subject of these questions counts."""
+        """Whether any subject of these questions has weight."""
         if self.strata is None or self.weights is None:
             return True
         return bool(self.weights[self.strata[part]].any())
@@ -211,7 +210,7 @@ class Race:
     def _part(self, record: Record, start: int, stop: int) -> tuple[float, float] | None:
         """Score on the questions from `start` to `stop`, and its standard error; None if unknown.
 
-        From the answers, or else from the scores up to both, where these are shares.
+        From the answers, or else from the scores at both ends if they are shares.
         """
         part = slice(start, stop)
         answers = self._answers(record, part)
@@ -225,7 +224,7 @@ class Race:
         return _between(record, start, stop)
 
     def _known(self, record: Record, start: int, stop: int) -> tuple[float, float] | None:
-        """As `_part`, from the scores where both ends are reported: thousands are ranked by it."""
+        """As `_part`, from the scores if both ends were reported: fast enough for thousands."""
         known = record.intermediate
         if (start in known or not start) and (stop in known or stop == record.questions):
             return _between(record, start, stop)
@@ -239,22 +238,22 @@ class Race:
 
 
 def _between(record: Record, start: int, stop: int) -> tuple[float, float] | None:
-    """Score between two numbers of questions and its error, from the scores up to both.
+    """Score between two numbers of questions and its error, from the scores at both.
 
-    None where these are no shares of right answers: nothing is known of their noise.
+    None if these are not shares of right answers: their noise is unknown.
     """
     known = record.intermediate
-    last = known.get(stop, record.score)  # or the closest that is known
+    last = known.get(stop, record.score)  # or the closest known score
     before = known.get(start) if start else 0.0
     if last is None or before is None or not (0.0 <= last <= 1.0 and 0.0 <= before <= 1.0):
         return None
-    # Questions are stratified, so the subjects' weights are alike in both parts.
+    # Questions are stratified, so subjects have the same weights in both parts.
     share = min(max((stop * last - start * before) / (stop - start), 0.0), 1.0)
     return share, math.sqrt(share_variance(share, stop - start))
 
 
 def _choices(contenders: Sequence[Record]) -> list[int]:
-    """Numbers of questions at which contenders were chosen: some ended there, others went on."""
+    """Numbers of questions at which contenders were selected: some ended, others went on."""
     reached = np.sort([c.questions for c in contenders if c.questions is not None])
     ended = Counter(c.questions for c in contenders if c.questions is not None and not c.is_claimed)
     return [

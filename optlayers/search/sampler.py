@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseGASampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,39 +24,41 @@ from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials import keys
 from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record
-from optlayers.trials.records import GENERATION_KEY, best_by_layers, given_up, search_space
+from optlayers.trials.records import given_up, search_space
 
-# Individuals that a proposal looks at: the best and an even choice of the others, so that it takes
-# no longer after many trials.
+# Individuals used for a proposal: the best and an even selection of the rest, so that its cost is
+# bounded.
 _MOST = 1500
-
-_INDIVIDUAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
 # Held while a set is drawn; of the module, so that samplers can be pickled.
 _drawing = threading.Lock()
 
 
-class PatternGASampler(BaseGASampler):
-    """A genetic sampler of layer sets with pattern-guided mutation, for one objective.
+class PatternGASampler(BaseSampler):
+    """A genetic sampler of layer sets with pattern-guided mutation and a surrogate.
 
-    Ask with `study.ask(sampler.search_space())`, or suggest `layer_00` ... as categoricals of
-    `["base", "donor"]` in an objective; other parameters are sampled at random. Every
-    proposal has `min_layers` to `max_layers` donor layers and is neither evaluated nor being
-    evaluated, as long as such sets remain; after that the best-known set is given again.
+        sampler = PatternGASampler(n_layers=32, max_layers=4, seed=0)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        trial = study.ask(sampler.search_space())
+        layers = LayerSet.from_params(trial.params)
 
-    Both COMPLETE and PRUNED trials are individuals. A proposal depends on `seed`, the trial
-    number and the history alone; workers need different seeds, but share no other state. Threads
-    that share a sampler never draw one set twice; plain Optuna processes that draw at the same
-    moment may (those of `optlayers worker` claim a set first).
-    Either direction works; `known_sets` and `single_layer_scores` (float [n_layers], 0 or
-    more, larger for better) seed the first generation. `donors` are their names where there are
-    several: then a layer is suggested among `base` and these, and a set holds choices, as
-    `LayerSet` counts them. Without them the scores of finished
-    one-layer trials are used, once every layer has one. After `patience` generations without a
-    better score `study.optimize` ends; who asks and tells looks at `out_of_patience`. Raises
-    `InputError` for settings out of range, and `ValueError` in a study of several objectives.
-    Parents are chosen by non-dominated sorting on (score, fewer layers), after NSGA-II (Deb et
-    al. 2002).
+    or, in an objective, suggest `layer_00` ... as categoricals of `["base", "donor"]`; parameters
+    of other names are sampled at random. Every proposal has `min_layers` to `max_layers` donor
+    layers and is neither evaluated nor being evaluated, as long as such sets remain; after that
+    the best known set is proposed again.
+
+    COMPLETE and PRUNED trials are both individuals. Parents are chosen by non-dominated sorting on
+    (score, fewer layers), as in NSGA-II (Deb et al. 2002). A proposal depends only on `seed`, the
+    trial number and the history; workers need different seeds. Threads that share a sampler never
+    draw one set twice; plain Optuna processes that draw at the same moment may (`optlayers worker`
+    claims a set first).
+
+    known_sets, single_layer_scores (float [n_layers], 0 or more, larger for better): seed the
+    first generation; without scores, those of finished one-layer trials are used once every layer
+    has one. donors: the names of the donors, if there are several; each layer is then suggested
+    among `base` and these. patience: after so many generations without a better score,
+    `study.optimize` ends (with ask and tell, see `out_of_patience`). Raises `InputError` for
+    settings out of range, and `ValueError` in a study of several objectives.
     """
 
     ends_itself = False
@@ -79,7 +81,6 @@ class PatternGASampler(BaseGASampler):
         patience: int | None = None,
         donors: Donors = ONE,
     ) -> None:
-        super().__init__(population_size)
         self._space = LayerSpace(n_layers, min_layers, max_layers, donors)
         n_choices = self._space.n_choices
         if single_layer_scores is not None and len(single_layer_scores) != n_choices:
@@ -102,7 +103,7 @@ class PatternGASampler(BaseGASampler):
         )
         self._scores = None if single_layer_scores is None else list(single_layer_scores)
         self._seed = _fresh_seed() if seed is None else seed
-        # Optuna's own samplers take 32 bits.
+        # Optuna's samplers take 32-bit seeds.
         self._independent = RandomSampler(seed=None if seed is None else seed % 2**32)
         self._reader = RecordReader()
         # By study: what trials of this process hold whose parameters may not be stored yet.
@@ -187,7 +188,7 @@ class PatternGASampler(BaseGASampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """All layers of the model: they are always drawn together, as one set."""
+        """All layers of the model: they are always drawn together, as one layer set."""
         return self.search_space()
 
     def sample_relative(
@@ -248,12 +249,12 @@ class PatternGASampler(BaseGASampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A random value, for parameters that are no layer."""
+        """A random value, for parameters that are not layers."""
         self._raise_error_if_multi_objective(study)
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def out_of_patience(self, study: Study) -> bool:
-        """Whether the last `patience` generations brought nothing better; False without it."""
+        """Whether the last `patience` generations found nothing better (False if None)."""
         if self._patience is None:
             return False
         records = self._reader.read(study.get_trials(deepcopy=False))
@@ -267,64 +268,16 @@ class PatternGASampler(BaseGASampler):
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """End `study.optimize` where patience is at its end."""
+        """Stop `study.optimize` when patience has run out."""
         if self.out_of_patience(study):
-            # Outside of `optimize` there is nothing to stop.
+            # Outside `optimize` there is nothing to stop.
             with contextlib.suppress(RuntimeError):
                 study.stop()
 
     def reseed_rng(self) -> None:
-        """Draw a new seed from the system, as forked workers must."""
+        """Draw a new seed, as forked workers must."""
         self._seed = _fresh_seed()
         self._independent.reseed_rng()
-
-    def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
-        """Parents of a generation: elites, then non-dominated sorting of all earlier ones."""
-        trials = study.get_trials(deepcopy=False)
-        records = self._reader.read(trials)
-        individuals = self._individuals(
-            records, maximise=study.direction != StudyDirection.MINIMIZE
-        )
-        by_layers = best_by_layers(records)
-        by_number = {trial.number: trial for trial in trials}
-        chosen = self._search.parents(individuals, generation)
-        return [by_number[by_layers[i.layers].number] for i in chosen]
-
-    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
-        """Parents of a generation, computed anew from the finished trials.
-
-        Optuna's cache in the study is written without a lock, by whichever worker comes
-        first, and would freeze a generation that others have not finished.
-        """
-        return self.select_parent(study, generation) if generation > 0 else []
-
-    def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:
-        """The COMPLETE and PRUNED trials that were proposed for a generation."""
-        trials = study.get_trials(deepcopy=False, states=_INDIVIDUAL_STATES)
-        records = self._reader.read(trials)
-        members = {
-            i.layers
-            for i in self._individuals(records, maximise=True)
-            if i.generation == generation
-        }
-        numbers = {r.number for r in records if r.layers in members and is_explored(r)}
-        return [trial for trial in trials if trial.number in numbers]
-
-    def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
-        """The generation a trial was proposed for, or would be if proposed now."""
-        stated = trial.system_attrs.get(GENERATION_KEY)
-        if stated is not None:
-            return int(stated)
-        records = self._reader.read(study.get_trials(deepcopy=False))
-        counted = {
-            r.layers
-            for r in records
-            if (r.is_claimed or r.is_evaluated)
-            and is_explored(r)
-            and r.number != trial.number
-            and r.layers in self._space
-        }
-        return len(counted) // self._search.population_size
 
     def _individuals(self, records: Sequence[Record], *, maximise: bool) -> list[Individual]:
         return individuals_from(

@@ -15,7 +15,7 @@ _fitness = attrgetter("fitness")
 def non_dominated_fronts(
     individuals: Sequence[Individual], limit: int | None = None
 ) -> list[list[Individual]]:
-    """Fronts of (fitness up, layers down), best front first, in it by size.
+    """Fronts of (fitness up, layers down), best front first, each sorted by size.
 
     One set dominates another if it is at least as fit with at most as many layers, and better
     in one of the two (Deb et al. 2002). Sizes are few, so each front takes the head of each
@@ -23,7 +23,7 @@ def non_dominated_fronts(
     Among equals of a size the earlier comes first.
     """
     by_size: dict[int, list[Individual]] = {}
-    # Taken from the end, and sorting is stable: reversed first, so the earlier equal is last.
+    # Items are popped from the end and sorting is stable: reverse first, so earlier ties pop first.
     ascending = list(individuals)
     ascending.reverse()
     ascending.sort(key=_fitness)

@@ -1,10 +1,9 @@
-"""A cheap model of the score of layer sets: main effects, pairs and triples, with uncertainty.
+"""Surrogate: a Gaussian process on layer sets with main effects, pairs and triples.
 
-A Gaussian process over sets. The covariance of two sets counts what they share: a constant, a
-variance for each layer in both, one for each pair in both, one for each triple. This is Bayesian
-linear regression on the indicators of layers, pairs and triples, without ever writing them down
-(Rasmussen and Williams 2006, section 2.1.2). The variances are chosen by marginal likelihood on a
-small grid. Pure numpy; shapes: n observed sets, m asked sets, L layers.
+The covariance of two sets is a constant plus a variance for each layer, pair and triple that both
+contain. This equals Bayesian linear regression on the indicators of layers, pairs and triples,
+without computing them (Rasmussen and Williams 2006, section 2.1.2). The variances are chosen by
+marginal likelihood on a small grid. Pure numpy; shapes: n observed sets, m asked sets, L layers.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from optlayers.search.individual import Individual
 
 FloatArray = NDArray[np.float64]
 
-MOST = 400  # observations used; the best and an even choice of the others
+MOST = 400  # observations used: the best, and an even selection of the rest
 TUNED = 150  # observations used to choose the variances
-# Variances of main effects, pairs and triples, of the scores' own; shares of binomial noise.
+# Variances of main effects, pairs and triples relative to that of the scores; noise factors.
 _KERNELS = ((0.5, 0.05, 0.01), (0.5, 0.2, 0.05), (0.25, 0.4, 0.2))
 _NOISES = (0.3, 1.0)
 _JITTER = 1e-4
@@ -34,7 +33,7 @@ def indicators(sets: Sequence[LayerSet], n_layers: int) -> FloatArray:
 
 
 def indicators_of(sets: Collection[tuple[int, ...]], n_layers: int) -> FloatArray:
-    """[n, L], the same of sets given by their indices."""
+    """As `indicators`, of sets given as tuples of indices."""
     found = np.zeros((len(sets), n_layers))
     rows = np.repeat(np.arange(len(sets)), [len(indices) for indices in sets])
     found[rows, list(itertools.chain.from_iterable(sets))] = 1.0
@@ -46,7 +45,7 @@ def _shared(a: FloatArray, b: FloatArray, weights: tuple[float, float, float]) -
     count = np.arange(a.shape[1] + 1.0)
     pairs = count * (count - 1.0) / 2.0
     triples = pairs * (count - 2.0) / 3.0
-    # Looked up by the number: it is one of a few, and the matrices are large.
+    # A table lookup: counts have few values, and the matrices are large.
     worth: FloatArray = weights[0] * count + weights[1] * pairs + weights[2] * triples
     return worth[(a @ b.T).astype(np.intp)]
 
@@ -108,7 +107,7 @@ class Surrogate:
         return mean, self._spread**2 * (own - half.T @ half)
 
     def synergies(self, core: LayerSet) -> tuple[FloatArray, FloatArray]:
-        """What each pair of choices adds to a set beyond what its parts add, [L, L] each.
+        """What each pair of choices adds to a set beyond its parts, two arrays [L, L].
 
         Mean and standard deviation of f(core + i + j) - f(core + i) - f(core + j) + f(core).
         """
@@ -138,10 +137,10 @@ class Surrogate:
     def choose(
         self, sets: Sequence[LayerSet], count: int, rng: np.random.Generator
     ) -> list[LayerSet]:
-        """`count` of the sets, each the best under a draw from the posterior (Thompson 1933)."""
+        """`count` distinct sets by Thompson sampling: each is the best under one posterior draw."""
         mean, covariance = self.predict(sets)
         jitter = 1e-9 * max(float(np.trace(covariance)), 1e-9)
-        # Not by eigenvectors: those of near values turn with the rounding, and all draws with them.
+        # Not by eigenvectors: rounding rotates those of close eigenvalues, and changes all draws.
         root = np.linalg.cholesky(covariance + jitter * np.eye(len(sets)))
         free = np.ones(len(sets), dtype=bool)
         found = []
@@ -154,7 +153,7 @@ class Surrogate:
 
 
 def _thin(individuals: Sequence[Individual]) -> list[Individual]:
-    """At most `MOST`: the better half of them the best, the others spread evenly over time."""
+    """At most `MOST`: half of them the best, the others spread evenly over time."""
     if len(individuals) <= MOST:
         return list(individuals)
     scores = np.array([o.measured for o in individuals])

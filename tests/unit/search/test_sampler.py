@@ -12,6 +12,8 @@ from optuna.trial import Trial, TrialState
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.search import PatternGASampler, Phase
+from optlayers.search.history import individuals_from
+from optlayers.search.selection import select_parents
 from optlayers.trials import keys
 from optlayers.trials.records import read_records
 
@@ -185,25 +187,9 @@ def test_pruned_trials_fill_generations_and_become_parents() -> None:
         trial = study.ask(sampler.search_space())
         trial.report(value(LayerSet.from_params(trial.params)), 10)
         study.tell(trial, state=TrialState.PRUNED)
-    trial = study.ask(sampler.search_space())
-    frozen = study.trials[trial.number]
-    assert sampler.get_trial_generation(study, frozen) == 1
-    assert {t.number for t in sampler.get_population(study, 0)} == set(range(6))
-    parents = sampler.get_parent_population(study, 1)
-    assert {t.number for t in parents} <= set(range(6))
-    assert len(parents) == 6
-    assert sampler.get_parent_population(study, 0) == []
-
-
-def test_parents_computed_early_are_not_frozen() -> None:
-    sampler = new_sampler()
-    study = new_study(sampler)
-    trials = [study.ask(sampler.search_space()) for _ in range(6)]
-    study.tell(trials[0], 0.1)
-    assert [t.number for t in sampler.get_parent_population(study, 1)] == [0]
-    for trial in trials[1:]:
-        study.tell(trial, 0.2)
-    assert len(sampler.get_parent_population(study, 1)) == 6
+    assert sampler.propose(study, 1)[0].generation == 1
+    found = individuals_from(read_records(study.trials), space=sampler.space, population_size=6)
+    assert len(select_parents(found, population_size=6, n_elites=3)) == 6
 
 
 def test_a_full_score_replaces_the_fast_one_of_the_same_set() -> None:
@@ -221,8 +207,8 @@ def test_a_full_score_replaces_the_fast_one_of_the_same_set() -> None:
                 user_attrs={keys.LAYERS: layers, keys.QUESTIONS: questions, keys.SCORE: score},
             )
         )
-    (first, _) = sampler.select_parent(study, 1)
-    assert read_records([first])[0].layers == LayerSet.of(2, 3)
+    found = individuals_from(read_records(study.trials), space=sampler.space, population_size=2)
+    assert max(found, key=lambda i: i.fitness).layers == LayerSet.of(2, 3)
 
 
 def test_a_set_that_failed_three_times_is_not_proposed_again() -> None:
