@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from optlayers.checkpoints.info import FILE, checkpoint_info
+from optlayers.checkpoints.hashes import INFO
+from optlayers.checkpoints.info import checkpoint_info
 from optlayers.checkpoints.licence import licence_texts
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import hash_ahead
@@ -90,7 +91,7 @@ def documents(
         own = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in licences.items()}
         info = checkpoint_info(definition, parents, layers, score, dtype, {**files, **own})
         return {
-            FILE: json.dumps(info, indent=2) + "\n",
+            INFO: json.dumps(info, indent=2) + "\n",
             "README.md": model_card(info, sorted(licences)),
             **licences,
         }

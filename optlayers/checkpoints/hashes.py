@@ -7,9 +7,15 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from optlayers.errors import ModelError
+
+INFO = "checkpoint_info.json"
 # Texts for people, which their owner may rewrite; the second holds the hashes themselves.
-FREE = ("README.md", "checkpoint_info.json")
+FREE = ("README.md", INFO)
+# Files that name the classes to load, which may be in any module.
+NAMES_CODE = ("config.json", "tokenizer_config.json")
 
 
 def sha256_of(path: Path) -> str:
@@ -42,15 +48,31 @@ def files_below(folder: Path) -> dict[str, Path]:
     return found
 
 
-def differences(folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
-    """The files of a folder that are not those recorded, by name, and what is the matter."""
+def changed_files(info: Mapping[str, Any], folder: Path) -> dict[str, str] | None:
+    """The files of a checkpoint that differ from what was exported, by name, and how they differ.
+
+    info: its `checkpoint_info.json`. None where that records no hashes: an early version wrote it.
+    Raises `ModelError` where a file cannot be read.
+    """
+    recorded = info.get("files")
+    if not recorded:
+        return None
+    if not isinstance(recorded, dict):
+        raise ModelError(f"{folder / INFO}: `files` is no table of hashes; export it again")
     here = files_below(folder)
-    hashes = hash_files(here[name] for name in recorded if name in here)
+    try:
+        hashes = hash_files(here[name] for name in recorded if name in here)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read ({error}); export it again") from None
     found = {}
     for name, expected in sorted(recorded.items()):
         if name not in here:
             found[name] = "is missing"
         elif hashes[here[name]] != expected:
             found[name] = f"was changed: its SHA-256 is {hashes[here[name]]}, and was {expected}"
-    found |= dict.fromkeys(sorted(set(here) - set(recorded)), "was added")
-    return found
+    return found | dict.fromkeys(sorted(set(here) - set(recorded)), "was added")
+
+
+def runs_changed_code(changed: Mapping[str, str]) -> bool:
+    """Whether loading a checkpoint with these changed files may run code that was not exported."""
+    return any(name in NAMES_CODE or name.endswith(".py") for name in changed)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optlayers import __version__
+from optlayers.checkpoints.hashes import INFO
 from optlayers.checkpoints.licence import licence_of
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.study import ModelSpec, StudyDefinition
+from optlayers.errors import InputError, ModelError
 from optlayers.layerset import LayerSet
 
-FILE = "checkpoint_info.json"
 PACKAGES = ("torch", "transformers", "safetensors", "lm_eval", "optuna")
 
 
@@ -85,3 +87,38 @@ def _model(definition: StudyDefinition, spec: ModelSpec, checkpoint: Checkpoint)
         "licence": licence_of(checkpoint.folder),
         "sha256": checkpoint.sha256,
     }
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """The `checkpoint_info.json` of an exported folder; raises `ModelError` for any other."""
+    path = folder / INFO
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: it has no {INFO}; name a folder that `optlayers export` wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); export it again") from None
+    if not isinstance(info, dict) or not _holds(info.get("study"), name=str, fingerprint=str):
+        raise ModelError(f"{path}: names no study; export it again")
+    score = info.get("score")
+    if score is not None and not _holds(score, score=float, questions=int):
+        raise ModelError(f"{path}: the recorded score cannot be read; export it again")
+    return info
+
+
+def _holds(data: Any, **kinds: type) -> bool:
+    return isinstance(data, dict) and all(
+        isinstance(data.get(key), kind) for key, kind in kinds.items()
+    )
+
+
+def check_definition(info: Mapping[str, Any], definition: StudyDefinition, folder: Path) -> None:
+    """Raise `InputError` unless a checkpoint was exported from this definition."""
+    study = info["study"]
+    if study["fingerprint"] != definition.fingerprint():
+        raise InputError(
+            f"{folder}: made by study {study['name']!r} {study['fingerprint']}, and the definition "
+            f"of {definition.name!r} is {definition.fingerprint()}; name its file with --study"
+        )

@@ -41,18 +41,13 @@ def verify(
     import sys
     from dataclasses import asdict
 
+    from optlayers.checkpoints.hashes import changed_files, runs_changed_code
+    from optlayers.checkpoints.info import check_definition, read_info
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
     from optlayers.errors import EvaluationError
-    from optlayers.evaluation.isolated import Stranger
-    from optlayers.evaluation.verify import (
-        RecordedAnswers,
-        changed_files,
-        check_definition,
-        compare,
-        read_info,
-        runs_changed_code,
-    )
+    from optlayers.evaluation.isolated import IsolatedCheckpoint
+    from optlayers.evaluation.verify import RecordedAnswers, compare
     from optlayers.inference.device import pick_device, pick_dtype
 
     info = read_info(folder)
@@ -70,7 +65,7 @@ def verify(
     else:
         recorded = None if definition.real else RecordedAnswers.of(info, definition)
         faults += recorded.faults if recorded else []
-        isolated = Stranger(folder.resolve(), str(where), kind)
+        isolated = IsolatedCheckpoint(folder.resolve(), str(where), kind)
         try:
             say("loading and generating")
             found["generated"] = isolated.generate(prompt, NEW_TOKENS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
 
 import torch
 
@@ -18,7 +17,7 @@ from optlayers.trials.cost import Table, counted
 # Tokens in the cache before the steps that are timed.
 CONTEXT = 1024
 WARM, STEPS = 3, 15
-# Keys and values of these layers grow with every token; a window's end growing once it is full.
+# Kinds of layers whose keys and values grow with every token.
 GROWING = ("full_attention", "hybrid")
 
 
@@ -29,12 +28,12 @@ def layer_costs(kind: CostKind, stack: LayerStack) -> Table:
     if kind == "latency":
         return [_seconds(stack, origin) for origin in range(len(stack.sides))]
     tables = [kv_bytes(side) for side in stack.sides]
-    # Whoever gives the mixer gives the cache.
+    # The cache belongs to the mixer, and a swapped MLP leaves the base's mixer in place.
     return [tables[0]] * len(tables) if stack.graft.swap == "mlp" else tables
 
 
 def kv_bytes(side: Side) -> list[float]:
-    """The bytes [layers] by which a further token grows the cache of each layer.
+    """The bytes [layers] that one more token adds to the cache of each layer.
 
     In the dtype that the model's config names (two bytes where it names none). Recurrent layers
     keep a state of one size, and windowed ones no more than their window: 0.
@@ -50,53 +49,41 @@ def kv_bytes(side: Side) -> list[float]:
 
 
 def _seconds(stack: LayerStack, origin: int) -> list[float]:
-    """Seconds [layers] of one layer's part in decoding one token of one sequence.
+    """Seconds [layers] that each layer takes to decode one token of one sequence.
 
     One layer of each kind is timed, with the code that an exported checkpoint runs.
     """
-    # The layers of base and donor that work together where halves are swapped may differ in kind.
+    # Where halves are swapped, layers of both parents run, which may differ in kind.
     kinds = list(zip(*(side.kinds for side in stack.sides), strict=True))
-    known: dict[tuple[str, ...], float] = {}
-    for layer, kind in enumerate(kinds):
-        if kind not in known:
-            known[kind] = _time_layer(stack, origin, layer)
+    known = {kind: _time_layer(stack, origin, kinds.index(kind)) for kind in dict.fromkeys(kinds)}
     return [known[kind] for kind in kinds]
 
 
 @torch.inference_mode()
 def _time_layer(stack: LayerStack, origin: int, layer: int) -> float:
-    """The median seconds of a step of one layer."""
+    """The median seconds of one layer's decoding steps."""
     weight = next(stack.embedding.parameters())
     device, width = weight.device, stack.sides[0].config.hidden_size
-    caches = [_cache(side.config) for side in stack.sides]
-    made = torch.Generator(device="cpu").manual_seed(0)
+    configs = [side.config.to_dict() for side in stack.sides]
+    caches = [RecurrentCache(HybridConfig(base_config=c, donor_config=c)) for c in configs]
+    generator = torch.Generator(device="cpu").manual_seed(0)
     times = []
-    at = 0
+    start = 0
     for length in (CONTEXT, *[1] * (WARM + STEPS)):
-        h = torch.randn(1, length, width, generator=made).to(device=device, dtype=weight.dtype)
-        positions = torch.arange(at, at + length, device=device)[None]
-        inputs = tuple(
-            {
-                kind: side.family.inputs(
-                    side.config, side.rotary, kind, h, positions, None, cache, stack.place(n, layer)
-                )
-                for kind in {side.kinds[layer]}
-            }
-            for n, (side, cache) in enumerate(zip(stack.sides, caches, strict=True))
-        )
+        h = torch.randn(1, length, width, generator=generator).to(device, weight.dtype)
+        positions = torch.arange(start, start + length, device=device)[None]
+        inputs = []
+        for n, (side, cache) in enumerate(zip(stack.sides, caches, strict=True)):
+            kind, place = side.kinds[layer], stack.place(n, layer)
+            shared = (side.config, side.rotary, kind, h, positions)
+            inputs.append({kind: side.family.inputs(*shared, None, cache, place)})
         _wait(device)
         began = time.perf_counter()
-        stack.run(layer, origin, h, inputs)
+        stack.run(layer, origin, h, tuple(inputs))
         _wait(device)
         times.append(time.perf_counter() - began)
-        at += length
+        start += length
     return statistics.median(times[1 + WARM :])
-
-
-def _cache(config: Any) -> RecurrentCache:
-    """An empty cache of one parent."""
-    data = config.to_dict()
-    return RecurrentCache(HybridConfig(base_config=data, donor_config=data))
 
 
 def _wait(device: torch.device) -> None:

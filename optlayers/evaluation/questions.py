@@ -1,7 +1,7 @@
 """The fixed order of a study's questions: shuffled, stratified by subject.
 
-The first n questions are a fair sample of all of them, the fast ones are a prefix of the full
-ones, and a score from any prefix weights every subject as the full metric does. Pure numpy.
+The first n questions are a fair sample of all, the fast ones are a prefix of the full ones, and a
+score on any prefix weights the subjects as the full metric does. Pure numpy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optlayers.config.study import Questions
 
 @dataclass(frozen=True)
 class Subject:
-    """One leaf task of lm-eval: its name, number of documents, and weight in the objective."""
+    """A leaf task of lm-eval, or a text: its name, number of documents, and weight in the score."""
 
     name: str
     size: int
@@ -28,11 +28,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Request:
-    """One continuation to score: the tokens put in, and the last of them that are scored.
+    """One continuation to score.
 
-    tokens: what the model reads (context and continuation, less the last token, truncated from
-    the left at the model's length). targets: the continuation's tokens, predicted at the last
-    `len(targets)` positions.
+    tokens: the input, context and continuation without the last token, truncated from the left at
+    the model's length. targets: the continuation, predicted at the last `len(targets)` positions.
     """
 
     tokens: tuple[int, ...]
@@ -50,11 +49,10 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionOrder:
-    """Which document is asked when.
+    """The questions of a study in their order.
 
-    subject, document: int arrays [n_full]; the question i is document[i] of
-    subjects[subject[i]]. held_subject, held_document: int arrays of the questions set aside.
-    weights: float array [subjects], sum 1.
+    subject, document: int [n_full]; question i is document[i] of subjects[subject[i]].
+    held_subject, held_document: the same of the held-out questions.
     """
 
     subjects: tuple[Subject, ...]
@@ -66,7 +64,7 @@ class QuestionOrder:
 
     @property
     def n_full(self) -> int:
-        """Number of questions of the full fidelity."""
+        """Number of questions at full fidelity."""
         return len(self.subject)
 
     @property
@@ -77,63 +75,50 @@ class QuestionOrder:
 
     @property
     def fast_weights(self) -> NDArray[np.float64]:
-        """What each of the fast questions counts in the score on them [n_fast], sum 1 at most."""
+        """Weight of each fast question in the score on them [n_fast], sum 1 at most."""
         subject = self.subject[: self.n_fast]
         count = np.bincount(subject, minlength=len(self.subjects))
         return np.asarray(self.weights[subject] / count[subject])
 
 
-def _stratified(blocks: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> list[int]:
-    """Interleave the blocks evenly: every prefix holds about the same share of each block."""
-    keys, flat = [], []
-    for block in blocks:
-        keys.append((np.arange(len(block)) + rng.random(len(block))) / max(1, len(block)))
-        flat.append(block)
-    if not flat:
-        return []
-    order = np.argsort(np.concatenate(keys), kind="stable")
-    return [int(i) for i in np.concatenate(flat)[order]]
-
-
 def order_questions(subjects: Sequence[Subject], questions: Questions) -> QuestionOrder:
     """The order of a study; the same for the same subjects and the same `questions`."""
-    first: list[NDArray[np.int64]] = []
+    fast: list[NDArray[np.int64]] = []
     rest: list[NDArray[np.int64]] = []
-    held: list[tuple[int, int]] = []
-    spot: list[tuple[int, int]] = []  # every search question as (subject, document)
+    held: list[NDArray[np.int64]] = []
     for s, subject in enumerate(subjects):
         # A subject's own shuffle does not depend on which other subjects there are.
         rng = np.random.default_rng([questions.seed, zlib.crc32(subject.name.encode())])
-        shuffled = rng.permutation(subject.size)
-        n_held = round(subject.size * questions.holdout)
-        if n_held >= subject.size:
-            n_held = subject.size - 1
-        held += [(s, int(d)) for d in sorted(shuffled[subject.size - n_held :])]
-        mine = shuffled[: subject.size - n_held][: questions.full]
-        start = len(spot)
-        spot += [(s, int(d)) for d in mine]
-        n_first = len(mine) if questions.fast is None else min(questions.fast, len(mine))
-        numbers = np.arange(start, len(spot), dtype=np.int64)
-        first.append(numbers[:n_first])
-        rest.append(numbers[n_first:])
+        pairs = np.stack([np.full(subject.size, s), rng.permutation(subject.size)], axis=1)
+        n_held = min(round(subject.size * questions.holdout), subject.size - 1)
+        kept, aside = np.split(pairs, [subject.size - n_held])
+        held.append(aside[np.argsort(aside[:, 1])])
+        kept = kept[: questions.full]
+        fast.append(kept[: questions.fast])
+        rest.append(kept[len(fast[-1]) :])
     rng = np.random.default_rng([questions.seed, 1])
-    order = _stratified(first, rng) + _stratified(rest, rng)
-    picked = np.array([spot[i] for i in order], dtype=np.int64).reshape(-1, 2)
-    kept = np.array(held, dtype=np.int64).reshape(-1, 2)
+    order = np.concatenate([_interleave(fast, rng), _interleave(rest, rng)])
+    held_out = np.concatenate(held)
     return QuestionOrder(
         subjects=tuple(subjects),
-        subject=picked[:, 0],
-        document=picked[:, 1],
-        held_subject=kept[:, 0],
-        held_document=kept[:, 1],
-        n_fast=sum(len(block) for block in first),
+        subject=order[:, 0],
+        document=order[:, 1],
+        held_subject=held_out[:, 0],
+        held_document=held_out[:, 1],
+        n_fast=sum(map(len, fast)),
     )
+
+
+def _interleave(blocks: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Mix blocks so that every prefix holds about the same share of each."""
+    keys = [(np.arange(len(b)) + rng.random(len(b))) / max(1, len(b)) for b in blocks]
+    return np.concatenate(blocks)[np.argsort(np.concatenate(keys), kind="stable")]
 
 
 def by_subject(
     subjects: Sequence[Subject], strata: NDArray[np.int64], answers: NDArray[Any]
 ) -> dict[str, float]:
-    """The mean of the answers [n] of each subject; strata [n] says whose each is."""
+    """The mean answer of each subject; strata [n]: the subject of each of the answers [n]."""
     return {
         subject.name: float(answers[strata == number].mean())
         for number, subject in enumerate(subjects)

@@ -1,45 +1,39 @@
-"""Verification of a checkpoint: what a stranger measures on it against what the study recorded."""
+"""Compare the answers that a checkpoint gives with those that its study recorded."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optlayers.checkpoints.hashes import differences
-from optlayers.checkpoints.info import FILE
+from optlayers.checkpoints.hashes import INFO
 from optlayers.config.study import StudyDefinition
-from optlayers.errors import InputError, ModelError
+from optlayers.errors import ModelError
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.evaluation.tasks import TaskSet
 from optlayers.trials.record import decode_answers
 from optlayers.trials.statistics import StratifiedScore
 
-# Where rounding differs (another device or dtype), near ties flip: this share of them may.
+# With another device or dtype near ties flip: at most this share of the answers.
 MAX_FLIPPED = 0.05
 # Where a metric is not right or wrong, rounding moves every value, and stored ones are rounded.
 SAME_VALUE, NEAR_VALUE = 2e-5, 0.05
 Z95 = 1.96
-# A recorded score was computed from the recorded answers, and then rounded at most to this.
+# The rounding of a recorded score.
 SAME_SCORE = 1e-6
 
-# Whoever loads a folder runs its code, which these files hold or name.
-RUNS = ("config.json", "tokenizer_config.json")
-
 # By task and document: 1 (right), 0 (wrong), or between them.
-Answers = Mapping[str, Mapping[int, float]]
+AnswersByTask = Mapping[str, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was found: the stranger's score, the questions that both answered, and what differs.
+class Verification:
+    """The measured score, the questions that were also recorded, and which answers differ.
 
-    Scores are shares (0 to 1). `score` weights the subjects as the study does; `mine` and
-    `recorded` are the plain shares of right answers on the `common` questions.
+    `score` weights the subjects as the study does; `mine` and `recorded` are the plain means of
+    the measured and the recorded answers to the `common` questions. All from 0 to 1.
     """
 
     score: float
@@ -53,145 +47,79 @@ class Verdict:
     faults: list[str] = field(default_factory=list)
 
 
-def read_info(folder: Path) -> dict[str, Any]:
-    """`checkpoint_info.json` of a folder; raises `ModelError` where it is none of an export."""
-    path = folder / FILE
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder}: no {FILE} there; name a folder that `optlayers export` wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); export it again") from None
-    if not isinstance(info, dict) or not _holds(info.get("study"), name=str, fingerprint=str):
-        raise ModelError(f"{path}: names no study; export it again")
-    score = info.get("score")
-    if score is not None and not _holds(score, score=float, questions=int):
-        raise ModelError(f"{path}: the recorded score cannot be read; export it again")
-    return info
-
-
-def _holds(data: Any, **kinds: type) -> bool:
-    return isinstance(data, dict) and all(
-        isinstance(data.get(key), kind) for key, kind in kinds.items()
-    )
-
-
-def check_definition(info: Mapping[str, Any], definition: StudyDefinition, folder: Path) -> None:
-    """Raise `InputError` unless a definition is the one that a checkpoint was made by."""
-    study = info["study"]
-    if study["fingerprint"] != definition.fingerprint():
-        raise InputError(
-            f"{folder}: made by study {study['name']!r} {study['fingerprint']}, and the definition "
-            f"of {definition.name!r} is {definition.fingerprint()}; name its file with --study"
-        )
-
-
-def changed_files(info: Mapping[str, Any], folder: Path) -> dict[str, str] | None:
-    """The files that are not those that `export` wrote, and what is the matter with each.
-
-    None where the checkpoint records no hashes: it was written by an early version. Raises
-    `ModelError` where a file cannot be read.
-    """
-    recorded = info.get("files")
-    if not recorded:
-        return None
-    if not isinstance(recorded, dict):
-        raise ModelError(f"{folder / FILE}: `files` is no table of hashes; export it again")
-    try:
-        return differences(folder, recorded)
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be read ({error}); export it again") from None
-
-
-def runs_changed_code(changed: Mapping[str, str]) -> bool:
-    """Whether a folder with these changed files, once loaded, may run what `export` never wrote."""
-    return any(name in RUNS or name.endswith(".py") for name in changed)
-
-
 @dataclass(frozen=True)
 class RecordedAnswers:
-    """What a checkpoint says of its study: its answers by task and document, and what is wrong.
+    """The answers behind the recorded score of a checkpoint; empty where no score was recorded.
 
-    `answers` are those that the recorded score rests on; none where no score was recorded.
+    faults: where the answers do not give that score.
     """
 
     subjects: list[Subject]
-    answers: Answers = field(default_factory=dict)
+    answers: AnswersByTask = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, info: Mapping[str, Any], definition: StudyDefinition) -> RecordedAnswers:
-        """Of a `checkpoint_info.json`; raises `ModelError` where the answers cannot be read."""
+        """From a `checkpoint_info.json`; raises `ModelError` where the answers cannot be read."""
         subjects = TaskSet.of(definition).subjects
         score = info.get("score")
         if not score or not score.get("answers"):
             return cls(subjects)
         order = order_questions(subjects, definition.questions)
-        right = _right(score, len(order.subject))
-        places = zip(order.subject, order.document, right, strict=False)
-        answers: dict[str, dict[int, float]] = {}
-        for subject, document, answer in places:
-            answers.setdefault(subjects[int(subject)].name, {})[int(document)] = float(answer)
-        scorer = StratifiedScore(strata=order.subject, weights=order.weights)
-        given = scorer.interval(right).score
-        faults = []
-        if abs(given - score["score"]) > SAME_SCORE:
-            faults.append(
-                f"{FILE} records a score of {100 * score['score']:.2f} %, and the answers that it "
-                f"records give {100 * given:.2f} %"
+        count = score["questions"]
+        if not 0 < count <= order.n_full:
+            raise ModelError(
+                f"{INFO}: it records {count} answers, and the tasks have {order.n_full} questions "
+                "now; export it again"
             )
-        return cls(subjects, answers, faults)
-
-
-def _right(score: Mapping[str, Any], known: int) -> Any:
-    """Right or wrong of each question of a recorded score, in the order of the `known` ones."""
-    count = score["questions"]
-    if not 0 < count <= known:
-        raise ModelError(
-            f"{FILE}: it records {count} answers, and the tasks have {known} questions now; "
-            "export it again"
+        try:
+            recorded = decode_answers(score["answers"], count)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{INFO}: the recorded answers cannot be read ({error}); export it again"
+            ) from None
+        answers: dict[str, dict[int, float]] = {}
+        for s, document, answer in zip(order.subject, order.document, recorded, strict=False):
+            answers.setdefault(subjects[s].name, {})[int(document)] = float(answer)
+        given = StratifiedScore(strata=order.subject, weights=order.weights).score(recorded)
+        if abs(given - score["score"]) <= SAME_SCORE:
+            return cls(subjects, answers)
+        fault = (
+            f"{INFO} records a score of {100 * score['score']:.2f} %, and the answers that it "
+            f"records give {100 * given:.2f} %"
         )
-    try:
-        return decode_answers(score["answers"], count)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{FILE}: the recorded answers cannot be read ({error}); export it again"
-        ) from None
+        return cls(subjects, answers, [fault])
 
 
-def compare(mine: Answers, recorded: RecordedAnswers, exact: bool) -> Verdict:
-    """The verdict on what lm_eval answered; `exact`: rounding is no excuse.
+def compare(mine: AnswersByTask, recorded: RecordedAnswers, exact: bool) -> Verification:
+    """Compare measured answers with the recorded ones.
 
-    Otherwise up to `MAX_FLIPPED` of the common questions may differ, where they do so about as
-    often in one direction as in the other (McNemar's test at 95 %).
+    exact: the arithmetic was the same, so no answer may differ. Otherwise up to `MAX_FLIPPED` of
+    the common questions may, if about as many became right as wrong (McNemar's test at 95 %).
     """
     number = {subject.name: i for i, subject in enumerate(recorded.subjects)}
-    answers = [(number[t], value) for t, docs in mine.items() for value in docs.values()]
+    strata = np.array([number[task] for task, documents in mine.items() for _ in documents])
+    values = np.array([value for documents in mine.values() for value in documents.values()])
     weights = np.array([subject.weight for subject in recorded.subjects])
-    scorer = StratifiedScore(
-        strata=np.array([s for s, _ in answers]), weights=weights / weights.sum()
-    )
-    values = np.array([value for _, value in answers], dtype=np.float64)
+    scorer = StratifiedScore(strata=strata, weights=weights / weights.sum())
     interval = scorer.interval(values == 1.0 if np.isin(values, (0.0, 1.0)).all() else values)
     common = [
-        (task, document, value, mine[task][document])
+        (task, document)
         for task, documents in recorded.answers.items()
-        for document, value in documents.items()
+        for document in documents
         if document in mine.get(task, {})
     ]
-    near = SAME_VALUE if exact else NEAR_VALUE
-    other = [one for one in common if abs(one[2] - one[3]) > near]
-    differing = [(task, document) for task, document, _, _ in other]
-    gained = sum(new > old for _, _, old, new in other)
+    old = np.array([recorded.answers[task][document] for task, document in common])
+    new = np.array([mine[task][document] for task, document in common])
+    far = np.abs(new - old) > (SAME_VALUE if exact else NEAR_VALUE)
+    differing = [pair for pair, is_far in zip(common, far, strict=True) if is_far]
+    gained = int((far & (new > old)).sum())
     lost = len(differing) - gained
     faults = []
     if exact and differing:
-        task, document = differing[0]
         faults.append(
             f"{len(differing)} of {len(common)} answers differ from the recorded ones, which the "
-            f"same arithmetic gave; the first is {task} document {document}"
+            f"same arithmetic gave; the first is {differing[0][0]} document {differing[0][1]}"
         )
     elif len(differing) > MAX_FLIPPED * len(common):
         faults.append(
@@ -203,14 +131,14 @@ def compare(mine: Answers, recorded: RecordedAnswers, exact: bool) -> Verdict:
             f"{lost} answers are worse than recorded and {gained} are better, which is "
             "more than chance"
         )
-    return Verdict(
+    return Verification(
         score=interval.score,
         ci_low=interval.ci_low,
         ci_high=interval.ci_high,
-        questions=len(answers),
+        questions=len(values),
         common=len(common),
-        mine=float(np.mean([new for *_, new in common])) if common else None,
-        recorded=float(np.mean([old for _, _, old, _ in common])) if common else None,
+        mine=float(new.mean()) if common else None,
+        recorded=float(old.mean()) if common else None,
         differing=differing,
         faults=faults,
     )

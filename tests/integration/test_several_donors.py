@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import optlayers
+from optlayers.checkpoints.info import check_definition, read_info
 from optlayers.errors import InputError
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.evaluation.verify import check_definition, read_info
 from optlayers.layerset import LayerSet
 from optlayers.report.figures import figures
 from optlayers.report.page import page

@@ -1,4 +1,4 @@
-"""`verify` and `doctor` on the tiny pair; strangers to optlayers use a checkpoint in processes."""
+"""`verify` and `doctor` on the tiny pair; processes without optlayers use a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from optlayers.checkpoints.card import documents
+from optlayers.checkpoints.hashes import changed_files, runs_changed_code
+from optlayers.checkpoints.info import read_info
 from optlayers.checkpoints.parents import open_parents
 from optlayers.checkpoints.writer import export_hybrid
 from optlayers.cli.doctor import _python
 from optlayers.config.study import load_study
 from optlayers.errors import ModelError
-from optlayers.evaluation.verify import changed_files, read_info, runs_changed_code
 from optlayers.layerset import LayerSet
 from optlayers.trials.record import encode_answers
 from optlayers.trials.statistics import StratifiedScore

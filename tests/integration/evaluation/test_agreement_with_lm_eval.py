@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 from optlayers.config.study import TaskSpec
 from optlayers.errors import TaskError
 from optlayers.evaluation.engine import Engine
-from optlayers.evaluation.isolated import Stranger
+from optlayers.evaluation.isolated import IsolatedCheckpoint
 from optlayers.evaluation.questions import Question, by_subject
 from optlayers.evaluation.tasks import TaskSet
 from optlayers.evaluation.verify import RecordedAnswers, compare
@@ -335,12 +335,14 @@ def test_values_between_right_and_wrong_count_as_in_lm_eval(both: Both, own_task
     np.testing.assert_allclose(values, [row["acc"] for row in rows], rtol=0, atol=2e-5)
     assert 0.0 < values.min() < values.max() < 1.0
     np.testing.assert_array_equal(decode_answers(encode_answers(values), len(values)), values)
-    found = Stranger(both.exported, "cpu", "float32").evaluate([spec], str(own_tasks), None, 4)
+    found = IsolatedCheckpoint(both.exported, "cpu", "float32").evaluate(
+        [spec], str(own_tasks), None, 4
+    )
     recorded = RecordedAnswers(tasks.subjects, {"graded": dict(enumerate(values.tolist()))})
-    verdict = compare(found, recorded, exact=True)
-    assert verdict.faults == []
-    assert verdict.common == len(values)
-    assert verdict.score == pytest.approx(score, abs=1e-5)
+    verified = compare(found, recorded, exact=True)
+    assert verified.faults == []
+    assert verified.common == len(values)
+    assert verified.score == pytest.approx(score, abs=1e-5)
     moved = RecordedAnswers(tasks.subjects, {"graded": dict(enumerate((values - 1e-3).tolist()))})
     assert len(compare(found, moved, exact=True).differing) == len(values)
     assert compare(found, moved, exact=False).faults == []
@@ -359,15 +361,15 @@ def test_a_group_weighs_its_tasks_for_each_filter_as_lm_eval_does(
         assert (score == pytest.approx(plain)) is not by_size
 
 
-def test_a_stranger_with_lm_eval_counts_the_filter_of_the_study(
+def test_lm_eval_in_a_process_of_its_own_uses_the_filter_of_the_study(
     both: Both, own_tasks: Path
 ) -> None:
     specs = [
         TaskSpec(name="turned", metric="acc_norm,likeliest"),
         TaskSpec(name="turned_sole"),
     ]
-    stranger = Stranger(both.exported, "cpu", "float32")
-    found = stranger.evaluate(specs, str(own_tasks), None, 4)
+    isolated = IsolatedCheckpoint(both.exported, "cpu", "float32")
+    found = isolated.evaluate(specs, str(own_tasks), None, 4)
     expected = {
         task: right for spec in specs for task, right in both.answers(spec, own_tasks).items()
     }
