@@ -50,11 +50,17 @@ def report(
     import json as jsonlib
 
     from optlayers.errors import InputError
-    from optlayers.report.baselines import read_baselines
-    from optlayers.report.figures import figures
+    from optlayers.report.cost import read_baselines
+    from optlayers.report.document import (
+        MARKDOWN_ROWS,
+        ROWS,
+        as_data,
+        figures,
+        markdown,
+        sections,
+    )
     from optlayers.report.images import browser, write_images
     from optlayers.report.page import page
-    from optlayers.report.text import as_data, markdown
 
     suffix = out.suffix[1:] if out else ""
     chosen = kind or (Format(suffix) if suffix in list(Format) else Format.html)
@@ -65,18 +71,19 @@ def report(
         browser()
     others = read_baselines(baselines) if baselines is not None else []
     view = opt.read_study(study, storage)
-    drawn = figures(view, others)
+    found = sections(view, others, MARKDOWN_ROWS if chosen is Format.md else ROWS)
     if chosen is Format.html:
-        text = page(view, drawn)
+        text = page(view, found)
     elif chosen is Format.md:
-        text = markdown(view, drawn, os.path.relpath(images, target.parent) if images else None)
+        text = markdown(view, found, os.path.relpath(images, target.parent) if images else None)
     else:
         text = jsonlib.dumps(as_data(view, others), indent=1, allow_nan=False) + "\n"
     _write(target, text)
     size = len(text.encode())
     say(f"wrote {target}, " + (f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} KB"))
     if images is not None:
-        say(f"wrote {len(write_images(drawn, images))} images to {images}")
+        files = write_images(figures(found), images)
+        say(f"wrote {len(files)} images to {images}")
 
 
 def _write(target: Path, text: str) -> None:

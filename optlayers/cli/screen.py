@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optlayers.cli.tables import interval_text, layers_text
-from optlayers.report.tables import duration
+from optlayers.report.formats import duration
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
 from optlayers.storage.heartbeat import is_gone, process_of

@@ -23,10 +23,9 @@ from sqlalchemy.engine import make_url
 
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import Donors
-from optlayers.report.figures import figures
+from optlayers.report.document import figures, sections
 from optlayers.report.images import titled
 from optlayers.report.notes import MARK, study_note, trial_note
-from optlayers.report.page import definition_text
 from optlayers.results.view import StudyView
 from optlayers.storage.connect import DEFAULT_URL, DEFINITION
 from optlayers.storage.transactions import put_study_attrs
@@ -68,7 +67,7 @@ def _write_study_note(
     from optuna_dashboard import get_note, save_note
 
     option = "" if shown_url == DEFAULT_URL else shown_url
-    text = study_note(view.definition.to_dict(), definition_text(view), option)
+    text = study_note(view.definition, option)
     old = get_note(study) if "dashboard:note_ver" in attrs else ""
     if text != old and (not old or MARK in old):
         save_note(study, text)
@@ -123,7 +122,7 @@ def _write_figures(study: optuna.Study, view: StudyView, attrs: dict[str, Any]) 
 
     collector = _Collector({k: v for k, v in attrs.items() if "plot_data" in k})
     target: Any = SimpleNamespace(_storage=collector, _study_id=study._study_id)
-    for figure in figures(view):
+    for figure in figures(sections(view)):
         plot = titled(figure, columns=2)
         plot["layout"]["height"] = PANEL_HEIGHT
         if figure.height > 2 * PANEL_HEIGHT:

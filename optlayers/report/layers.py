@@ -1,11 +1,11 @@
-"""Figures of layers: what each adds, what pairs add together, and what the search learnt when."""
+"""Figures of layers: what each adds, what pairs add together, and what the search learned when."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from optlayers.report.figure import Figure, hundredths, percent, points, shown
-from optlayers.report.theme import (
+from optlayers.report.formats import hundredths, layers_text, percent, points
+from optlayers.report.section import (
     BLUE,
     DIVERGING,
     GREY,
@@ -14,124 +14,76 @@ from optlayers.report.theme import (
     RAMP,
     SOFT,
     SURFACE,
+    Section,
     axis,
-    layout,
-    scale,
+    dots,
+    heatmap,
+    name_axis,
+    plot,
 )
+from optlayers.results.patterns import ELITE
 from optlayers.results.view import StudyView
+from optlayers.search import Effect
 
-PAIRS = 40
+MOST_PAIRS = 40
 
 
-def layer_effects(view: StudyView) -> Figure | None:
+def _effect_row(view: StudyView, effect: Effect) -> tuple[str, str, str, int]:
+    """Layers, points, interval and sets of an effect, for a table."""
+    span = f"{points(effect.ci_low)} to {points(effect.ci_high)}"
+    return layers_text(effect.layers, view.donors), points(effect.effect), span, effect.sets
+
+
+def layer_effects(view: StudyView) -> Section | None:
     """What each layer adds on average, with 95 % intervals."""
     if view.effects is None:
         return None
     found = view.effects.layers
-    # Names of layers where there are several donors, so that they stand side by side.
-    several = len(view.donors) > 1
-
-    def at(choice: int) -> int | str:
-        return view.label(choice) if several else choice
-
+    # Numbers on the axis, or with several donors the layers' names in their order.
+    several, labels = len(view.donors) > 1, [view.label(i) for i in range(view.n_choices)]
     data: list[dict[str, Any]] = []
     for name, colour, symbol, mine in (
         ("helps", BLUE, "circle", [e for e in found if e.is_sure and e.effect > 0]),
         ("harms", ORANGE, "diamond", [e for e in found if e.is_sure and e.effect < 0]),
-        ("not sure", GREY, "circle-open", [e for e in found if not e.is_sure]),
+        ("not significant", GREY, "circle-open", [e for e in found if not e.is_sure]),
     ):
+        places = [e.layers.indices[0] for e in mine]
+        x = [labels[i] for i in places] if several else places
+        bars = {"type": "data", "color": colour, "thickness": 2, "width": 0}
+        bars["array"] = hundredths([e.ci_high - e.effect for e in mine])
+        look = {"symbol": symbol, "error_y": bars, "customdata": [e.sets for e in mine]}
+        hover = "layer %{x}: %{y:+.1f} points<br>in %{customdata} evaluated sets<extra></extra>"
         if mine:
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": name,
-                    "x": [at(e.layers.indices[0]) for e in mine],
-                    "y": hundredths([e.effect for e in mine]),
-                    "customdata": [e.sets for e in mine],
-                    "error_y": {
-                        "type": "data",
-                        "array": hundredths([e.ci_high - e.effect for e in mine]),
-                        "color": colour,
-                        "thickness": 2,
-                        "width": 0,
-                    },
-                    "marker": {
-                        "size": 9,
-                        "color": colour,
-                        "symbol": symbol,
-                        "line": {"width": 2, "color": colour},
-                    },
-                    "hovertemplate": (
-                        "layer %{x}: %{y:+.1f} points<br>in %{customdata} evaluated sets"
-                        "<extra></extra>"
-                    ),
-                }
-            )
-    ranked = sorted(found, key=lambda e: -e.effect)
+            data.append(dots(name, x, hundredths([e.effect for e in mine]), colour, hover, **look))
+    ranked = sorted(found, key=lambda e: -e.effect)[:4]
     best = ", ".join(
-        f"layer {shown(e.layers, view.donors)} ({points(e.effect)})" for e in ranked[:4]
+        f"layer {layers_text(e.layers, view.donors)} ({points(e.effect)})" for e in ranked
     )
-    return Figure(
+    place = {"range": [-0.7, view.n_choices - 0.3], "tick0": 0, "showgrid": False}
+    place["dtick"] = 1 if view.n_choices <= 16 else 2
+    zero = {"zeroline": True, "zerolinecolor": SOFT, "zerolinewidth": 1}
+    return Section(
         name="layer-effects",
         title="What each layer adds",
         short="Layer effects",
-        alt=f"Dots with 95 % intervals, a layer each. Most is added by {best}, in points.",
+        alt=f"Dots with 95 % intervals, one for each layer. The largest effects in points: {best}.",
         note=(
-            "The score with the layer less that without it, averaged over the sets that the "
-            "search evaluated, from a model of main effects, pairs and triples. An interval that "
-            "holds 0 says that the layer may be worth nothing."
+            "The score with the layer minus the score without it, averaged over the evaluated "
+            "sets, from a model of main effects, pairs and triples. Where the interval contains 0 "
+            "the layer may have no effect."
         ),
-        plot={
-            "data": data,
-            "layout": layout(
-                xaxis=axis(
-                    "layer",
-                    showgrid=False,
-                    range=[-0.7, view.n_choices - 0.3],
-                    tick0=0,
-                    dtick=1 if view.n_choices <= 16 else 2,
-                    **_in_order(view, several),
-                ),
-                yaxis=axis("points added", zeroline=True, zerolinecolor=SOFT, zerolinewidth=1),
-            ),
-        },
+        plot=plot(
+            data,
+            xaxis=name_axis(labels, "layer", **place) if several else axis("layer", **place),
+            yaxis=axis("points added", **zero),
+        ),
         height=400,
         head=("layer", "adds, points", "95 % interval", "in evaluated sets"),
-        rows=[
-            (
-                shown(e.layers, view.donors),
-                points(e.effect),
-                f"{points(e.ci_low)} to {points(e.ci_high)}",
-                e.sets,
-            )
-            for e in found
-        ],
+        rows=[_effect_row(view, effect) for effect in found],
     )
 
 
-def _in_order(view: StudyView, several: bool) -> dict[str, Any]:
-    """An axis of names, in the order of the layers."""
-    if not several:
-        return {}
-    names = [view.label(i) for i in range(view.n_choices)]
-    return {"type": "category", "categoryorder": "array", "categoryarray": names}
-
-
-def _bar(title: str) -> dict[str, Any]:
-    """The scale of colours beside a heat map."""
-    return {
-        "title": {"text": title, "side": "top"},
-        "thickness": 12,
-        "outlinewidth": 0,
-        "lenmode": "pixels",
-        "len": 240,
-        "y": 1,
-        "yanchor": "top",
-    }
-
-
-def pair_synergy(view: StudyView) -> Figure | None:
+def pair_synergy(view: StudyView) -> Section | None:
     """What two layers add together beyond the sum of both, as a heat map."""
     found = view.effects
     if found is None:
@@ -139,140 +91,80 @@ def pair_synergy(view: StudyView) -> Figure | None:
     n = view.n_choices
     labels = [view.label(i) for i in range(n)]
     values = [hundredths([float(v) for v in row], 1) for row in found.synergy]
-    text = [
-        [
-            ""
-            if found.synergy[i, j] != found.synergy[i, j]
-            else f"layers {labels[i]} and {labels[j]}: "
-            f"{points(float(found.synergy[i, j]))} points, ± {100 * float(found.half[i, j]):.1f}"
-            for j in range(n)
-        ]
-        for i in range(n)
-    ]
+    texts = [[""] * n for _ in range(n)]
+    for pair in found.pairs:
+        i, j = pair.layers.indices
+        text = f"{points(pair.effect)} points, ± {100 * float(found.half[i, j]):.1f}"
+        texts[i][j] = f"layers {labels[i]} and {labels[j]}: {text}"
+        texts[j][i] = f"layers {labels[j]} and {labels[i]}: {text}"
     most = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
     sure = [e for e in found.pairs if e.is_sure]
-    told = "; ".join(f"{shown(e.layers, view.donors)}: {points(e.effect)} points" for e in sure[:4])
-    labels = [view.label(i) for i in range(n)]
-    ends = [e.layers.indices for e in sure]
-    dots = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [labels[i] for pair in ends for i in pair],
-            "y": [labels[i] for pair in ends for i in reversed(pair)],
-            "marker": {"size": 5, "color": SURFACE, "line": {"width": 1, "color": INK}},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        }
-    ]
-    return Figure(
+    strongest = "; ".join(
+        f"{layers_text(e.layers, view.donors)}: {points(e.effect)} points" for e in sure[:4]
+    )
+    x = [labels[i] for e in sure for i in e.layers.indices]
+    y = [labels[i] for e in sure for i in reversed(e.layers.indices)]
+    marks = dots("", x, y, SURFACE, "", hoverinfo="skip", showlegend=False)
+    marks["marker"] = {"size": 5, "color": SURFACE, "line": {"width": 1, "color": INK}}
+    hover = {"text": texts, "hovertemplate": "%{text}<extra></extra>", "hoverongaps": False}
+    cells = heatmap((labels, labels), values, DIVERGING, -most, "points", zmax=most, **hover)
+    return Section(
         name="pair-synergy",
         title="Which layers help each other",
         short="Pair synergy",
-        alt=(
-            f"Heat map of {n} by {n} layers. Strongest: {told}."
-            if told
-            else f"Heat map of {n} by {n} layers; no pair is surely more or less than its sum."
-        ),
+        alt=f"Heat map of {n} by {n} layers"
+        + (f". Strongest: {strongest}." if strongest else "; no synergy is significant."),
         note=(
-            "Points that two layers add together beyond the sum of what each adds alone: blue "
-            "they need each other, red they do the same work; a dot where the 95 % interval "
-            "excludes 0. From the same model; empty where no evaluated set holds both. The table "
-            "lists the surest pairs."
+            "Points that two layers add together beyond the sum of what each adds alone: blue, "
+            "they need each other; red, they do the same work. A dot: the 95 % interval excludes "
+            "0. From the same model; empty where no evaluated set has both. The table lists "
+            "significant pairs first."
         ),
-        plot={
-            "data": [
-                {
-                    "type": "heatmap",
-                    "x": labels,
-                    "y": labels,
-                    "z": values,
-                    "text": text,
-                    "hovertemplate": "%{text}<extra></extra>",
-                    "hoverongaps": False,
-                    "colorscale": scale(DIVERGING),
-                    "zmin": -most,
-                    "zmax": most,
-                    "xgap": 1,
-                    "ygap": 1,
-                    "colorbar": _bar("points"),
-                },
-                *dots,
-            ],
-            "layout": layout(
-                xaxis=axis("layer", type="category", showgrid=False, tickangle=0),
-                yaxis=axis("layer", type="category", showgrid=False, autorange="reversed"),
-                plot_bgcolor=SURFACE,
-            ),
-        },
+        plot=plot(
+            [cells, marks],
+            xaxis=axis("layer", type="category", showgrid=False, tickangle=0),
+            yaxis=axis("layer", type="category", showgrid=False, autorange="reversed"),
+        ),
         height=560,
         square=True,
-        open=True,
+        expanded=True,
         head=("layers", "points", "95 % interval", "sets"),
-        rows=[
-            (
-                shown(e.layers, view.donors),
-                points(e.effect),
-                f"{points(e.ci_low)} to {points(e.ci_high)}",
-                e.sets,
-            )
-            for e in found.pairs[:PAIRS]
-        ],
+        rows=[_effect_row(view, effect) for effect in found.pairs[:MOST_PAIRS]],
     )
 
 
-def evolution(view: StudyView) -> Figure | None:
-    """How the patterns evolved: what share of the best sets held each layer, by generation."""
+def evolution(view: StudyView) -> Section | None:
+    """What share of the best sets had each layer, by generation."""
     found = view.generations
     if not found or not view.n_layers:
         return None
     names = ["probe" if g.number < 0 else str(g.number) for g in found]
-    last = found[-1]
-    held = sorted(range(view.n_choices), key=lambda i: -last.share[i])[:4]
-    told = ", ".join(f"layer {view.label(i)} {percent(last.share[i], 0)}" for i in held)
-    shares = [[round(100 * g.share[layer]) for g in found] for layer in range(view.n_choices)]
-    return Figure(
+    labels, share = [view.label(i) for i in range(view.n_choices)], found[-1].share
+    top = sorted(range(view.n_choices), key=lambda i: -share[i])[:4]
+    last = ", ".join(f"layer {labels[i]} {percent(share[i], 0)}" for i in top)
+    values = [[round(100 * g.share[i]) for g in found] for i in range(view.n_choices)]
+    hover = "generation %{x}, layer %{y}<br>%{z} % of the best sets<extra></extra>"
+    look: dict[str, Any] = {"zmax": 100, "hovertemplate": hover}
+    return Section(
         name="evolution",
         title="How the patterns evolved",
         short="Evolution",
         alt=(
-            f"Heat map of layers over {len(found)} generations: share of the best 20 sets so far "
-            f"that hold a layer. At the end: {told}."
+            f"Heat map of layers over {len(found)} generations: share of the best {ELITE} sets so "
+            f"far that have a layer. At the end: {last}."
         ),
         note=(
-            "What the search has learnt by each generation, by the scores on the first questions, "
-            "which all sets have answered. The table names the pairs that the best sets share most."
+            "What the search has learned by each generation. Ranked by the scores on the first "
+            "questions, which all sets have answered. The table lists the pairs that are most "
+            "frequent in the best sets."
         ),
-        plot={
-            "data": [
-                {
-                    "type": "heatmap",
-                    "x": names,
-                    "y": [view.label(i) for i in range(view.n_choices)],
-                    "z": shares,
-                    "zmin": 0,
-                    "zmax": 100,
-                    "colorscale": scale(RAMP),
-                    "xgap": 1,
-                    "ygap": 1,
-                    "hovertemplate": (
-                        "generation %{x}, layer %{y}<br>%{z} % of the best sets<extra></extra>"
-                    ),
-                    "colorbar": _bar("% of best"),
-                }
-            ],
-            "layout": layout(
-                xaxis=axis("generation", type="category", showgrid=False),
-                yaxis=axis("layer", type="category", showgrid=False, autorange="reversed"),
-            ),
-        },
+        plot=plot(
+            [heatmap((names, labels), values, RAMP, 0, "% of best", **look)],
+            xaxis=axis("generation", type="category", showgrid=False),
+            yaxis=axis("layer", type="category", showgrid=False, autorange="reversed"),
+        ),
         height=160 + 18 * view.n_choices,
-        head=(
-            "generation",
-            "new sets",
-            "best first score",
-            "most shared pairs (sets of the best 20)",
-        ),
+        head=("generation", "new sets", "best first score", "most frequent pairs (sets)"),
         rows=[
             (
                 name,

@@ -5,17 +5,17 @@
   const dark = read("dark-colours");
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const config = { displayModeBar: false, scrollZoom: false, locale: "en" };
-  // What fits on a sheet of A4 or Letter, in CSS pixels; at that share of their height, two figures.
+  // The size of a sheet of A4 or Letter in CSS pixels; figures shrink so that two fit.
   const PAPER = { width: 680, height: 840, share: 0.8 };
 
-  // Every colour has a twin for dark backgrounds; on paper it is always light.
+  // Dark backgrounds have other colours; paper is always light.
   const coloured = (figure, isDark) =>
     JSON.parse(
       isDark ? JSON.stringify(figure).replace(/#[0-9a-f]{6}/g, (c) => dark[c] || c)
              : JSON.stringify(figure)
     );
 
-  // As many names on an axis as there is room for, and no longer ones.
+  // Fewer and shorter names on an axis where space is short.
   const thin = (axis, names, room, longest) => {
     const step = Math.max(1, Math.ceil((names.length * 26) / room));
     axis.tickvals = names.filter((_, i) => i % step === 0);
@@ -71,16 +71,15 @@
   };
 
   const value = (row, column, isNumber) => {
-    const cell = row.cells[column];
-    const text = cell.dataset.sort ?? cell.textContent.trim();
+    const text = row.cells[column].textContent.trim();
+    if (text === "") return null;
+    if (!isNumber) return text;
     // Of an interval its lower end.
-    const digits = text.replaceAll(",", "").replace("\u2212", "-").replace("<", "");
-    const number = isNumber ? Number.parseFloat(digits) : Number(text);
-    return text === "" ? null : Number.isNaN(number) ? text : number;
+    return Number.parseFloat(text.replaceAll(",", "").replace("\u2212", "-").replace("<", ""));
   };
 
   const compare = (a, b) => {
-    // What is missing stands last, whichever way the others go.
+    // Missing values come last in either order.
     if (a === null || b === null) return a === b ? 0 : a === null ? Infinity : -Infinity;
     if (typeof a === "number" && typeof b === "number") return a - b;
     return String(a).localeCompare(String(b), "en", { numeric: true });
@@ -110,7 +109,7 @@
   } catch (error) {
     for (const plot of document.querySelectorAll("[data-figure]")) {
       plot.style.height = "auto";
-      plot.textContent = "This browser cannot draw the figure; the table below says the same.";
+      plot.textContent = "This browser cannot draw the figure; the table below has the same data.";
     }
     throw error;
   }
@@ -120,7 +119,7 @@
   addEventListener("beforeprint", () => draw(false, true));
   addEventListener("afterprint", () => draw(prefersDark.matches));
   addEventListener("resize", () => {
-    // Not for the bars of a phone that come and go.
+    // Not where only the height changes: the bars of a phone come and go.
     if (innerWidth === width) return;
     width = innerWidth;
     clearTimeout(waiting);

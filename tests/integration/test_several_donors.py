@@ -24,9 +24,8 @@ from optlayers.checkpoints.info import check_definition, read_info
 from optlayers.errors import InputError
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet
-from optlayers.report.figures import figures
+from optlayers.report.document import as_data, markdown, sections
 from optlayers.report.page import page
-from optlayers.report.text import as_data, markdown
 from optlayers.trials.record import decode_answers
 from tests.helpers.paths import DEMO_TASKS
 from tests.helpers.tiny import tiny_llama, train_tiny_tokenizer
@@ -172,7 +171,7 @@ def test_what_people_read_has_the_names(trio: Trio, searched: optlayers.SearchRe
     report = searched.report()
     data = json.loads(json.dumps(as_data(report)))
     assert data["entries"][0]["layers"] == ["1@a", "2@b"]
-    drawn = figures(report)
+    drawn = sections(report)
     text = markdown(report, drawn)
     assert "a (a) and b (b) to put into base" in text
     assert "Best: layers 1@a, 2@b with 100.0 %" in text
@@ -182,7 +181,7 @@ def test_what_people_read_has_the_names(trio: Trio, searched: optlayers.SearchRe
     assert rows[0]["layers"] == ["1@a", "2@b"]
     assert rows[0]["held_out"]["score"] == 1.0
     assert "1@a,2@b" in run(trio, "leaderboard", "--storage", trio.url)
-    assert "with layers 1@a,2@b" in run(trio, "status", "--storage", trio.url)
+    assert "layers 1@a,2@b" in run(trio, "status", "--storage", trio.url)
     effects = json.loads(run(trio, "patterns", "--storage", trio.url, "--json"))["layers"]
     top = sorted(effects, key=lambda effect: -effect["effect"])[:2]
     assert sorted(layers for effect in top for layers in effect["layers"]) == ["1@a", "2@b"]

@@ -44,7 +44,7 @@ def test_the_format_follows_the_name_and_files_are_whole(
     [
         (["--out", "none/r.html"], "--out none/r.html: not a file in a folder that exists"),
         (["--baselines", "none.json"], "--baselines none.json: "),
-        (["--images", "figures"], "images need Chrome or Chromium and none is here"),
+        (["--images", "figures"], "images need Chrome or Chromium, and none was found"),
         (["--format", "pdf"], "pdf"),
     ],
 )

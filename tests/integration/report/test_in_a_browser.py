@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from optlayers.report.dashboard import annotate, artifact_folder, keep_reports
-from optlayers.report.figures import figures
+from optlayers.report.document import figures, sections
 from optlayers.report.images import write_images
 from optlayers.report.page import page
 from tests.helpers.finished import Finished
@@ -27,7 +28,7 @@ MARKS = ".points path, .point path, .bars path, .lines path, .heatmaplayer image
 @pytest.fixture(scope="module")
 def html(finished: Finished) -> Path:
     path = finished.folder / "page.html"
-    path.write_text(page(finished.view, figures(finished.view)), encoding="utf-8")
+    path.write_text(page(finished.view, sections(finished.view)), encoding="utf-8")
     return path
 
 
@@ -55,7 +56,7 @@ def test_the_report_opens_cleanly_with_marks_in_every_figure(
     faults: list[str] = []
     tab = opened(chrome, html, faults)
     plots = tab.query_selector_all("[data-figure]")
-    assert len(plots) == len(figures(finished.view)) == 9
+    assert len(plots) == len(figures(sections(finished.view))) == 9
     for plot in plots:
         name = plot.get_attribute("data-figure")
         marks = plot.query_selector_all(MARKS)
@@ -77,7 +78,8 @@ def test_the_leaderboard_sorts_both_ways_and_says_so(chrome: Any, html: Path) ->
 
     def column(number: int) -> list[float]:
         cells = tab.query_selector_all(f"#leaderboard-table tbody td:nth-child({number})")
-        return [float(c.get_attribute("data-sort") or c.inner_text() or "nan") for c in cells]
+        texts = [cell.inner_text().replace("\u2212", "-") for cell in cells]
+        return [float(text.split()[0]) if text else math.nan for text in texts]
 
     ranks = column(1)
     assert ranks == sorted(ranks)
@@ -139,14 +141,14 @@ def test_it_reads_on_a_phone_in_the_dark_and_in_print(chrome: Any, html: Path) -
 
 def test_without_scripts_the_tables_are_there(chrome: Any, html: Path) -> None:
     tab = opened(chrome, html, [], java_script_enabled=False)
-    assert "drawn by a script, which is off" in tab.inner_text("main")
+    assert "Scripts are off, so the figures are not drawn" in tab.inner_text("main")
     tab.click("#funnel summary")
     assert "raced out" in tab.inner_text("#funnel details")
     tab.close()
 
 
 def test_figures_are_drawn_as_svg_and_png(chrome: Any, finished: Finished, tmp_path: Path) -> None:
-    chosen = [f for f in figures(finished.view) if f.name in ("funnel", "pair-synergy")]
+    chosen = [f for f in figures(sections(finished.view)) if f.name in ("funnel", "pair-synergy")]
     files = write_images(chosen, tmp_path / "images")
     assert len(files) == 4
     for file in files:

@@ -13,12 +13,11 @@ from optuna.trial import TrialState
 
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.report.baselines import read_baselines
-from optlayers.report.figure import plain_names
-from optlayers.report.figures import figures
+from optlayers.report.cost import PHASES, SEARCHES, read_baselines
+from optlayers.report.document import as_data, figures, markdown, sections
+from optlayers.report.formats import short_names
 from optlayers.report.page import numeric, page, typeset
-from optlayers.report.text import as_data, markdown
-from optlayers.report.theme import DARK, PHASES, SEARCHES, SOFT, SURFACE
+from optlayers.report.section import DARK, SOFT, SURFACE
 from optlayers.results.course import union_length
 from optlayers.results.patterns import effects
 from optlayers.results.progress import Failure, failures, funnel, savings
@@ -80,16 +79,16 @@ def test_what_failed_is_told_apart_from_what_went_back() -> None:
 
 def test_numbers_are_set_as_in_print() -> None:
     assert typeset("-2.6 of 97.4 %, demo-pair, p-1") == "\u22122.6 of 97.4\u00a0%, demo-pair, p-1"
-    columns = ([1], [{"text": "-2.6", "sort": 0}], ["94.4 to 98.8 %"], ["<0.001"], ["48 of 1,140"])
+    columns = ([1], ["-2.6"], ["94.4 to 98.8 %"], ["<0.001"], ["48 of 1,140"])
     assert all(numeric([column, [""], [None]], 0) for column in columns)
     assert not any(numeric([[text]], 0) for text in ("0, 10", "vm", "2.13.0+cpu", "", "5 workers"))
 
 
 def test_subjects_have_names_as_one_would_say_them() -> None:
-    assert plain_names(["mmlu_anatomy", "mmlu_world_religions"]) == ["anatomy", "world religions"]
-    assert plain_names(["arc", "mmlu_anatomy"]) == ["arc", "mmlu anatomy"]
-    assert plain_names(["mmlu", "mmlu_anatomy"]) == ["mmlu", "mmlu anatomy"]
-    assert plain_names(["s0"]) == ["s0"]
+    assert short_names(["mmlu_anatomy", "mmlu_world_religions"]) == ["anatomy", "world religions"]
+    assert short_names(["arc", "mmlu_anatomy"]) == ["arc", "mmlu anatomy"]
+    assert short_names(["mmlu", "mmlu_anatomy"]) == ["mmlu", "mmlu anatomy"]
+    assert short_names(["s0"]) == ["s0"]
 
 
 def test_colours_stand_out_in_both_lights() -> None:
@@ -206,7 +205,7 @@ def test_time_under_way_counts_overlaps_once() -> None:
 
 
 def test_every_figure_is_valid_and_has_words_and_a_table(finished: Finished) -> None:
-    found = figures(finished.view)
+    found = figures(sections(finished.view))
     assert len(found) == 9
     for figure in found:
         drawn = go.Figure(figure.plot)
@@ -225,7 +224,7 @@ def test_json_holds_every_set_and_markdown_every_section(finished: Finished) -> 
     assert data["entries"][0]["layers"] == list(BEST.indices)
     assert data["effects"]["synergy"][0][0] is None
     assert data["definition"]["name"] == "replayed"
-    text = markdown(view, figures(view), "figures")
+    text = markdown(view, sections(view), "figures")
     for part in ("## Leaderboard", "## What it cost", "```yaml", "2, 5, 7", "figures/funnel.svg"):
         assert part in text
     widths = [line.count("|") for line in text.splitlines() if line.startswith("| rank")]
@@ -234,8 +233,9 @@ def test_json_holds_every_set_and_markdown_every_section(finished: Finished) -> 
 
 def test_a_study_that_has_just_begun_has_a_report_too(tmp_path: Path) -> None:
     view = StudyView.of(definition(), study_in(tmp_path))
-    assert figures(view) == []
-    assert "Nothing has been evaluated yet" in page(view, [])
+    found = sections(view)
+    assert figures(found) == []
+    assert "Nothing has been evaluated yet" in page(view, found)
     assert json.dumps(as_data(view), allow_nan=False)
 
 
@@ -244,19 +244,21 @@ def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:
     subjects = [dataclasses.replace(s, name=bad) for s in finished.view.subjects]
     definition = finished.definition.model_copy(update={"name": bad})
     view = changed(finished.view, definition=definition, subjects=subjects)
-    text = page(view, figures(view))
+    text = page(view, sections(view))
     assert "<img" not in text
     assert text.count("</script>") == 4
     view = changed(finished.view, workers=[WorkerState("a:1:2", hardware=bad)])
-    assert "&lt;img" in markdown(view, figures(view))
-    assert "<img" not in markdown(view, figures(view))
+    assert "&lt;img" in markdown(view, sections(view))
+    assert "<img" not in markdown(view, sections(view))
 
 
 def test_baselines_are_drawn_and_a_bad_file_is_told(tmp_path: Path, finished: Finished) -> None:
     path = tmp_path / "baselines.json"
     path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3, 0.4]}}}')
-    [drawn] = [f for f in figures(finished.view, read_baselines(path)) if f.name == "score-by-cost"]
-    assert "random" in [trace["name"] for trace in drawn.plot["data"]]
+    found = figures(sections(finished.view, read_baselines(path)))
+    [plot] = [figure.plot for figure in found if figure.name == "score-by-cost"]
+    assert plot is not None
+    assert "random" in [trace["name"] for trace in plot["data"]]
     path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3]}}}')
     with pytest.raises(InputError, match=r"baselines\.json"):
         read_baselines(path)

@@ -7,36 +7,31 @@ from pathlib import Path
 
 import optuna
 
+from optlayers.config.study import parse_study
 from optlayers.report.dashboard import keep_reports
 from optlayers.report.notes import study_note
 
-DEFINITION = {
-    "name": "mine",
-    "layers": {"min": 1, "max": 4},
-    "swap": "layer",
-    "base": {"model": "b"},
-    "donor": {"model": "d"},
-}
+
+def note(name: str = "mine", url: str = "") -> str:
+    models = "base: {model: b}\ndonor: {model: d}\nlayers: {min: 1, max: 4}"
+    text = f"name: {name}\n{models}\ntasks: [{{name: t}}]\n"
+    return study_note(parse_study(text, "mine.yaml", Path()), url)
 
 
 def test_the_commands_of_a_note_can_be_typed() -> None:
-    assert "\noptlayers search --study mine.yaml\n" in study_note(DEFINITION, "", "")
-    assert "search --study mine.yaml --storage sqlite:///x.db\n" in study_note(
-        DEFINITION, "", "sqlite:///x.db"
-    )
+    assert "\noptlayers search --study mine.yaml\n" in note()
+    assert "search --study mine.yaml --storage sqlite:///x.db\n" in note(url="sqlite:///x.db")
 
 
 def test_a_shipped_study_is_called_by_its_name() -> None:
-    note = study_note({**DEFINITION, "name": "demo"}, "", "")
-    assert "```bash\noptlayers search --study demo\n" in note
+    assert "```bash\noptlayers search --study demo\n" in note("demo")
 
 
 def test_a_password_is_asked_for_once_and_not_shown() -> None:
-    note = study_note(DEFINITION, "", "postgresql+psycopg://me:***@host/db")
     assert (
         "\nexport OPTLAYERS_STORAGE='postgresql+psycopg://me:***@host/db'  # the password for ***\n"
         "optlayers search --study mine.yaml\n"
-    ) in note
+    ) in note(url="postgresql+psycopg://me:***@host/db")
 
 
 def test_a_report_is_replaced_again_and_again(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_finished_study_is_measured_by_the_same_command_and_nothing_is_asked_a
         figure = score_by_size(view)
         assert figure is not None
         assert figure.head[0] == view.cost.title
-        drawn = next(d for d in figure.plot["data"] if d["name"] == "best of its cost")
+        drawn = next(d for d in (figure.plot or {})["data"] if d["name"] == "best of its cost")
         assert drawn["x"] == sorted(drawn["x"])
     stored = done.study.user_attrs["cost:latency"]
     optlayers.search_study(mine, url, device="cpu")
