@@ -16,20 +16,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import optuna
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from optlayers.config.study import StudyDefinition
-from optlayers.layerset import Donors
 from optlayers.report.document import figures, sections
 from optlayers.report.images import titled
 from optlayers.report.notes import MARK, study_note, trial_note
 from optlayers.results.view import StudyView
 from optlayers.storage.connect import DEFAULT_URL, DEFINITION
 from optlayers.storage.transactions import put_study_attrs
-from optlayers.trials import keys
 from optlayers.trials.record import Record
 
 # The dashboard looks at every note for every trial: more of them would make it slow.
@@ -55,7 +52,7 @@ def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -
     if attrs.get(SHOWN) == [LOOK, len(records)] or not records:
         return 0
     _write_study_note(study, view, shown_url, attrs)
-    written = _write_trial_notes(study, records, attrs, definition.donor_names)
+    written = _write_trial_notes(study, view, records, attrs)
     _write_figures(study, view, attrs)
     put_study_attrs(study._storage, study._study_id, {SHOWN: [LOOK, len(records)]})
     return written
@@ -91,25 +88,22 @@ class _Collector:
 
 
 def _write_trial_notes(
-    study: optuna.Study, records: list[Record], attrs: dict[str, Any], donors: Donors
+    study: optuna.Study, view: StudyView, records: list[Record], attrs: dict[str, Any]
 ) -> int:
     """Notes of the trials that have none, the best first, in one commit."""
     from optuna_dashboard import save_note
     from optuna_dashboard._note import note_ver_key
 
-    facts = study.user_attrs
-    subjects, strata = facts.get("subjects", []), facts.get(keys.QUESTION_STRATA, [])
     ids = {t.number: t._trial_id for t in study.get_trials(deepcopy=False)}
     chosen = sorted(records, key=lambda r: (not r.is_full, -(r.score or 0.0)))[:MOST_NOTES]
     # Trials with a note are left out, so that there is nothing for the others to look at.
     collector = _Collector({})
     written = 0
-    strata = np.asarray(strata, dtype=np.int64)
     for record in chosen:
         if note_ver_key(ids[record.number]) in attrs:
             continue
         trial: Any = SimpleNamespace(storage=collector, study=study, _trial_id=ids[record.number])
-        save_note(trial, trial_note(record, subjects, strata, donors))
+        save_note(trial, trial_note(view, record))
         written += 1
     put_study_attrs(study._storage, study._study_id, collector.attrs)
     return written

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from optlayers.config.study import StudyDefinition, shipped_studies
-from optlayers.layerset import Donors, LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.report import cost, layers, scores, tables
 from optlayers.report.section import Cell, Section
 from optlayers.results.leaderboard import LeaderboardRow
@@ -105,36 +105,26 @@ def _row(cells: Sequence[Cell]) -> str:
 
 def as_data(view: StudyView, baselines: Sequence[cost.Baseline] = ()) -> dict[str, Any]:
     """The report as plain data: `format` is its version; shares are 0 to 1, NaN is null."""
+    names = (
+        *("phase", "n_layers", "donors", "n_fast", "n_full", "references", "held_out", "effects"),
+        *("generations", "course", "funnel", "savings", "failures", "rank_correlation"),
+        *("subjects", "workers"),
+    )
     data = {
         "format": FORMAT,
         "name": view.definition.name,
-        "phase": view.phase,
         "made": made(view),
         "definition": view.definition.to_dict(),
         "fingerprint": view.definition.fingerprint(),
-        "n_layers": view.n_layers,
-        "donors": view.donors,
         "cost": {"kind": view.cost.kind, "table": view.cost.table, "n_donors": len(view.donors)},
-        "n_fast": view.n_fast,
-        "n_full": view.n_full,
         "trials": view.trial_counts,
         "entries": [_entry(row) for row in view.compared],
-        "references": view.references,
-        "held_out": view.held_out,
-        "effects": view.effects,
-        "generations": view.generations,
-        "course": view.course,
-        "baselines": [baseline.model_dump() for baseline in baselines],
-        "funnel": view.funnel,
-        "savings": view.savings,
-        "failures": view.failures,
-        "fast_full": view.fast_and_full,
-        "rank_correlation": view.rank_correlation,
-        "subjects": view.subjects,
-        "workers": view.workers,
         "pareto_front": [_entry(view.compared[row.rank - 1]) for row in view.front],
+        "baselines": [baseline.model_dump() for baseline in baselines],
+        "fast_full": view.fast_and_full,
+        **{name: getattr(view, name) for name in names},
     }
-    found: dict[str, Any] = _plain(data, view.donors)
+    found: dict[str, Any] = _plain(data, view.space)
     return found
 
 
@@ -151,15 +141,15 @@ def _entry(row: LeaderboardRow) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any, donors: Donors) -> Any:
+def _plain(value: Any, space: LayerSpace) -> Any:
     if isinstance(value, LayerSet):
-        return value.labels(donors)
+        return space.labels(value)
     if isinstance(value, np.ndarray):
-        return encode_answers(value) if value.ndim == 1 else _plain(value.tolist(), donors)
+        return encode_answers(value) if value.ndim == 1 else _plain(value.tolist(), space)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name), donors) for f in dataclasses.fields(value)}
+        return {f.name: _plain(getattr(value, f.name), space) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(k): _plain(v, donors) for k, v in value.items()}
+        return {str(k): _plain(v, space) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v, donors) for v in value]
+        return [_plain(v, space) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

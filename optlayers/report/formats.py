@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optlayers.layerset import ONE, Donors, Labels, LayerSet
+from optlayers.layerset import Labels
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -32,10 +32,9 @@ def p_text(p_value: float | None) -> str:
     return "<0.001" if p_value < 0.0005 else f"{p_value:.3f}"
 
 
-def layers_text(layers: Labels | LayerSet, donors: Donors = ONE) -> str:
+def layers_text(layers: Labels) -> str:
     """`0, 10, 11`, or `none`; with several donors `0@a, 10@b`."""
-    labels = layers.labels(donors) if isinstance(layers, LayerSet) else layers
-    return ", ".join(map(str, labels)) or "none"
+    return ", ".join(map(str, layers)) or "none"
 
 
 def duration(seconds: float) -> str:

@@ -31,7 +31,7 @@ MOST_PAIRS = 40
 def _effect_row(view: StudyView, effect: Effect) -> tuple[str, str, str, int]:
     """Layers, points, interval and sets of an effect, for a table."""
     span = f"{points(effect.ci_low)} to {points(effect.ci_high)}"
-    return layers_text(effect.layers, view.donors), points(effect.effect), span, effect.sets
+    return layers_text(view.space.labels(effect.layers)), points(effect.effect), span, effect.sets
 
 
 def layer_effects(view: StudyView) -> Section | None:
@@ -57,7 +57,7 @@ def layer_effects(view: StudyView) -> Section | None:
             data.append(dots(name, x, hundredths([e.effect for e in mine]), colour, hover, **look))
     ranked = sorted(found, key=lambda e: -e.effect)[:4]
     best = ", ".join(
-        f"layer {layers_text(e.layers, view.donors)} ({points(e.effect)})" for e in ranked
+        f"layer {layers_text(view.space.labels(e.layers))} ({points(e.effect)})" for e in ranked
     )
     place = {"range": [-0.7, view.n_choices - 0.3], "tick0": 0, "showgrid": False}
     place["dtick"] = 1 if view.n_choices <= 16 else 2
@@ -100,7 +100,7 @@ def pair_synergy(view: StudyView) -> Section | None:
     most = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
     sure = [e for e in found.pairs if e.is_sure]
     strongest = "; ".join(
-        f"{layers_text(e.layers, view.donors)}: {points(e.effect)} points" for e in sure[:4]
+        f"{layers_text(view.space.labels(e.layers))}: {points(e.effect)} points" for e in sure[:4]
     )
     x = [labels[i] for e in sure for i in e.layers.indices]
     y = [labels[i] for e in sure for i in reversed(e.layers.indices)]

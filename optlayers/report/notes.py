@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 from optuna.trial import TrialState
 
 from optlayers.config.study import StudyDefinition
-from optlayers.layerset import ONE, Donors
 from optlayers.report.document import definition_text, study_argument
 from optlayers.report.formats import interval, layers_text, percent
 from optlayers.report.tables import question
+from optlayers.results.answers import subject_scores
+from optlayers.results.view import StudyView
 from optlayers.search import Goal
 from optlayers.storage.redact import MASK
 from optlayers.trials import keys
@@ -61,19 +59,16 @@ def study_note(definition: StudyDefinition, shown_url: str) -> str:
     )
 
 
-def trial_note(record: Record, subjects: Sequence[str], strata: Any, donors: Donors = ONE) -> str:
+def trial_note(view: StudyView, record: Record) -> str:
     """The layer set of a trial, how far it came, and its answers by subject."""
-    lines = [f"## Layers {layers_text(record.layers, donors)}", "", _stage(record), ""]
-    answers = record.answers
-    if answers is not None and len(subjects) and len(strata) >= len(answers):
-        mine = np.asarray(strata)[: len(answers)]
-        asked = np.bincount(mine, minlength=len(subjects)).tolist()
-        right = np.bincount(mine, weights=answers, minlength=len(subjects)).tolist()
+    layers = layers_text(view.space.labels(record.layers))
+    lines = [f"## Layers {layers}", "", _stage(record), ""]
+    if record.answers is not None and view.scorer is not None and view.subject_names:
+        scores = subject_scores(view.subject_names, view.scorer, record.answers)
         lines += ["| subject | right | questions | share |", "|---|--:|--:|--:|"]
         lines += [
-            f"| {name} | {r:g} | {n} | {percent(r / n, 0)} |"
-            for name, r, n in zip(subjects, right, asked, strict=False)
-            if n
+            f"| {s.name} | {s.winner * s.questions:.6g} | {s.questions} | {percent(s.winner, 0)} |"
+            for s in scores
         ]
         lines.append("")
     return "\n".join([*lines, MARK, ""])

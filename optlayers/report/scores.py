@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
-from optlayers.layerset import BASE, LayerSet
+from optlayers.layerset import BASE, DONOR, LayerSet
 from optlayers.report.formats import (
     hundredths,
     interval,
@@ -21,14 +23,16 @@ from optlayers.report.section import (
     INK,
     ORANGE,
     SOFT,
+    Cell,
     Section,
     axis,
     dots,
     line,
     plot,
     row_axis,
+    table,
 )
-from optlayers.results.answers import Reference
+from optlayers.results.answers import Reference, SubjectScore
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
 
@@ -58,25 +62,22 @@ def best_sets(view: StudyView) -> Section | None:
     top = full[:TOP] or view.compared[:TOP]
     if not top:
         return None
-    names = {row.rank: layers_text(row.layers) for row in top}
     data = []
     for tied, name, colour, symbol in (
         (True, "tied with the first", BLUE, "circle"),
         (False, "behind", GREY, "circle-open"),
     ):
         rows = [row for row in top if row.tied == tied]
-        x, y = hundredths([row.score for row in rows]), [names[row.rank] for row in rows]
+        x, y = hundredths([row.score for row in rows]), [layers_text(row.layers) for row in rows]
         hover = "layers %{y}<br>%{x:.1f} %<extra></extra>"
         look = {"size": 10, "symbol": symbol, "error_x": _error_bars(rows, colour)}
         if rows:
             data.append(dots(name, x, y, colour, hover, **look))
-    held = {names[row.rank]: row.held_out.score for row in top if row.held_out}
+    held = {layers_text(row.layers): row.held_out.score for row in top if row.held_out}
     if held:
-        x, hover = hundredths(list(held.values())), "layers %{y}<br>%{x:.1f} % held-out"
-        hover += "<extra></extra>"
-        data.append(
-            dots("on held-out questions", x, list(held), ORANGE, hover, symbol="diamond-open")
-        )
+        name, hover = "on held-out questions", "layers %{y}<br>%{x:.1f} % held-out<extra></extra>"
+        x, y = hundredths(list(held.values())), list(held)
+        data.append(dots(name, x, y, ORANGE, hover, symbol="diamond-open"))
     first, tied_sets = top[0], sum(row.tied for row in full[1:])
     return Section(
         name="best-sets",
@@ -84,7 +85,7 @@ def best_sets(view: StudyView) -> Section | None:
         short="Best sets",
         alt=(
             f"Dots with 95 % intervals for the best {len(top)} layer sets. The first, layers "
-            f"{names[first.rank]}, scores {percent(first.score)}, interval "
+            f"{layers_text(first.layers)}, scores {percent(first.score)}, interval "
             f"{interval(first.ci_low, first.ci_high)}; {tied_sets} other full "
             f"{'set does' if tied_sets == 1 else 'sets do'} not differ significantly from it."
         ),
@@ -96,23 +97,22 @@ def best_sets(view: StudyView) -> Section | None:
         plot=plot(
             data,
             xaxis=axis("score, %"),
-            yaxis=row_axis(list(names.values())[::-1]),
+            yaxis=row_axis([layers_text(row.layers) for row in reversed(top)]),
             showlegend=len(data) > 1,
         ),
         height=120 + 24 * len(top),
-        head=("rank", "layers", "score", "95 % interval", "behind, points", "p", "held-out"),
-        rows=[
-            (
-                row.rank,
-                names[row.rank],
-                percent(row.score),
-                interval(row.ci_low, row.ci_high),
-                points(row.behind),
-                p_text(row.p_value),
-                percent(row.held_out.score if row.held_out else None),
-            )
-            for row in top
-        ],
+        **table(
+            top,
+            {
+                "rank": lambda r: r.rank,
+                "layers": lambda r: layers_text(r.layers),
+                "score": lambda r: percent(r.score),
+                "95 % interval": lambda r: interval(r.ci_low, r.ci_high),
+                "behind, points": lambda r: points(r.behind),
+                "p": lambda r: p_text(r.p_value),
+                "held-out": lambda r: percent(r.held_out.score if r.held_out else None),
+            },
+        ),
     )
 
 
@@ -121,21 +121,19 @@ def score_by_size(view: StudyView) -> Section | None:
     if not view.leaderboard:
         return None
     # A set costs the number of its layers, or what the study counts instead.
-    cost, sizes = view.cost, view.cost.table is None
+    cost, sizes, front = view.cost, view.cost.table is None, view.front
     what, _, unit = cost.title.rpartition(", ")
+    word = "size" if sizes else "cost"
 
-    def place(row: LeaderboardRow) -> float:
-        """Where a row lies on the axis of cost."""
-        return float(f"{cost.shown(float(row.n_layers) if row.cost is None else row.cost):.4g}")
+    def place(row: LeaderboardRow, jitter: bool = False) -> float:
+        """Where a row is on the axis of cost; with jitter, rows of one size are spread."""
+        spread = 0.5 * ((row.trial * 0.618034) % 1 - 0.5) if sizes and jitter else 0.0
+        return float(f"{cost.shown(row.price) + spread:.4g}")
 
     def price(row: LeaderboardRow) -> str:
-        if row.cost is not None:
-            return f"{what} {cost.text(row.cost)} {unit}"
-        return f"{row.n_layers} {'layer' if row.n_layers == 1 else 'layers'}"
-
-    def jitter(row: LeaderboardRow) -> float:
-        """Spreads rows of one size, the same way each time."""
-        return 0.5 * ((row.trial * 0.618034) % 1 - 0.5) if sizes else 0.0
+        text = cost.text(row.price)
+        plural = "" if row.n_layers == 1 else "s"
+        return f"{text} layer{plural}" if sizes else f"{what} {text} {unit}"
 
     hover = "layers %{text}<br>%{y:.1f} %<extra></extra>"
     data: list[dict[str, Any]] = []
@@ -144,46 +142,38 @@ def score_by_size(view: StudyView) -> Section | None:
         ("full", "all questions", BLUE, 8, 0.9),
     ):
         rows = [row for row in view.leaderboard if row.fidelity == fidelity]
+        x, y = [place(r, jitter=True) for r in rows], hundredths([r.score for r in rows])
+        text = [layers_text(r.layers) for r in rows]
+        look: dict[str, Any] = {"size": size, "outline": 0, "opacity": opacity, "text": text}
         if rows:
-            x = [round(place(r) + jitter(r), 4) for r in rows]
-            y = hundredths([r.score for r in rows])
-            text = [layers_text(r.layers) for r in rows]
-            look = {"size": size, "outline": 0, "opacity": opacity, "text": text}
             data.append(dots(name, x, y, colour, hover, **look))
-    front, texts = view.front, [layers_text(row.layers) for row in view.front]
     x, y = [place(row) for row in front], hundredths([row.score for row in front])
-    joined = dots(f"best of its {'size' if sizes else 'cost'}", x, y, ORANGE, hover, size=10)
-    bars = {"mode": "lines+markers", "text": texts, "error_y": _error_bars(front, ORANGE)}
-    data.append({**joined, **bars, "line": {"color": ORANGE, "width": 2}})
+    name, text = (
+        f"best of its {'size' if sizes else 'cost'}",
+        [layers_text(r.layers) for r in front],
+    )
+    look = {"mode": "lines+markers", "line": {"color": ORANGE, "width": 2}, "size": 10}
+    bars = _error_bars(front, ORANGE)
+    data.append(dots(name, x, y, ORANGE, hover, text=text, error_y=bars, **look))
     every = [place(row) for row in view.leaderboard]
     margin = 0.5 if sizes else 0.05 * (max(every) - min(every)) or 0.5
     ends = [min(every) - margin, max(every) + margin]
-    references, alone = list(view.references.values()), {}
-    for number, reference in enumerate(references):
-        name = f"the {reference.title} alone"
-        score = round(100 * reference.score, 2)
-        dash = DASHES[0] if not number else DASHES[1 + (number - 1) % 3]
+    listed: list[tuple[str, str, LeaderboardRow | Reference]]
+    listed = [(cost.text(row.price), layers_text(row.layers), row) for row in front]
+    for reference, dash in zip(view.references.values(), itertools.cycle(DASHES), strict=False):
+        name, score = f"the {reference.title} alone", round(100 * reference.score, 2)
         title, hover = f"{name}, {score:.1f} %", f"{name}: {score:.1f} %<extra></extra>"
         data.append(line(title, ends, [score, score], INK, hover, width=1.5, dash=dash))
         is_donor = reference.name in view.donors
         layers = view.space.whole(reference.name) if is_donor else LayerSet(())
-        alone[reference.name] = str(len(layers)) if sizes else cost.text(cost.of(layers))
-    best = "; ".join(
-        f"{price(row)} ({text}): {percent(row.score)}"
-        for row, text in zip(front, texts, strict=True)
-    )
-    prices = [str(row.n_layers) if row.cost is None else cost.text(row.cost) for row in front]
-    listed: list[tuple[str, str, LeaderboardRow | Reference]]
-    listed = list(zip(prices, texts, front, strict=True))
-    listed += [(alone[r.name], r.title, r) for r in references]
+        listed.append((cost.text(cost.of(layers)), reference.title, reference))
+    best = "; ".join(f"{price(r)} ({layers_text(r.layers)}): {percent(r.score)}" for r in front)
+    alone = [f" The {r.title} alone: {percent(r.score)}." for r in view.references.values()]
     return Section(
         name="score-by-size",
         title=f"Score against {'the number of donor layers' if sizes else cost.title}",
         short="Score by size" if sizes else "Score by cost of a set",
-        alt=(
-            f"Scatter of all evaluated sets. Best of each {'size' if sizes else 'cost'}: {best}."
-            + "".join(f" The {r.title} alone: {percent(r.score)}." for r in references)
-        ),
+        alt=f"Scatter of all evaluated sets. Best of each {word}: {best}." + "".join(alone),
         note=(
             "The line joins the best sets "
             + ("of each number of layers where more layers" if sizes else "where a higher cost")
@@ -212,9 +202,8 @@ def fast_against_full(view: StudyView) -> Section | None:
     fast, full = hundredths([p.fast for p in pairs]), hundredths([p.full for p in pairs])
     values = [100 * score for pair in pairs for score in (pair.fast, pair.full)]
     ends = [round(min(values) - 2, 2), round(max(values) + 2, 2)]
-    names = [layers_text(p.layers) for p in pairs]
     hover = "layers %{text}<br>fast %{x:.1f} %, full %{y:.1f} %<extra></extra>"
-    look = {"opacity": 0.8, "outline": 0, "text": names, "showlegend": False}
+    look = {"opacity": 0.8, "outline": 0, "text": [layers_text(p.layers) for p in pairs]}
     rho = "undefined" if view.rank_correlation is None else f"{view.rank_correlation:.2f}"
     return Section(
         name="fast-full",
@@ -232,17 +221,14 @@ def fast_against_full(view: StudyView) -> Section | None:
         plot=plot(
             [
                 line("", ends, ends, SOFT, width=1, dash="dot"),
-                dots("", fast, full, BLUE, hover, **look),
+                dots("", fast, full, BLUE, hover, showlegend=False, **look),
             ],
             xaxis=axis(f"score on the {view.n_fast:,} fast questions, %"),
             yaxis=axis(f"score on all {view.n_full:,}, %"),
         ),
         height=420,
         head=("layers", "fast", "full"),
-        rows=[
-            (name, percent(p.fast), percent(p.full))
-            for name, p in zip(names[:MOST_ROWS], pairs[:MOST_ROWS], strict=True)
-        ],
+        rows=[(layers_text(p.layers), percent(p.fast), percent(p.full)) for p in pairs[:MOST_ROWS]],
     )
 
 
@@ -253,9 +239,8 @@ def by_subject(view: StudyView) -> Section | None:
     subjects = sorted(view.subjects, key=lambda s: (s.winner - (s.base or 0.0), s.name))
     names = short_names([s.name for s in subjects])
     tall = len(subjects) > TALL
-    best = f"hybrid with layers {layers_text(view.best.layers)}"
-    titles = {name: reference.title for name, reference in view.references.items()}
-    donor = titles.get(view.donors[0], "donor")
+    hybrid = f"hybrid with layers {layers_text(view.best.layers)}"
+    donor = DONOR if len(view.donors) == 1 else f"donor {view.donors[0]}"
     data = []
     if all(s.base is not None and s.donor is not None for s in subjects):
         # A thin line from the lowest to the highest of the three.
@@ -266,19 +251,27 @@ def by_subject(view: StudyView) -> Section | None:
     for name, colour, symbol, shares in (
         (BASE, ORANGE, "circle-open", [s.base for s in subjects]),
         (donor, AQUA, "diamond-open", [s.donor for s in subjects]),
-        (best, BLUE, "circle", [s.winner for s in subjects]),
+        (hybrid, BLUE, "circle", [s.winner for s in subjects]),
     ):
         if any(share is not None for share in shares):
             hover = "%{y}<br>%{x:.1f} %<extra>" + name + "</extra>"
-            look = {"size": 10, "symbol": symbol}
-            data.append(dots(name, hundredths(shares), names, colour, hover, **look))
-    gains = [s.winner - s.base for s in subjects if s.base is not None]
+            x, look = hundredths(shares), {"size": 10, "symbol": symbol}
+            data.append(dots(name, x, names, colour, hover, **look))
+    columns: dict[str, Callable[[SubjectScore], Cell]] = {
+        "subject": lambda s: s.name,
+        "questions": lambda s: s.questions,
+        "weight": lambda s: percent(s.weight),
+        "winner": lambda s: percent(s.winner),
+    }
     more = " Base and donor were not evaluated on these questions."
-    if gains:
-        more = f" It gains most in {names[-1]}, {points(gains[-1])} points over the base."
-    fields = ((BASE, "base"), (view.donors[0], "donor"))
-    known = {titles[name]: field for name, field in fields if name in titles}
-    with_gain = "base" in known.values()
+    if BASE in view.references:
+        gain = points(subjects[-1].winner - (subjects[-1].base or 0.0))
+        more = f" It gains most in {names[-1]}, {gain} points over the base."
+        columns[BASE] = lambda s: percent(s.base)
+    if view.donors[0] in view.references:
+        columns[donor] = lambda s: percent(s.donor)
+    if BASE in view.references:
+        columns["gain, points"] = lambda s: points(s.winner - (s.base or 0.0))
     other_scale = axis("", overlaying="x", matches="x", side="top")
     return Section(
         name="subjects",
@@ -297,14 +290,6 @@ def by_subject(view: StudyView) -> Section | None:
             yaxis=row_axis(names),
         ),
         height=130 + 22 * len(subjects),
-        head=["subject", "questions", "weight", "winner", *known, *(["gain, points"] * with_gain)],
-        rows=[
-            [
-                *(s.name, s.questions, percent(s.weight), percent(s.winner)),
-                *(percent(getattr(s, key)) for key in known.values()),
-                *([points(s.winner - (s.base or 0.0))] * with_gain),
-            ]
-            for s in reversed(subjects)
-        ],
+        **table(reversed(subjects), columns),
         expanded=True,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 Cell = str | int | float | None
+Item = TypeVar("Item")
 
 # Light colours. `DARK` has those that the page uses where the reader prefers a dark background.
 BLUE, ORANGE, AQUA, YELLOW, VIOLET = "#2a78d6", "#d9541e", "#14936a", "#b98200", "#4a3aa7"
@@ -57,6 +58,12 @@ class Section:
     expanded: bool = False
     square: bool = False
     sortable: bool = True
+
+
+def table(items: Iterable[Item], columns: Mapping[str, Callable[[Item], Cell]]) -> dict[str, Any]:
+    """`head` and `rows` of a section: a column for each name, and a row for each item."""
+    cells = [[cell(item) for cell in columns.values()] for item in items]
+    return {"head": list(columns), "rows": cells}
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from optlayers.config.metrics import REAL, describe
 from optlayers.config.study import StudyDefinition
 from optlayers.report.formats import duration, interval, layers_text, p_text, percent, points
-from optlayers.report.section import Section
+from optlayers.report.section import Cell, Section, table
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
 from optlayers.trials.records import MAX_FAILURES
@@ -90,28 +91,36 @@ def leaderboard_table(view: StudyView, most: int) -> Section:
     if not rows:
         note = "No layer set has been evaluated yet."
         return Section(name="leaderboard", title="Leaderboard", note=note)
+    left = len(view.compared) - len(rows)
     held = any(row.held_out for row in rows)
     over = any(row.comparison and row.comparison.to_base for row in rows)
-    left = len(view.compared) - len(rows)
 
-    def cells(row: LeaderboardRow) -> list[Any]:
-        to_base = row.comparison.to_base if row.comparison else None
-        return [
-            row.rank,
-            layers_text(row.layers),
-            row.n_layers,
-            percent(row.score),
-            interval(row.ci_low, row.ci_high),
-            points(row.behind),
-            p_text(row.p_value),
-            "tied" if row.tied else "",
-            *([points(to_base.difference if to_base else None)] * over),
-            *([percent(row.held_out.score if row.held_out else None)] * held),
-            f"{row.questions:,}" + (f" of {view.n_full:,}" if row.fidelity == "fast" else ""),
-            row.record.phase,
-            row.trial,
-        ]
+    def over_base(row: LeaderboardRow) -> str:
+        found = row.comparison.to_base if row.comparison else None
+        return points(found.difference if found else None)
 
+    def asked(row: LeaderboardRow) -> str:
+        return f"{row.questions:,}" + (f" of {view.n_full:,}" if row.fidelity == "fast" else "")
+
+    columns: dict[str, Callable[[LeaderboardRow], Cell]] = {
+        "rank": lambda r: r.rank,
+        "layers": lambda r: layers_text(r.layers),
+        "size": lambda r: r.n_layers,
+        "score": lambda r: percent(r.score),
+        "95 % interval": lambda r: interval(r.ci_low, r.ci_high),
+        "behind": lambda r: points(r.behind),
+        "p": lambda r: p_text(r.p_value),
+        "tied": lambda r: "tied" if r.tied else "",
+        "over base": over_base,
+        "held-out": lambda r: percent(r.held_out.score if r.held_out else None),
+        "questions": asked,
+        "phase": lambda r: r.record.phase,
+        "trial": lambda r: r.trial,
+    }
+    if not over:
+        del columns["over base"]
+    if not held:
+        del columns["held-out"]
     return Section(
         name="leaderboard",
         title="Leaderboard",
@@ -125,11 +134,7 @@ def leaderboard_table(view: StudyView, most: int) -> Section:
             + (" Over base: the difference to the base alone in points." if over else "")
             + (f" The other {left:,} are in the JSON report." if left else "")
         ),
-        head=["rank", "layers", "size", "score", "95 % interval", "behind", "p", "tied"]
-        + ["over base"] * over
-        + ["held-out"] * held
-        + ["questions", "phase", "trial"],
-        rows=[cells(row) for row in rows],
+        **table(rows, columns),
     )
 
 
@@ -173,16 +178,15 @@ def failures_table(view: StudyView) -> Section | None:
             "layer set whose worker left or was lost is evaluated by another worker."
             + (f" {left} more reasons are in the JSON report." if left else "")
         ),
-        head=("trials", "outcome", "reason", "for example layers"),
-        rows=[
-            (
-                f.trials,
-                "returned to the queue" if f.returned else "failed",
-                f.reason,
-                layers_text(f.layers),
-            )
-            for f in shown
-        ],
+        **table(
+            shown,
+            {
+                "trials": lambda f: f.trials,
+                "outcome": lambda f: "returned to the queue" if f.returned else "failed",
+                "reason": lambda f: f.reason,
+                "for example layers": lambda f: layers_text(f.layers),
+            },
+        ),
     )
 
 
@@ -193,23 +197,19 @@ def workers_table(view: StudyView) -> Section:
         title="Workers and hardware",
         short="Hardware and versions",
         note="" if view.workers else "The workers of this study stored no state.",
-        head=(
-            *("machine", "device", "hardware", "questions", "questions/s", "layer passes/s"),
-            *("evaluating", "last state"),
+        **table(
+            view.workers,
+            {
+                "machine": lambda w: w.host,
+                "device": lambda w: w.device,
+                "hardware": lambda w: w.hardware,
+                "questions": lambda w: f"{w.questions:,}",
+                "questions/s": lambda w: f"{w.questions / w.seconds if w.seconds else 0.0:,.0f}",
+                "layer passes/s": lambda w: f"{w.passes / w.seconds if w.seconds else 0.0:,.0f}",
+                "evaluating": lambda w: duration(w.seconds),
+                "last state": lambda w: w.state,
+            },
         ),
-        rows=[
-            (
-                w.host,
-                w.device,
-                w.hardware,
-                f"{w.questions:,}",
-                f"{w.questions / w.seconds if w.seconds else 0.0:,.0f}",
-                f"{w.passes / w.seconds if w.seconds else 0.0:,.0f}",
-                duration(w.seconds),
-                w.state,
-            )
-            for w in view.workers
-        ],
     )
 
 

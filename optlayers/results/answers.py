@@ -70,54 +70,48 @@ def reference_answers(attrs: Mapping[str, Any], name: str) -> Answers | None:
     return None if packed is None or n_full is None else decode_answers(packed, int(n_full))
 
 
-def references(attrs: Mapping[str, Any], space: LayerSpace) -> dict[str, Reference]:
+def references(
+    attrs: Mapping[str, Any], scorer: StratifiedScore, space: LayerSpace
+) -> dict[str, Reference]:
     """The base and the donors, by name, as far as they have answered the questions."""
-    found, scorer = {}, scorer_of(attrs)
+    found = {}
     for name in (BASE, *space.donors):
         answers = reference_answers(attrs, name)
-        if answers is not None and scorer is not None:
+        if answers is not None:
             interval = scorer.interval(answers)
             found[name] = Reference(name, *interval, questions=len(answers), answers=answers)
     return found
 
 
 def subject_scores(
-    attrs: Mapping[str, Any], answers: Answers, known: Mapping[str, Reference], donor: str = DONOR
+    names: Sequence[str],
+    scorer: StratifiedScore,
+    answers: Answers,
+    base: Answers | None = None,
+    donor: Answers | None = None,
 ) -> list[SubjectScore]:
-    """Scores in each subject that `answers`, those of the best layer set, belong to."""
-    scorer = scorer_of(attrs)
-    if scorer is None:
-        return []
-    strata, weights = scorer.strata[: len(answers)], scorer.weights
+    """Scores in each subject that has questions among those of `answers` (of the winner)."""
+    strata, size = scorer.strata[: len(answers)], len(names)
+    asked = np.bincount(strata, minlength=size)
 
-    found = []
-    for number, name in enumerate(attrs.get("subjects", [])):
-        asked = np.flatnonzero(strata == number)
-        shares = {key: float(r.answers[asked].mean()) for key, r in known.items() if len(asked)}
-        if len(asked):
-            found.append(
-                SubjectScore(
-                    name=str(name),
-                    questions=len(asked),
-                    weight=float(weights[number] / weights.sum()),
-                    winner=float(answers[asked].mean()),
-                    base=shares.get(BASE),
-                    donor=shares.get(donor),
-                )
-            )
-    return found
+    def shares(of: Answers | None) -> list[Any]:
+        if of is None:
+            return [None] * size
+        right = np.bincount(strata, weights=of[: len(answers)], minlength=size)
+        return [float(share) for share in right / np.maximum(asked, 1)]
+
+    weights = (scorer.weights / scorer.weights.sum()).tolist()
+    columns = zip(names, asked.tolist(), weights, *map(shares, (answers, base, donor)), strict=True)
+    return [SubjectScore(*values) for values in columns if values[1]]
 
 
 def fast_and_full(
-    attrs: Mapping[str, Any], records: Sequence[Record], space: LayerSpace
+    records: Sequence[Record], scorer: StratifiedScore, n_fast: int, space: LayerSpace
 ) -> list[FastAndFull]:
     """Fast and full score of each layer set that answered all questions, by trial number.
 
     Computed from the answers: a trial that takes a set further reports later questions only.
     """
-    scorer, n_fast = scorer_of(attrs), int(attrs.get(keys.N_FAST, 0))
-    if scorer is None or not n_fast:
-        return []
     return [
         FastAndFull(space.labels(r.layers), scorer.score(r.answers[:n_fast]), float(r.score))
         for r in sorted(best_by_layers(records).values(), key=lambda r: r.number)

@@ -66,6 +66,11 @@ class LeaderboardRow:
         return self.record.number
 
     @property
+    def price(self) -> float:
+        """What it costs, in the unit of its study: `cost`, or the number of layers."""
+        return float(self.n_layers) if self.cost is None else self.cost
+
+    @property
     def behind(self) -> float | None:
         """Its score minus that of rank 1 on the same questions, where they were compared."""
         found = self.comparison.to_best if self.comparison else None
@@ -130,7 +135,7 @@ def front(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
     """
     of_cost: dict[float, LeaderboardRow] = {}
     for row in rows:
-        of_cost.setdefault(row.n_layers if row.cost is None else row.cost, row)
+        of_cost.setdefault(row.price, row)
     found: list[LeaderboardRow] = []
     for _, row in sorted(of_cost.items()):
         if not found or row.score > found[-1].score:

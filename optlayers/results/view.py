@@ -13,13 +13,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.config.study import StudyDefinition
-from optlayers.layerset import Donors, LayerSet
+from optlayers.layerset import BASE, Donors, LayerSet
 from optlayers.results.answers import (
     FastAndFull,
     Reference,
     SubjectScore,
     fast_and_full,
+    reference_answers,
     references,
+    scorer_of,
     subject_scores,
 )
 from optlayers.results.comparisons import compare
@@ -40,7 +42,7 @@ from optlayers.trials import keys
 from optlayers.trials.cost import Cost, cost_of
 from optlayers.trials.record import Record
 from optlayers.trials.records import read_records
-from optlayers.trials.statistics import spearman
+from optlayers.trials.statistics import StratifiedScore, spearman
 from optlayers.trials.worker_state import WorkerState, read_workers
 
 # Rows that `StudyView.compared` compares at least, where there are so many.
@@ -71,6 +73,7 @@ class StudyView:
         self.n_layers = int(attrs.get(keys.N_LAYERS, 0))
         self.space = definition.space(self.n_layers or None)
         self.donors: Donors = self.space.donors
+        self.subject_names = [str(name) for name in attrs.get("subjects", [])]
         self.n_fast = int(attrs.get(keys.N_FAST, 0))
         self.n_full = int(attrs.get(keys.N_FULL, 0))
 
@@ -129,22 +132,30 @@ class StudyView:
         return held_out_scores(self.definition, self.attrs, self.records)
 
     @cached_property
+    def scorer(self) -> StratifiedScore | None:
+        """How answers are scored; None before the first worker."""
+        return scorer_of(self.attrs)
+
+    @cached_property
     def references(self) -> dict[str, Reference]:
         """The base and the donors, by name, as far as they have answered the questions."""
-        return references(self.attrs, self.space)
+        return references(self.attrs, self.scorer, self.space) if self.scorer else {}
 
     @cached_property
     def subjects(self) -> list[SubjectScore]:
         """Scores of the best layer set, the base and the first donor in each subject."""
         answers = self.best.record.answers if self.best else None
-        if answers is None:
+        if answers is None or self.scorer is None or not self.subject_names:
             return []
-        return subject_scores(self.attrs, answers, self.references, self.donors[0])
+        base, donor = (reference_answers(self.attrs, name) for name in (BASE, self.donors[0]))
+        return subject_scores(self.subject_names, self.scorer, answers, base, donor)
 
     @cached_property
     def fast_and_full(self) -> list[FastAndFull]:
         """Fast and full score of each layer set that answered all questions."""
-        return fast_and_full(self.attrs, self.records, self.space)
+        if self.scorer is None or not self.n_fast:
+            return []
+        return fast_and_full(self.records, self.scorer, self.n_fast, self.space)
 
     @cached_property
     def rank_correlation(self) -> float | None:
