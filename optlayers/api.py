@@ -69,7 +69,7 @@ def search_study(
     on other machines and GPUs join there with `optlayers worker`. device, dtype: as the options of
     `optlayers worker`. Raises `InputError` for what does not fit, `RunError` for what breaks.
 
-        >>> from optlayers.study import Explore, Questions, Refine, Validate
+        >>> from optlayers.config.study import Explore, Questions, Refine, Validate
         >>> short = {"questions": Questions(fast=1, full=2),
         ...          "explore": Explore(population=2, generations=1),
         ...          "validation": Validate(top=1), "refine": Refine(top=0)}
@@ -128,14 +128,14 @@ def load_hybrid(
     from optlayers.inference.device import pick_device, pick_dtype
 
     definition = _definition(study)
-    names = definition.donor_names
+    space = definition.graft.space()
     if isinstance(layers, LayerSet):
-        layers = layers.text(names)
+        layers = space.text(layers)
     text = layers if isinstance(layers, str) else ",".join(map(str, layers))
     # Only the files that hold these layers are fetched, where the models are not here yet.
-    known = None if "all" in text else LayerSet.parse(text, donors=names)
+    known = None if "all" in text else space.parse(text)
     parents = open_parents(definition, known)
-    chosen = LayerSet.parse(text, parents.n_layers, names)
+    chosen = definition.graft.space(parents.n_layers).parse(text)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     return assemble(parents, chosen, kind, definition.graft).to(where)

@@ -30,13 +30,12 @@ def evaluate(
     from optlayers.evaluation.evaluator import ModelEvaluator
     from optlayers.evaluation.questions import by_subject
     from optlayers.inference.device import pick_device, pick_dtype
-    from optlayers.layerset import LayerSet
     from optlayers.trials.statistics import StratifiedScore
 
     definition = load_study(study)
     where = pick_device(device)
-    names = definition.donor_names
-    chosen = LayerSet.parse(layers, open_parents(definition).n_layers, names)
+    space = definition.graft.space(open_parents(definition).n_layers)
+    chosen = space.parse(layers)
     evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say, limit)
     say("evaluating")
     subject, document = evaluator.all_questions()
@@ -47,7 +46,7 @@ def evaluate(
     interval = scorer.interval(answers)
     native = describe([task.metric for task in definition.tasks], interval.score)
     result: dict[str, Any] = {
-        "layers": chosen.labels(names),
+        "layers": space.labels(chosen),
         "score": interval.score,
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,

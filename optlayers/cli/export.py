@@ -30,21 +30,20 @@ def export(
     from optlayers.cli.exporter import Exporter
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
-    from optlayers.layerset import LayerSet
     from optlayers.storage.redact import mask_password
 
     definition = load_study(study)
     exporter = Exporter(definition, storage, dtype, push, private)
-    names = definition.donor_names
     # Models that are not here yet are fetched as far as these layers need them.
-    needed = None if "all" in layers else LayerSet.parse(layers, donors=names)
+    needed = None if "all" in layers else definition.graft.space().parse(layers)
     parents = open_parents(definition, needed)
-    chosen = LayerSet.parse(layers, parents.n_layers, names)
+    space = definition.graft.space(parents.n_layers)
+    chosen = space.parse(layers)
     if exporter.score(chosen) is None:
         say(f"no score is recorded: {mask_password(storage)} has no evaluation of these layers")
     address = exporter.write(parents, chosen, out)
     exporter.keep_reports([out])
     if json:
-        print_json({"layers": chosen.labels(names), "out": str(out), "pushed": address})
+        print_json({"layers": space.labels(chosen), "out": str(out), "pushed": address})
     else:
         print(out)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from optlayers.layerset import Donors
+    from optlayers.layerset import LayerSpace
     from optlayers.search import Effect, Explanation
 
 
@@ -36,15 +36,15 @@ def patterns(
     from optlayers.search import explain
 
     view = opt.read_study(study, storage)
-    donors, name = view.donors, view.definition.name
-    found = explain(view.records, view.space) if view.n_layers else None
+    space, name = view.space, view.definition.name
+    found = explain(view.records, space) if view.n_layers else None
     if found is None:
         raise InputError(
             f"study {name!r} has too few evaluated layer sets to learn from; search "
             "until there is at least one per layer"
         )
     if json:
-        print_json(_data(found, donors))
+        print_json(_data(found, space))
         return
     out = console()
     for title, effects, meaning in (
@@ -53,8 +53,8 @@ def patterns(
         ("triples, beyond their pairs", found.triples, TOGETHER),
     ):
         if effects:
-            out.print(_effects(effects, title, top, meaning, donors))
-    out.print(_patterns(found, top, donors))
+            out.print(_effects(effects, title, top, meaning, space))
+    out.print(_patterns(found, top, space))
     print(f"{name}: from {found.sets} layer sets; effects in points of the score")
 
 
@@ -62,7 +62,7 @@ TOGETHER = ("work together", "replace each other")
 
 
 def _effects(
-    effects: Sequence[Effect], title: str, top: int, meaning: tuple[str, str], donors: Donors
+    effects: Sequence[Effect], title: str, top: int, meaning: tuple[str, str], space: LayerSpace
 ) -> Table:
     """A table of effects, the strongest first; `meaning` of positive and negative ones."""
     from optlayers.cli.tables import plain_table
@@ -70,7 +70,7 @@ def _effects(
     table = plain_table(title, ("layers", "effect", "95 %", "sets", ""), left=("layers", ""))
     for effect in sorted(effects, key=lambda e: (not e.is_sure, -abs(e.effect)))[:top]:
         table.add_row(
-            effect.layers.text(donors),
+            space.text(effect.layers),
             f"{100 * effect.effect:+.1f}",
             f"{100 * effect.ci_low:+.1f} to {100 * effect.ci_high:+.1f}",
             str(effect.sets),
@@ -79,14 +79,14 @@ def _effects(
     return table
 
 
-def _patterns(found: Explanation, top: int, donors: Donors) -> Table:
+def _patterns(found: Explanation, top: int, space: LayerSpace) -> Table:
     from optlayers.cli.tables import plain_table
 
     heads = ("layers", "in sets", "mean score", "synergy")
     table = plain_table("what the 20 best sets share", heads, left=("layers",))
     for pattern in sorted(found.patterns, key=lambda p: -p.quality)[:top]:
         table.add_row(
-            pattern.layers.text(donors),
+            space.text(pattern.layers),
             str(pattern.frequency),
             f"{100 * pattern.mean:.1f}",
             f"{100 * pattern.synergy:+.1f}" if len(pattern.layers) > 1 else "",
@@ -94,11 +94,11 @@ def _patterns(found: Explanation, top: int, donors: Donors) -> Table:
     return table
 
 
-def _data(found: Explanation, donors: Donors) -> dict[str, Any]:
+def _data(found: Explanation, space: LayerSpace) -> dict[str, Any]:
     """The explanation as plain data."""
 
     def fields(item: Any, *names: str) -> dict[str, Any]:
-        return {"layers": item.layers.labels(donors), **{n: getattr(item, n) for n in names}}
+        return {"layers": space.labels(item.layers), **{n: getattr(item, n) for n in names}}
 
     def effects(group: Sequence[Effect]) -> list[dict[str, Any]]:
         return [

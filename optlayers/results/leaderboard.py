@@ -109,11 +109,12 @@ def leaderboard(
     definition: StudyDefinition, records: Sequence[Record], cost: Cost | None = None
 ) -> list[LeaderboardRow]:
     """Every evaluated layer set of the budget with its cost, in the order of `ranked`."""
+    space = definition.space()
     return [
         LeaderboardRow(
             rank=rank,
             record=record,
-            layers=record.layers.labels(definition.donor_names),
+            layers=space.labels(record.layers),
             cost=None if cost is None or cost.table is None else cost.of(record.layers),
         )
         for rank, record in enumerate(ranked(definition, records), start=1)

@@ -6,7 +6,6 @@ from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import NSGAIISampler, TPESampler
 
 from optlayers.config.study import StudyDefinition
-from optlayers.layerset import LayerSpace
 from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, RandomSearch
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.sampler import PatternGASampler
@@ -16,15 +15,10 @@ BEAM_WIDTH = 3
 RACE_TOP_K, RACE_ALPHA = 1, 0.1
 
 
-def space_of(definition: StudyDefinition, n_layers: int) -> LayerSpace:
-    """The layer sets of a study whose models have so many layers."""
-    return definition.space(n_layers)
-
-
 def sampler_for(definition: StudyDefinition, n_layers: int, seed: int | None = None) -> Explorer:
     """The sampler of a study; `seed` (default: the definition's) must differ by worker."""
     seed = definition.seed if seed is None else seed
-    name, donors = definition.explore.sampler, definition.donor_names
+    name = definition.explore.sampler
     if name == "pattern-ga":
         return PatternGASampler(
             n_layers=n_layers,
@@ -34,9 +28,9 @@ def sampler_for(definition: StudyDefinition, n_layers: int, seed: int | None = N
             population_size=definition.explore.population,
             single_layer_scores=definition.prior.single_layer_scores,
             known_sets=definition.prior_layer_sets,
-            donors=donors,
+            donors=definition.donor_names,
         )
-    space = space_of(definition, n_layers)
+    space = definition.space(n_layers)
     if name in ("greedy", "beam"):
         return BeamSearch(space=space, width=1 if name == "greedy" else BEAM_WIDTH)
     if name == "random":

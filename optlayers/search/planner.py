@@ -10,7 +10,7 @@ from functools import cached_property
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
 from optlayers.search.baselines import Explorer
-from optlayers.search.factory import sampler_for, space_of
+from optlayers.search.factory import sampler_for
 from optlayers.search.history import fitness_from, is_explored
 from optlayers.search.patience import explored_sets
 from optlayers.search.proposal import Goal, Phase, Proposal
@@ -82,8 +82,7 @@ def single_layer_scores(
     if not known:
         return None
     mean = sum(known.values()) / len(known)
-    n_choices = n_layers * len(definition.donor_names)
-    return [known.get(layer, mean) for layer in range(n_choices)]
+    return [known.get(i, mean) for i in range(definition.space(n_layers).n_choices)]
 
 
 def plan(
@@ -132,7 +131,7 @@ class _Planner:
         self.records = records
         self.sampler = sampler
         self.k = k
-        self.space = space_of(definition, n_layers)
+        self.space = definition.space(n_layers)
         # Only PatternGASampler resumes paused sets.
         self.pausing = (definition.explore.sampler, definition.explore.pruner) == (
             "pattern-ga",
