@@ -69,7 +69,7 @@ def search_study(
     on other machines and GPUs join there with `optlayers worker`. device, dtype: as the options of
     `optlayers worker`. Raises `InputError` for what does not fit, `RunError` for what breaks.
 
-        >>> from optlayers.config.study import Explore, Questions, Refine, Validate
+        >>> from optlayers.config.fields import Explore, Questions, Refine, Validate
         >>> short = {"questions": Questions(fast=1, full=2),
         ...          "explore": Explore(population=2, generations=1),
         ...          "validation": Validate(top=1), "refine": Refine(top=0)}

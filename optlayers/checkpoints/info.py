@@ -14,7 +14,8 @@ from optlayers.checkpoints.hashes import INFO
 from optlayers.checkpoints.licence import licence_of
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.config.study import ModelSpec, StudyDefinition
+from optlayers.config.fields import ModelSpec
+from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError, ModelError
 from optlayers.layerset import LayerSet
 

@@ -63,7 +63,7 @@ def verify(
     if changed and runs_changed_code(changed):
         lines.append("not loaded: that would run the changed code")
     else:
-        recorded = None if definition.real else RecordedAnswers.of(info, definition)
+        recorded = None if definition.is_real_valued else RecordedAnswers.of(info, definition)
         faults += recorded.faults if recorded else []
         isolated = IsolatedCheckpoint(folder.resolve(), str(where), kind)
         try:

@@ -1,9 +1,9 @@
-"""The parts of a study file: models, budget, tasks, questions and phases, each with its rules."""
+"""The blocks of a study file: models, budget, tasks, questions and phases, each with its rules."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,73 +15,73 @@ from pydantic import (
     model_validator,
 )
 
-from optlayers.config.metrics import REAL
+from optlayers.config.metrics import REAL_METRICS
 from optlayers.layerset import AT, BASE
 
-# What numpy and Optuna take as a seed.
+# What numpy and Optuna accept as a seed.
 MAX_SEED = 2**32 - 1
-
-MAP = "the donor's layer for each layer of the base"
-
-# More than any search can use, and little enough for whatever counts with it.
-MOST = 1_000_000
+# Larger numbers would overflow in numpy; no study needs them.
+MAX_NUMBER = 1_000_000
 
 
 def _text(value: str) -> str:
-    """The text of a field; raises `ValueError` for one that is blank or cannot be a name."""
     if not value.strip() or not value.isprintable():
         raise ValueError(f"expected a name or a path; found {value!r}, so write one")
     return value
 
 
+def name_of(pattern: str, rule: str) -> AfterValidator:
+    """A check that text matches a pattern; `rule` is the pattern in words."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            shown = value if len(value) <= 60 else value[:57] + "..."
+            raise ValueError(f"expected {rule}; found {shown!r}, so change it")
+        return value
+
+    return AfterValidator(check)
+
+
 Text = Annotated[str, AfterValidator(_text)]
-Index = Annotated[int, Field(ge=0, le=MOST)]
-_Weight = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
+Index = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Count = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+LayerMap = Annotated[
+    list[Index] | None,
+    Field(min_length=1, description="the donor's layer for each layer of the base"),
+]
 
 
-class Part(BaseModel):
-    """A block of a study file: no field that is unknown, nothing converted, nothing changed."""
+class Block(BaseModel):
+    """A block of a study file: frozen, without unknown fields, and without conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ModelSpec(Part):
+class ModelSpec(Block):
     """One model: a hub id, or a folder relative to the study file."""
 
     model: Text = Field(description="hub id or folder")
     revision: Text | None = Field(None, description="branch, tag or commit on the hub")
 
 
-def checked_name(value: str, pattern: str, rule: str) -> str:
-    """The value; raises `ValueError` with the rule where it does not match the pattern."""
-    if re.fullmatch(pattern, value) is None:
-        shown = value if len(value) <= 60 else value[:57] + "..."
-        raise ValueError(f"expected {rule}; found {shown!r}, so change it")
-    return value
-
-
-def _donor_name(value: str) -> str:
-    return checked_name(
-        value,
-        rf"(?!{BASE}$)[A-Za-z0-9][A-Za-z0-9_]{{0,29}}",
-        "up to 30 letters, digits and underscores, the first a letter or digit, and not base",
-    )
-
-
 class DonorSpec(ModelSpec):
     """One of several donors: a model, and the name that layers from it have."""
 
-    name: Annotated[str, AfterValidator(_donor_name)] = Field(
-        description="as it stands in layer sets: `7@name`"
-    )
-    donor_map: list[Index] | None = Field(None, min_length=1, description=MAP)
+    name: Annotated[
+        str,
+        name_of(
+            rf"(?!{BASE}$)[A-Za-z0-9][A-Za-z0-9_]{{0,29}}",
+            "up to 30 letters, digits and underscores, the first a letter or digit, and not base",
+        ),
+    ] = Field(description="its name in layer sets: `7@name`")
+    donor_map: LayerMap = None
 
 
-class LayerBudget(Part):
+class LayerBudget(Block):
     """How many layers may come from donors, both ends included."""
 
-    min: int = Field(1, ge=1, le=MOST, description="donor layers at least")
-    max: int = Field(4, ge=1, le=MOST, description="donor layers at most")
+    min: Count = Field(1, description="minimum number of donor layers")
+    max: Count = Field(4, description="maximum number of donor layers")
 
     @model_validator(mode="after")
     def _ordered(self) -> LayerBudget:
@@ -90,26 +90,28 @@ class LayerBudget(Part):
         return self
 
 
-class TaskSpec(Part):
-    """One part of the objective: an lm-eval task or group, or a text file, and what counts of it.
+class TaskSpec(Block):
+    """One part of the objective: an lm-eval task or group, or a text file, and its metric.
 
-    A task counts by a metric of its own, from 0 to 1 for a question (acc, acc_norm), after its
-    first filter or, as lm-eval names results, after another (acc,strict); or by logprob: the
-    log-probability of the right answer, a token. A text counts by perplexity, or by kl: the
-    divergence from the donor, both a token.
+    The metric of a task is one of its own with values from 0 to 1 (acc, acc_norm), after the task's
+    first filter or after the one that follows a comma (acc,strict), as lm-eval names results; or
+    logprob, the log-probability of the right answer per token. The metric of a text is perplexity,
+    or kl, the divergence from the donor, both per token.
     """
 
     name: Text = Field(description="a task or group of lm-eval, or of `task_path`")
-    weight: _Weight = Field(1.0, description="its part of the score, beside other tasks")
+    weight: Annotated[float, Field(gt=0, le=MAX_NUMBER, allow_inf_nan=False)] = Field(
+        1.0, description="its weight in the score, relative to the other tasks"
+    )
     metric: Text = Field(
         "acc", description="acc, acc_norm, acc,FILTER, logprob; of a text perplexity or kl"
     )
     num_fewshot: int | None = Field(
-        None, ge=0, le=MOST, description="examples in the prompt (null: as the task says)"
+        None, ge=0, le=MAX_NUMBER, description="examples in the prompt (null: the task's default)"
     )
     text: Text | None = Field(None, description="a text file instead of a task")
     chunk: int = Field(
-        512, ge=2, le=MOST, description="tokens of the text that count as one question"
+        512, ge=2, le=MAX_NUMBER, description="tokens of the text that count as one question"
     )
 
     @property
@@ -126,31 +128,31 @@ class TaskSpec(Part):
     def _fits(self) -> TaskSpec:
         if "," in self.metric and not (self.measure and self.filter):
             raise ValueError(f"expected METRIC or METRIC,FILTER; found {self.metric!r}")
-        if self.filter and self.measure in REAL:
-            raise ValueError(f"{self.measure} is taken before any filter; write it alone")
+        if self.filter and self.measure in REAL_METRICS:
+            raise ValueError(f"{self.measure} is computed before any filter; write it alone")
         of_text = self.metric in ("perplexity", "kl")
         if of_text and self.text is None:
-            raise ValueError(f"metric {self.metric} is of a text; name a file with text")
+            raise ValueError(f"metric {self.metric} needs a text; name a file with text")
         if self.text is not None and not of_text:
-            raise ValueError(f"a text counts by perplexity or kl, and metric is {self.metric!r}")
+            raise ValueError(f"metric of a text: expected perplexity or kl; found {self.metric!r}")
         return self
 
 
-class Questions(Part):
+class Questions(Block):
     """How many questions of each subject a score rests on (null: all of them)."""
 
     fast: int | None = Field(
-        20, ge=1, le=MOST, description="of each subject, that every set answers"
+        20, ge=1, le=MAX_NUMBER, description="per subject, answered by every layer set"
     )
     full: int | None = Field(
-        None, ge=1, le=MOST, description="of each subject, that the good sets answer"
+        None, ge=1, le=MAX_NUMBER, description="per subject, answered by the good layer sets"
     )
     holdout: float = Field(0.0, ge=0.0, lt=1.0, description="share of each subject set aside")
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="of the order of the questions")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the order of the questions")
     fast_precision: Literal["model", "fp8"] = Field(
         "model",
-        description="fp8: the fast questions run in eight bits (a GPU of compute capability 8.9), "
-        "and once more in the model's own for the sets that go on",
+        description="fp8: the fast questions run in eight bits (needs a GPU of compute capability "
+        "8.9), and again in the model's precision for layer sets that go on",
     )
 
     @model_validator(mode="after")
@@ -161,57 +163,54 @@ class Questions(Part):
         return self
 
 
+Fidelity = Literal["fast", "full"]
 CostKind = Literal["layers", "kv_bytes", "latency"]
 SamplerName = Literal["pattern-ga", "tpe", "nsgaii", "random", "greedy", "beam"]
 PrunerName = Literal["racing", "halving", "none"]
 
 
-class Explore(Part):
-    """The genetic search at fast fidelity."""
+class Explore(Block):
+    """The search on the fast questions."""
 
-    population: int = Field(40, ge=2, le=MOST, description="layer sets in a generation")
-    generations: int = Field(20, ge=1, le=MOST, description="at most")
-    patience: int = Field(
-        6, ge=1, le=MOST, description="generations without a better set before it stops"
+    population: int = Field(40, ge=2, le=MAX_NUMBER, description="layer sets in a generation")
+    generations: Count = Field(20, description="maximum number of generations")
+    patience: Count = Field(
+        6, description="generations without a better layer set after which it stops"
     )
     sampler: SamplerName = Field("pattern-ga", description="what proposes the layer sets")
-    pruner: PrunerName = Field("racing", description="what stops sets early")
+    pruner: PrunerName = Field("racing", description="what stops layer sets early")
 
 
-class Validate(Part):
-    """The best sets of the search are evaluated in full, as far as they are not."""
+class Validate(Block):
+    """Full evaluation of the best layer sets of the search."""
 
-    top: int = Field(20, ge=0, le=MOST, description="how many of them")
+    top: Index = Field(20, description="how many of them")
 
 
-class Refine(Part):
-    """Local search around the best sets."""
+class Refine(Block):
+    """Local search around the best layer sets."""
 
-    top: int = Field(3, ge=0, le=MOST, description="sets whose neighbours are looked at")
-    verify: int = Field(5, ge=1, le=MOST, description="neighbours a round evaluated in full")
-    rounds: int = Field(
-        10, ge=0, le=MOST, description="at most; it ends when a round finds nothing better"
+    top: Index = Field(3, description="layer sets whose neighbours are evaluated")
+    verify: Count = Field(5, description="neighbours per round that are evaluated in full")
+    rounds: Index = Field(
+        10, description="maximum number of rounds; it ends when a round finds nothing better"
     )
-
-
-def _kind_of_choice(value: Any) -> str:
-    return "named" if isinstance(value, str) and AT in value else "index"
 
 
 # A layer, or with several donors a text such as 7@b.
-Choice = Annotated[
+Label = Annotated[
     Annotated[Index, Tag("index")] | Annotated[str, Tag("named")],
-    Discriminator(_kind_of_choice),
+    Discriminator(lambda value: "named" if isinstance(value, str) and AT in value else "index"),
 ]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
-class Prior(Part):
-    """What is known before the search: skips the probe phase and seeds the population."""
+class Prior(Block):
+    """What is known before the search."""
 
     single_layer_scores: list[Share] | None = Field(
-        None, description="the score of each donor layer alone, 0 to 1; the probe is left out"
+        None, description="the score of each donor layer alone, 0 to 1; replaces the probe phase"
     )
-    layer_sets: list[list[Choice]] = Field(
-        default_factory=list, description="sets that are known to be good"
+    layer_sets: list[list[Label]] = Field(
+        default_factory=list, description="good layer sets, in the first generation"
     )

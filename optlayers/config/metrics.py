@@ -1,20 +1,19 @@
-"""Metrics: what of a question counts, and how values that are not 0 or 1 become scores.
+"""Metrics: how values other than right or wrong become scores, and scores such values again.
 
-Inside a study every value lies between 0 and 1, higher is better, and a score is their weighted
-mean. Values in nats (natural logarithms) are put there on one straight scale: 0 nats is 1, a loss
-of `NATS` or more is 0. So means, differences and their intervals go back to nats exactly.
+Inside a study every value lies between 0 and 1, higher is better, and a score is a weighted mean of
+them. Values in nats (natural logarithms) are scaled linearly: 0 nats is 1, a loss of `NATS` or more
+is 0. So means, differences and their intervals convert back to nats exactly.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 NATS = 20.0
 LOGPROB = "logprob"
-TextMetric = Literal["perplexity", "kl"]
-REAL = (LOGPROB, "perplexity", "kl")
+REAL_METRICS = (LOGPROB, "perplexity", "kl")
 
 
 def to_unit(nats: Any) -> Any:
@@ -37,13 +36,12 @@ def native(metric: str, score: float) -> float:
 
 
 def describe(metrics: Sequence[str], score: float) -> str | None:
-    """A score in words, where all of a study is in one unit other than right answers."""
-    if len(set(metrics)) != 1 or metrics[0] not in REAL:
+    """A score in words, where all metrics of a study are one of `REAL_METRICS`; else None."""
+    if len(set(metrics)) != 1 or metrics[0] not in REAL_METRICS:
         return None
     value = native(metrics[0], score)
-    words = {
+    return {
         LOGPROB: f"mean log-probability {value:.3f}",
         "perplexity": f"perplexity {value:.3f}",
         "kl": f"KL divergence {value:.4f}",
-    }
-    return words[metrics[0]]
+    }[metrics[0]]

@@ -8,125 +8,90 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from optlayers.config.fields import (
-    MAP,
     MAX_SEED,
+    Block,
     CostKind,
     DonorSpec,
     Explore,
-    Index,
     LayerBudget,
+    LayerMap,
     ModelSpec,
-    Part,
     Prior,
-    PrunerName,
     Questions,
     Refine,
-    SamplerName,
     TaskSpec,
     Text,
     Validate,
-    checked_name,
+    name_of,
 )
 from optlayers.config.graft import Graft, Swap
-from optlayers.config.metrics import REAL
-from optlayers.config.yaml_file import MOST_BYTES, fault, read_fields
+from optlayers.config.metrics import REAL_METRICS
+from optlayers.config.yaml_file import fault, read_fields
 from optlayers.errors import InputError, StudyFileError
 from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace
 
-__all__ = [
-    "LATER",
-    "STUDIES",
-    "CostKind",
-    "DonorSpec",
-    "Explore",
-    "Fidelity",
-    "LayerBudget",
-    "ModelSpec",
-    "Prior",
-    "Questions",
-    "Refine",
-    "StudyDefinition",
-    "TaskSpec",
-    "Validate",
-    "load_study",
-    "parse_study",
-    "shipped_studies",
-]
-
-# Fields that the first definitions did not have.
-LATER = ("swap", "donor_map")
-
-# Installed from a wheel they lie in the package; in a checkout, at its top.
-_HERE = Path(__file__).resolve().parents[1]
-STUDIES = (_HERE if (_HERE / "studies").is_dir() else _HERE.parent) / "studies"
+# Installed from a wheel the studies lie in the package; in a checkout, at its top.
+_PACKAGE = Path(__file__).resolve().parents[1]
+STUDIES = (_PACKAGE if (_PACKAGE / "studies").is_dir() else _PACKAGE.parent) / "studies"
+# A larger file is no study file.
+MAX_BYTES = 1_000_000
 
 
-def _study_name(value: str) -> str:
-    return checked_name(
-        value,
-        r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
-        "up to 100 letters, digits, dots, dashes and underscores, the first a letter or digit",
-    )
+class StudyDefinition(Block):
+    """A whole study. Required are name, base, donor or donors, layers and tasks."""
 
-
-class StudyDefinition(Part):
-    """A whole study; all but name, base, donor or donors, layers and tasks has a default."""
-
-    name: Annotated[str, AfterValidator(_study_name)] = Field(
-        description="of the study in the database"
-    )
+    name: Annotated[
+        str,
+        name_of(
+            r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+            "up to 100 letters, digits, dots, dashes and underscores, the first a letter or digit",
+        ),
+    ] = Field(description="name of the study in the database")
     base: ModelSpec = Field(description="the cheap model, most of whose layers stay")
-    # Before `donor`, which is missing only where this is.
+    # Before `donor`, whose validator looks at it.
     donors: list[DonorSpec] | None = Field(
         None, min_length=2, description="several strong models in place of `donor`"
     )
     donor: ModelSpec | None = Field(
         None,
         validate_default=True,
-        description="the strong model, which gives a few layers; needed without `donors`",
+        description="the strong model, which gives a few layers; required without `donors`",
     )
     layers: LayerBudget = Field(description="how many layers may come from donors")
-    swap: Swap = Field("layer", description="what of a layer the donor gives")
-    donor_map: list[Index] | None = Field(None, min_length=1, description=MAP)
+    swap: Swap = Field("layer", description="the part of a layer that the donor gives")
+    donor_map: LayerMap = None
     tasks: list[TaskSpec] = Field(min_length=1, description="what is scored")
-    task_path: Text | None = Field(None, description="a folder with lm-eval YAML of your own")
+    task_path: Text | None = Field(None, description="a folder with your own lm-eval YAML")
     tokenizer: Text | None = Field(
         None, description="hub id or folder of the tokenizer (null: the donor's)"
     )
-    trust_remote_code: bool = Field(False, description="run code that a model's folder brings")
+    trust_remote_code: bool = Field(False, description="run code from a model's folder")
     questions: Questions = Field(default_factory=Questions)
     explore: Explore = Field(default_factory=Explore)
     # `validate` would shadow a method of BaseModel, so the field has another name in code.
     validation: Validate = Field(default_factory=Validate, alias="validate")
     refine: Refine = Field(default_factory=Refine)
     prior: Prior = Field(default_factory=Prior)
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="of what is proposed")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the search")
     cost: CostKind = Field(
         "layers",
-        description="what a set costs, for the front of score and cost: layers from donors, bytes "
-        "of cache a token, or the time of a decoding step",
+        description="the cost on the Pareto front of score and cost: layers from donors, bytes of "
+        "KV cache per token, or the time of a decoding step",
     )
     folder: Path = Field(default=Path("."), exclude=True, repr=False)
 
     @field_validator("donor")
     @classmethod
-    def _one_way(cls, donor: ModelSpec | None, info: ValidationInfo) -> ModelSpec | None:
-        """Donor or donors, one of them."""
+    def _donor_or_donors(cls, donor: ModelSpec | None, info: ValidationInfo) -> ModelSpec | None:
         if "donors" not in info.data:
-            return donor  # they are at fault themselves
+            return donor  # `donors` has a fault of its own
         if donor is None and info.data["donors"] is None:
             raise ValueError("is missing; add it")
         if donor is not None and info.data["donors"] is not None:
@@ -136,41 +101,29 @@ class StudyDefinition(Part):
     @model_validator(mode="after")
     def _consistent(self) -> StudyDefinition:
         self._check_donors()
-        for indices in self.prior.layer_sets:
-            if len(self.donor_names) > 1 or any(isinstance(i, str) for i in indices):
-                try:
-                    LayerSet.parse(",".join(map(str, indices)), None, self.donor_names)
-                except InputError as error:
-                    raise ValueError(f"prior.layer_sets: {error}") from None
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
             raise ValueError("tasks: a task is named twice; name each task once")
-        for indices in self.prior.layer_sets:
-            size = len(set(indices))
-            if size != len(indices):
-                raise ValueError(f"prior.layer_sets: {indices} names a layer twice")
+        scores = self.prior.single_layer_scores
+        if scores is not None and len(scores) < self.layers.max:
+            raise ValueError(
+                f"prior.single_layer_scores: {len(scores)} scores for at least {self.layers.max} "
+                "layers; give one score for each layer"
+            )
+        space = LayerSpace(None if scores is None else len(scores), donors=self.donor_names)
+        for labels in self.prior.layer_sets:
+            try:
+                size = len(space.parse(_joined(labels)))
+            except InputError as error:
+                raise ValueError(f"prior.layer_sets: {error}") from None
             if not self.layers.min <= size <= self.layers.max:
                 raise ValueError(
-                    f"prior.layer_sets: {indices} has {size} layers, and layers allows "
+                    f"prior.layer_sets: {labels} has {size} layers, and layers allows "
                     f"{self.layers.min} to {self.layers.max}"
                 )
-        scores = self.prior.single_layer_scores
-        if scores is not None:
-            if len(scores) < self.layers.max:
-                raise ValueError(
-                    f"prior.single_layer_scores: {len(scores)} scores for at least "
-                    f"{self.layers.max} layers; give one score for each layer"
-                )
-            for known in self.prior_layer_sets:
-                if known.indices and known.indices[-1] >= len(scores):
-                    raise ValueError(
-                        f"prior.layer_sets: {list(known)} names layer {known.indices[-1]}, and "
-                        f"prior.single_layer_scores has {len(scores)} layers"
-                    )
         return self
 
     def _check_donors(self) -> None:
-        """Raise `ValueError` where what goes with several donors does not fit them."""
         if self.donors is None:
             return
         if len(set(self.donor_names)) != len(self.donor_names):
@@ -179,30 +132,24 @@ class StudyDefinition(Part):
             raise ValueError("donor_map: is for one donor; give each of donors its own")
         if self.prior.single_layer_scores is not None:
             raise ValueError(
-                "prior.single_layer_scores: are for one donor; remove them, and the probe measures "
-                "each layer of each donor"
+                "prior.single_layer_scores: are for one donor; remove them, and the probe phase "
+                "measures each layer of each donor"
             )
 
     def exploring(self, sampler: str | None, pruner: str | None) -> StudyDefinition:
-        """The same with another sampler or pruner; raises `InputError` for an unknown name."""
-        chosen = {}
-        for field, name, known in (
-            ("sampler", sampler, get_args(SamplerName)),
-            ("pruner", pruner, get_args(PrunerName)),
-        ):
-            if name is None:
-                continue
+        """The study with another sampler or pruner; raises `InputError` for an unknown name."""
+        chosen = {"sampler": sampler, "pruner": pruner}
+        chosen = {field: name for field, name in chosen.items() if name is not None}
+        for field, name in chosen.items():
+            known = get_args(Explore.model_fields[field].annotation)
             if name not in known:
-                raise InputError(f"--{field} is {name!r}; it is one of {', '.join(known)}")
-            chosen[field] = name
-        if not chosen:
-            return self
+                raise InputError(f"--{field} is {name!r}; choose one of {', '.join(known)}")
         return self.model_copy(update={"explore": self.explore.model_copy(update=chosen)})
 
     def resolve(self, where: str) -> str:
-        """A folder of the file as an absolute path, or a hub id as it is.
+        """A folder as an absolute path, or a hub id unchanged.
 
-        What looks like a path (starts with `.`, `/` or `~`) or exists beside the file is one.
+        A folder starts with `.`, `/` or `~`, or exists relative to the study file.
         """
         path = Path(where).expanduser()
         if path.is_absolute():
@@ -213,24 +160,24 @@ class StudyDefinition(Part):
         return where
 
     @property
-    def real(self) -> bool:
-        """Whether anything counts by values that are not right or wrong."""
-        return any(task.metric in REAL for task in self.tasks)
+    def is_real_valued(self) -> bool:
+        """Whether a task has a metric with real values instead of right or wrong."""
+        return any(task.metric in REAL_METRICS for task in self.tasks)
 
     @property
     def donor_names(self) -> Donors:
-        """What the donors are called in parameters and layer sets."""
+        """The names of the donors in trial parameters and layer sets."""
         return ONE if self.donors is None else tuple(spec.name for spec in self.donors)
 
     @property
     def donor_specs(self) -> list[ModelSpec]:
-        """The donors' models. Where one donor is asked for, it is the first."""
+        """The models of the donors."""
         if self.donors is not None:
             return list(self.donors)
         return [] if self.donor is None else [self.donor]
 
     def space(self, n_layers: int | None = None) -> LayerSpace:
-        """The layer sets that the study searches, in models of so many layers (None: unknown)."""
+        """The layer sets that the study searches, in models of `n_layers` (None: unknown)."""
         return LayerSpace(n_layers, self.layers.min, self.layers.max, self.donor_names)
 
     @property
@@ -242,11 +189,8 @@ class StudyDefinition(Part):
 
     @property
     def prior_layer_sets(self) -> list[LayerSet]:
-        """The known good sets of the prior."""
-        return [
-            LayerSet.parse(",".join(map(str, indices)), None, self.donor_names)
-            for indices in self.prior.layer_sets
-        ]
+        """The good layer sets of the prior."""
+        return [self.space().parse(_joined(labels)) for labels in self.prior.layer_sets]
 
     def to_dict(self) -> dict[str, Any]:
         """The definition as plain data, with the names of the file."""
@@ -255,15 +199,15 @@ class StudyDefinition(Part):
         return data
 
     def identity(self) -> dict[str, Any]:
-        """The part that ties a study in the database to its definition: all but budget and cost.
+        """The fields that must not change while a study goes on: all but budget and cost.
 
-        Fields that came later count where they are used, so that older studies stay the same.
+        Fields of later versions are in it only where they are used, so that older studies match.
         """
         data = self.to_dict()
         for field in ("explore", "validate", "refine", "cost"):
             del data[field]
-        for field in LATER:
-            if data[field] == type(self).model_fields[field].get_default():
+        for field, default in (("swap", "layer"), ("donor_map", None)):
+            if data[field] == default:
                 del data[field]
         for task in data["tasks"]:
             if task["text"] is None:
@@ -274,6 +218,10 @@ class StudyDefinition(Part):
         """SHA-256 of `identity`, first 16 hexadecimal digits."""
         text = json.dumps(self.identity(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _joined(labels: Sequence[Any]) -> str:
+    return ",".join(map(str, labels))
 
 
 def parse_study(text: str, source: str, folder: Path) -> StudyDefinition:
@@ -288,15 +236,15 @@ def parse_study(text: str, source: str, folder: Path) -> StudyDefinition:
 
 
 def load_study(name_or_file: str) -> StudyDefinition:
-    """The study of that file, or the shipped study of that name.
+    """The study in a file, or the shipped study of a name.
 
-    Raises `InputError` when there is neither, `StudyFileError` when it does not validate.
+    Raises `InputError` where there is neither, `StudyFileError` where the file is not valid.
     """
     path = Path(name_or_file)
     try:
         is_file = path.is_file()
     except (OSError, ValueError):
-        is_file = False  # no name that a file can have
+        is_file = False  # too long for the name of a file
     if path.suffix not in (".yaml", ".yml") and not is_file:
         shipped = {p.stem: p for p in shipped_studies()}
         if name_or_file not in shipped:
@@ -307,9 +255,9 @@ def load_study(name_or_file: str) -> StudyDefinition:
         path = shipped[name_or_file]
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise OSError(0, "not a file")  # a pipe would be waited for
-        if is_file and path.stat().st_size > MOST_BYTES:
-            raise OSError(0, f"larger than {MOST_BYTES:,} bytes, and so no study file")
+            raise OSError(0, "not a file")  # reading a pipe would block
+        if is_file and path.stat().st_size > MAX_BYTES:
+            raise OSError(0, f"larger than {MAX_BYTES:,} bytes, and so no study file")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
@@ -320,6 +268,3 @@ def load_study(name_or_file: str) -> StudyDefinition:
 def shipped_studies() -> list[Path]:
     """The study files that ship with optlayers, sorted by name."""
     return sorted(STUDIES.glob("*.yaml"))
-
-
-Fidelity = Literal["fast", "full"]

@@ -1,4 +1,4 @@
-"""A study file as text: YAML without surprises, and what is wrong with it in the user's words."""
+"""The text of a study file as fields, and faults of fields as lines in the words of YAML."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import yaml
 
 from optlayers.errors import StudyFileError
 
-# Names of alternatives, which pydantic puts into the place of a fault.
-TAGS = ("index", "named")
+# Tags of the alternatives of a field, which pydantic puts into the place of a fault.
+_TAGS = ("index", "named")
+_UNKNOWN = "is not a field of a study file; remove it or fix its name"
 _KINDS = {
     "missing": "is missing; add it",
-    "extra_forbidden": "is not a field of a study file; remove it or mend its name",
-    "invalid_key": "is not a field of a study file; remove it or mend its name",
+    "extra_forbidden": _UNKNOWN,
+    "invalid_key": _UNKNOWN,
 }
 _TYPES = {
     "int_type": "a whole number",
@@ -55,35 +56,8 @@ _RULES = {
 }
 
 
-# More than any study has; each a guard against a file that would be read for hours.
-MOST_BYTES = 1_000_000
-MOST_VALUES = 500_000
-MOST_DEPTH = 50
-
-
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which takes no field twice: the last would win without a word.
-
-    Nor does it follow aliases that lead into themselves, or stand for far more than is written.
-    """
-
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        self.depth += 1
-        if self.depth > MOST_DEPTH:
-            raise RecursionError
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def get_single_node(self) -> Any:
-        node = super().get_single_node()
-        if node is not None and _values(node, {}) > MOST_VALUES:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"more than {MOST_VALUES:,} values; write out what the aliases mean"
-            )
-        return node
+    """YAML's safe loader that refuses a repeated field, of which YAML would keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
@@ -97,25 +71,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _values(node: Any, known: dict[int, int]) -> int:
-    """The values of a node with all that its aliases stand for."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    found = known.get(id(node))
-    if found == 0:
-        raise yaml.constructor.ConstructorError(
-            None, None, "an alias stands for what holds it; write it out", node.start_mark
-        )
-    if found is None:
-        known[id(node)] = 0  # under way
-        mapping = isinstance(node, yaml.MappingNode)
-        inner = [part for pair in node.value for part in pair] if mapping else node.value
-        found = known[id(node)] = 1 + sum(_values(part, known) for part in inner)
-    return found
-
-
 def read_fields(text: str, source: str) -> dict[Any, Any]:
-    """The fields of a study file's text; raises `StudyFileError` where it is no such thing."""
+    """The fields of a study file; raises `StudyFileError` where the text is not YAML fields."""
     try:
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -126,9 +83,9 @@ def read_fields(text: str, source: str) -> dict[Any, Any]:
             problem = f"{error.reason}; save it as UTF-8 text"
         raise StudyFileError(source, [f"{where}not valid YAML: {problem}"]) from None
     except RecursionError:
-        raise StudyFileError(source, ["not valid YAML: brackets nested too deep"]) from None
+        raise StudyFileError(source, ["not valid YAML: nested too deeply"]) from None
     except (ValueError, OverflowError) as error:
-        # What looks like a date or a number and is none.
+        # Text that looks like a date or a number and is none.
         why = str(error).splitlines()[0].partition("; use sys")[0]
         raise StudyFileError(source, [f"not valid YAML: {why}; put text in quotes"]) from None
     if not isinstance(data, dict):
@@ -138,10 +95,10 @@ def read_fields(text: str, source: str) -> dict[Any, Any]:
 
 
 def fault(error: Any) -> str:
-    """One pydantic error as one line: field, rule, what was found."""
+    """One pydantic error as one line: the field, the rule, what was found."""
     field = ""
     for part in error["loc"]:
-        if part in TAGS and field.endswith("]"):
+        if part in _TAGS and field.endswith("]"):
             continue
         name = str(part) or "''"
         field += f"[{part}]" if isinstance(part, int) else f".{name}" if field else name
@@ -150,7 +107,7 @@ def fault(error: Any) -> str:
         return f"{field}: {_KINDS[kind]}"
     message = re.sub(r"^Value error, ", "", error["msg"])
     if kind == "value_error":
-        # The rule already names what was found (and the fields, where it spans several).
+        # Rules of our own say what was found, and name the fields where there are several.
         return f"{field}: {message}" if field else message
     if kind in _TYPES:
         example = _EXAMPLES.get(re.sub(r"\[\d+\]", "[]", field))
@@ -166,11 +123,11 @@ def fault(error: Any) -> str:
 
 
 def _shown(found: Any) -> str:
-    """A value as the file has it, as far as a line has room."""
+    """A value as in the file, cut to 60 characters."""
     if found is None or isinstance(found, bool):
         return json.dumps(found)
     try:
         shown = repr(found)
     except ValueError:
-        return "a number of thousands of digits"  # more than Python writes out
+        return "a number of thousands of digits"  # more than Python converts to text
     return shown if len(shown) <= 60 else shown[:57] + "..."

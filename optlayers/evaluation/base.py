@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from optlayers.config.study import CostKind
+from optlayers.config.fields import CostKind
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet, LayerSpace

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from optlayers.config.study import CostKind
+from optlayers.config.fields import CostKind
 from optlayers.inference.loading import Side
 from optlayers.inference.stack import LayerStack
 from optlayers.models.generation import RecurrentCache

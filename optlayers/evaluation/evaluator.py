@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from optlayers.checkpoints.parents import differing_ends, open_parents
 from optlayers.checkpoints.tokenizer import load_tokenizer
+from optlayers.config.fields import CostKind
 from optlayers.config.metrics import to_unit
-from optlayers.config.study import CostKind, StudyDefinition
+from optlayers.config.study import StudyDefinition
 from optlayers.errors import EvaluationError, InputError, ModelError
 from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.evaluation.costs import layer_costs
@@ -65,7 +66,7 @@ class ModelEvaluator(Evaluator):
             )
         # Answers other than right and wrong are never computed in eight bits.
         fp8 = definition.questions.fast_precision == "fp8"
-        self._fast_fp8 = fp8 and limit is None and not definition.real
+        self._fast_fp8 = fp8 and limit is None and not definition.is_real_valued
         if self._fast_fp8:
             self.stack.add_eight_bit()
         self.n_layers = self.stack.n_layers
@@ -80,8 +81,8 @@ class ModelEvaluator(Evaluator):
         subjects = [*self.tasks.subjects, *self.texts.subjects]
         self.order = order_questions(subjects, definition.questions)
         # The log-probabilities of several tasks are on scales of their own.
-        self._one_scale = len(definition.tasks) == 1 and not definition.real
-        if definition.real:
+        self._one_scale = len(definition.tasks) == 1 and not definition.is_real_valued
+        if definition.is_real_valued:
             self._check_number_of_values()
         if limit is None:
             say("building prompts")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optlayers.config.study import TaskSpec
+from optlayers.config.fields import TaskSpec
 from optlayers.errors import EvaluationError
 
 BLOCK = "import sys; sys.modules['optlayers'] = None\n"

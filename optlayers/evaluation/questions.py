@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from optlayers.config.study import Questions
+from optlayers.config.fields import Questions
 
 
 @dataclass(frozen=True)

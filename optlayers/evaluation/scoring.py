@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from optlayers.config.fields import TaskSpec
 from optlayers.config.metrics import LOGPROB
-from optlayers.config.study import TaskSpec
 from optlayers.errors import EvaluationError, TaskError, reason
 
 SCORED = ("multiple_choice", "loglikelihood")

@@ -23,8 +23,9 @@ from lm_eval.models.utils import resolve_max_length
 from lm_eval.tasks import TaskManager
 from numpy.typing import NDArray
 
+from optlayers.config.fields import TaskSpec
 from optlayers.config.metrics import LOGPROB, to_unit
-from optlayers.config.study import StudyDefinition, TaskSpec
+from optlayers.config.study import StudyDefinition
 from optlayers.errors import TaskError, reason
 from optlayers.evaluation.questions import Question, Request, Subject
 from optlayers.evaluation.scoring import TaskScorer

@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 
 import optlayers.models  # noqa: F401 -- registers Llamba with the Auto classes
 from optlayers.checkpoints.parents import Parents
-from optlayers.config.study import StudyDefinition, TaskSpec
+from optlayers.config.fields import TaskSpec
+from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError, ModelError, reason
 from optlayers.evaluation.questions import Request, Subject
 from optlayers.inference.prefix_tree import schedule, walk

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from optlayers.config.metrics import REAL, describe
+from optlayers.config.metrics import REAL_METRICS, describe
 from optlayers.config.study import StudyDefinition
 from optlayers.report.formats import duration, interval, layers_text, p_text, percent, points
 from optlayers.report.section import Cell, Section, table
@@ -46,7 +46,7 @@ def lead(view: StudyView) -> str:
     state = "Finished." if view.phase == "done" else f"In progress, phase {view.phase}."
     metrics = [task.metric for task in view.definition.tasks]
     score = describe(metrics, best.score)
-    if score is None and any(metric in REAL for metric in metrics):
+    if score is None and any(metric in REAL_METRICS for metric in metrics):
         score = f"a score of {percent(best.score)}"
     asked = f"{best.questions:,} questions"
     found = f"{score} on {asked}" if score else f"{percent(best.score)} of {asked} right"

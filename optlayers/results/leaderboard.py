@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optlayers.config.study import Fidelity, StudyDefinition
+from optlayers.config.fields import Fidelity
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import Labels
 from optlayers.results.comparisons import Comparison
 from optlayers.results.heldout import HeldOut

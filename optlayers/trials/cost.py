@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optlayers.config.study import CostKind, StudyDefinition
+from optlayers.config.fields import CostKind
+from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.trials import keys
 

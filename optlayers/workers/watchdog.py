@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from optlayers.config.study import CostKind
+from optlayers.config.fields import CostKind
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.layerset import LayerSet, LayerSpace

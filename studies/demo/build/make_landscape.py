@@ -50,7 +50,7 @@ def _part(job: tuple[str, int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
 def record(study: str, workers: int) -> Landscape:
     """Evaluate every set of the study's budget, and the base, on the search questions."""
     definition = load_study(study)
-    if definition.real or len(definition.donor_names) > 1:
+    if definition.is_real_valued or len(definition.donor_names) > 1:
         raise InputError(f"study {study}: expected one donor and tasks that are right or wrong")
     evaluator = ModelEvaluator(definition, torch.device("cpu"), torch.float32)
     n_full = evaluator.order.n_full

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optlayers.config.study import Questions
+from optlayers.config.fields import Questions
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets
 from optlayers.testing import Landscape

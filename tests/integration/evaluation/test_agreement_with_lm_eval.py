@@ -15,7 +15,7 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from optlayers.config.study import TaskSpec
+from optlayers.config.fields import TaskSpec
 from optlayers.errors import TaskError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.isolated import IsolatedCheckpoint

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optlayers.config.study import Questions
+from optlayers.config.fields import Questions
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.trials.statistics import StratifiedScore
 

@@ -7,7 +7,7 @@ import lm_eval.tasks
 import pytest
 from transformers import AutoTokenizer
 
-from optlayers.config.study import TaskSpec
+from optlayers.config.fields import TaskSpec
 from optlayers.errors import TaskError
 from optlayers.evaluation.tasks import TaskSet
 

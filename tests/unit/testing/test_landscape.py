@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import optlayers.testing
-from optlayers.config.study import Questions
+from optlayers.config.fields import Questions
 from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, all_layer_sets

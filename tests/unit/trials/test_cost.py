@@ -11,8 +11,8 @@ import torch
 import optlayers
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
+from optlayers.config.fields import Explore, Refine, Validate
 from optlayers.config.graft import Graft
-from optlayers.config.study import Explore, Refine, Validate
 from optlayers.evaluation.costs import kv_bytes, layer_costs
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
