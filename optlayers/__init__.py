@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from optlayers.errors import InputError, OptlayersError, RunError
     from optlayers.layerset import LayerSet
 
-# Where each public name lives: imported when it is first asked for, so that the command line and
-# `optlayers.search` stay free of torch.
+# The module of each public name. Imported on first use, so that the command line and
+# `optlayers.search` do not load torch.
 _PUBLIC = {
     "InputError": "errors",
     "LayerSet": "layerset",

@@ -1,11 +1,11 @@
-"""The public Python face: search a study, and load a hybrid, without the command line.
+"""The Python API: search a study and load a hybrid without the command line.
 
     >>> import optlayers
     >>> study = optlayers.load_study("demo")
     >>> [donor.model for donor in study.donor_specs]
     ['demo/donor']
 
-`import optlayers` itself loads nothing heavy: these names come when they are first used.
+`import optlayers` loads nothing heavy: each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from optlayers.workers.heldout import is_done
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search has found so far: the definition, and its Optuna study."""
+    """What a search has found so far; `study` is the Optuna study."""
 
     definition: StudyDefinition
     study: optuna.Study
 
     @property
     def is_done(self) -> bool:
-        """Whether all phases are over."""
+        """Whether all phases of the search are done."""
         return self.report().phase == "done"
 
     @property
     def leaderboard(self) -> list[LeaderboardRow]:
-        """Every evaluated layer set, best first; scores are shares from 0 to 1."""
+        """Every evaluated layer set, best first; scores are fractions from 0 to 1."""
         return self.report().leaderboard
 
     @property
     def best(self) -> LeaderboardRow | None:
-        """The first of the leaderboard."""
+        """The best layer set so far."""
         return self.report().best
 
     def report(self) -> StudyView:
-        """Everything that `optlayers report` shows, of the study as it is now."""
+        """Everything that `optlayers report` shows, as the study is now."""
         return StudyView.of(self.definition, self.study)
 
 
@@ -63,11 +63,12 @@ def search_study(
     max_minutes: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> SearchResult:
-    """Search a study with one worker in this process; the same call again goes on.
+    """Search a study with one worker in this process; call it again to continue.
 
-    study: the name of a shipped study, a file, or a definition. storage: a database URL; workers
-    on other machines and GPUs join there with `optlayers worker`. device, dtype: as the options of
-    `optlayers worker`. Raises `InputError` for what does not fit, `RunError` for what breaks.
+    study: the name of a shipped study, a study file, or a definition. storage: a database URL;
+    workers on other machines and GPUs join there with `optlayers worker`. device, dtype: as the
+    options of `optlayers worker`. say: called with each line of the log. Raises `InputError` for
+    bad input, `RunError` for a failure at run time.
 
         >>> from optlayers.config.fields import Explore, Questions, Refine, Validate
         >>> short = {"questions": Questions(fast=1, full=2),
@@ -77,7 +78,7 @@ def search_study(
         >>> found = optlayers.search_study(demo, device="cpu")
         >>> found.is_done
         True
-        >>> len(found.leaderboard) > 16    # every single layer, and what was bred of them
+        >>> len(found.leaderboard) > 16    # every single layer, and sets of several
         True
         >>> found.report().references["donor"].score
         1.0
@@ -108,41 +109,37 @@ def load_hybrid(
     device: str | None = None,
     dtype: str | None = None,
 ) -> Any:
-    """The hybrid of a layer set as a transformers model; nothing is written.
+    """The hybrid of a layer set as a transformers model in evaluation mode.
 
-    layers: such as `"3,7"`, `[3, 7]`, `""` (the base) or `"all"` (the donor's layers); with several
-    donors `"3@a,7@b"`, `["3@a", "7@b"]` or `"all@b"`. device, dtype: default a GPU in bfloat16
-    where there is one, else the CPU in float32. The model is in evaluation mode, its tokenizer is
-    that of `load_tokenizer`. Raises `InputError` for layers or models that do not fit.
+    layers: `"3,7"`, `[3, 7]`, `""` (the base) or `"all"` (all layers of the donor); with several
+    donors `"3@a,7@b"`, `["3@a", "7@b"]` or `"all@b"`. device, dtype: by default a GPU in bfloat16
+    if there is one, else the CPU in float32. Its tokenizer is that of `load_tokenizer`. Raises
+    `InputError` for layers or models that do not fit.
 
         >>> model = optlayers.load_hybrid("demo", [0, 10, 11, 15], device="cpu")
         >>> type(model).__name__, model.config.donor_layers
         ('HybridForCausalLM', [0, 10, 11, 15])
         >>> tokenizer = optlayers.load_tokenizer("demo")
-        >>> asked = tokenizer("What is the capital of Iceland?", return_tensors="pt")
-        >>> tuple(model(**asked).logits.shape)[-1] == model.config.vocab_size
+        >>> tokens = tokenizer("What is the capital of Iceland?", return_tensors="pt")
+        >>> tuple(model(**tokens).logits.shape)[-1] == model.config.vocab_size
         True
     """
     from optlayers.checkpoints.memory import assemble
-    from optlayers.checkpoints.parents import open_parents
+    from optlayers.checkpoints.parents import open_for
     from optlayers.inference.device import pick_device, pick_dtype
 
     definition = _definition(study)
-    space = definition.graft.space()
     if isinstance(layers, LayerSet):
-        layers = space.text(layers)
+        layers = definition.graft.space().text(layers)
     text = layers if isinstance(layers, str) else ",".join(map(str, layers))
-    # Only the files that hold these layers are fetched, where the models are not here yet.
-    known = None if "all" in text else space.parse(text)
-    parents = open_parents(definition, known)
-    chosen = definition.graft.space(parents.n_layers).parse(text)
+    parents, chosen = open_for(definition, text)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     return assemble(parents, chosen, kind, definition.graft).to(where)
 
 
 def load_tokenizer(study: str | Path | StudyDefinition) -> Any:
-    """The tokenizer that a study's questions are put with: its own, or the donor's.
+    """The tokenizer of a study: the one that it names, or else the donor's.
 
     >>> len(optlayers.load_tokenizer("demo"))
     2048

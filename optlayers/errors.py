@@ -36,7 +36,7 @@ class StudyFileError(InputError):
 
 
 class ModelError(InputError):
-    """A model that cannot be used: missing, gated, of an unknown or unfitting shape."""
+    """A model that cannot be used: missing, gated, unknown, or of a shape that does not fit."""
 
 
 class TaskError(InputError):
@@ -52,7 +52,7 @@ class MissingStudyError(StorageError):
 
 
 class RunError(OptlayersError):
-    """A failure while running (exit code 1)."""
+    """A failure at run time (exit code 1)."""
 
 
 class StorageAwayError(RunError):
@@ -64,12 +64,12 @@ class ExportError(RunError):
 
 
 class EvaluationError(RunError):
-    """An evaluation that broke down: NaN in the logits, out of memory at the smallest batch."""
+    """An evaluation that failed: NaN in the logits, out of memory at the smallest batch."""
 
 
 class Stopped(BaseException):
-    """No error: raised by a signal handler. Return the claims to the queue and leave."""
+    """No error: raised by a signal handler. The worker returns its layer sets and ends."""
 
 
 class TimeUp(Stopped):
-    """No error: raised by a timer. As `Stopped`, but as planned."""
+    """No error: raised by a timer, as planned."""

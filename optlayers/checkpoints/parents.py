@@ -103,6 +103,13 @@ def open_parents(definition: StudyDefinition, layers: LayerSet | None = None) ->
     return parents
 
 
+def open_for(definition: StudyDefinition, layers: str) -> tuple[Parents, LayerSet]:
+    """As `open_parents`, for a layer set given as text; raises `InputError` if it does not fit."""
+    needed = None if "all" in layers else definition.graft.space().parse(layers)
+    parents = open_parents(definition, needed)
+    return parents, definition.graft.space(parents.n_layers).parse(layers)
+
+
 def differing_ends(base: Checkpoint, donor: Checkpoint) -> str | None:
     """How base and donor differ outside their layers, in one line; None: they do not."""
     found = []

@@ -6,19 +6,20 @@ A traceback is printed only with `--debug`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 
 from optlayers import __version__
 from optlayers.cli.exit import INTERRUPTED
-from optlayers.errors import OptlayersError
+from optlayers.errors import OptlayersError, reason
 from optlayers.storage.redact import mask_password, remember_password
 
 STORAGE_ENV = "OPTLAYERS_STORAGE"
@@ -95,6 +96,15 @@ def say(text: str) -> None:
             raise
 
 
+@contextlib.contextmanager
+def not_fatal(what: str) -> Iterator[None]:
+    """Print errors of what is not worth failing for, such as notes for the dashboard."""
+    try:
+        yield
+    except Exception as error:
+        say(f"{what}: {reason(error)}")
+
+
 def program() -> str:
     """The name of this program, for commands that the user copies."""
     return os.environ.get("OPTLAYERS_CALLED_AS") or "optlayers"
@@ -126,9 +136,7 @@ def _exit_code(run: Callable[[], Any]) -> int:
         return error.exit_code
     except Exception as error:
         _show_traceback()
-        text = str(error).strip().splitlines()
-        what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-        say(f"optlayers: {what} (this is a bug; run again with --debug for a traceback)")
+        say(f"optlayers: {reason(error)} (this is a bug; run again with --debug for a traceback)")
         return 1
     if code == INTERRUPTED:  # which click also returns on Ctrl-C
         say("optlayers: interrupted; run the same command again to continue")

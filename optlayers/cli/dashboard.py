@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from optlayers.cli import options as opt
-from optlayers.cli.app import app, say
+from optlayers.cli.app import app, not_fatal, say
 
 UPDATE_SECONDS = 30.0
 
@@ -61,10 +61,8 @@ def write_notes(opened: Any, definition: Any, storage: str) -> None:
     from optlayers.report.dashboard import annotate
     from optlayers.storage.redact import mask_password
 
-    try:
+    with not_fatal("notes for the dashboard were not written"):
         annotate(opened, definition, mask_password(storage))
-    except Exception as error:
-        say(f"notes for the dashboard were not written: {str(error).splitlines()[0]}")
 
 
 def _keep_up_to_date(opened: Any, shown_url: str) -> None:
@@ -72,10 +70,8 @@ def _keep_up_to_date(opened: Any, shown_url: str) -> None:
 
     wait = threading.Event()
     while not wait.wait(UPDATE_SECONDS):
-        try:
+        with not_fatal("notes and figures were not updated"):
             annotate_all(opened, shown_url)
-        except Exception as error:
-            say(f"notes and figures were not updated: {str(error).splitlines()[0]}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -22,7 +22,7 @@ def evaluate(
 
     No database is used: --storage is accepted as by every command, and has no effect.
     """
-    from optlayers.checkpoints.parents import open_parents
+    from optlayers.checkpoints.parents import open_for
     from optlayers.cli.tables import print_json
     from optlayers.config.metrics import describe
     from optlayers.config.study import load_study
@@ -34,8 +34,7 @@ def evaluate(
 
     definition = load_study(study)
     where = pick_device(device)
-    space = definition.graft.space(open_parents(definition).n_layers)
-    chosen = space.parse(layers)
+    _, chosen = open_for(definition, layers)
     evaluator = ModelEvaluator(definition, where, pick_dtype(dtype, where), say, limit)
     say("evaluating")
     subject, document = evaluator.all_questions()
@@ -46,7 +45,7 @@ def evaluate(
     interval = scorer.interval(answers)
     native = describe([task.metric for task in definition.tasks], interval.score)
     result: dict[str, Any] = {
-        "layers": space.labels(chosen),
+        "layers": definition.graft.space().labels(chosen),
         "score": interval.score,
         "ci_low": interval.ci_low,
         "ci_high": interval.ci_high,

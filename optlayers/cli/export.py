@@ -26,7 +26,7 @@ def export(
 
     It records the score of the set, if the database has one.
     """
-    from optlayers.checkpoints.parents import open_parents
+    from optlayers.checkpoints.parents import open_for
     from optlayers.cli.exporter import Exporter
     from optlayers.cli.tables import print_json
     from optlayers.config.study import load_study
@@ -34,16 +34,13 @@ def export(
 
     definition = load_study(study)
     exporter = Exporter(definition, storage, dtype, push, private)
-    # Models that are not here yet are fetched as far as these layers need them.
-    needed = None if "all" in layers else definition.graft.space().parse(layers)
-    parents = open_parents(definition, needed)
-    space = definition.graft.space(parents.n_layers)
-    chosen = space.parse(layers)
+    parents, chosen = open_for(definition, layers)
     if exporter.score(chosen) is None:
         say(f"no score is recorded: {mask_password(storage)} has no evaluation of these layers")
     address = exporter.write(parents, chosen, out)
     exporter.keep_reports([out])
     if json:
-        print_json({"layers": space.labels(chosen), "out": str(out), "pushed": address})
+        labels = definition.graft.space().labels(chosen)
+        print_json({"layers": labels, "out": str(out), "pushed": address})
     else:
         print(out)

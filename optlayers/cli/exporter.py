@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optlayers.cli.app import say
+from optlayers.cli.app import not_fatal, say
 
 if TYPE_CHECKING:
     from optlayers.checkpoints.parents import Parents
@@ -115,9 +115,6 @@ class Exporter:
         """Add the model cards to the study's artifacts; a failure is only printed."""
         from optlayers.report.dashboard import keep_reports
 
-        if not self.rows:
-            return
-        try:
-            keep_reports(self._study, self.storage, folders)
-        except Exception as error:
-            say(f"model cards were not added to the study: {str(error).splitlines()[0]}")
+        if self.rows:
+            with not_fatal("model cards were not added to the study"):
+                keep_reports(self._study, self.storage, folders)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,11 +162,11 @@ class Pool:
         )
         threading.Thread(target=_listen, args=(worker, worker.process), daemon=True).start()
 
-    def watch(self, with_result: Container[int] = ()) -> bool:
+    def watch(self, with_result: Callable[[], Container[int]] = tuple) -> bool:
         """Restart workers that crashed; False once all have finished.
 
-        with_result: the process numbers of workers that have stored a result, whose restarts are
-        counted from zero again.
+        with_result: gives the process numbers of workers that have stored a result; their restarts
+        are counted from zero again.
         """
         now = time.monotonic()
         for number, worker in enumerate(self.workers):
@@ -176,11 +176,11 @@ class Pool:
                 if now >= worker.start_at:
                     self._start(worker)
                 continue
-            if worker.process.pid in with_result:
-                worker.restarts = 0
             code = worker.process.poll()
             if code is None:
                 continue
+            if worker.process.pid in with_result():
+                worker.restarts = 0
             time.sleep(0.05)  # until the last lines have been read
             lines = [line.removeprefix("optlayers: ") for line in worker.lines]
             how = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -132,7 +132,7 @@ def _run(pool: Any, definition: Any, opened: Any) -> None:
         pool.start()
         with LiveView() as view:
             tell_waits(opened._storage, view.note)
-            while pool.watch(_with_result(opened)):
+            while pool.watch(lambda: _with_result(opened)):
                 while pool.notes:
                     view.note(pool.notes.popleft())
                 view.follow(definition, opened, [worker.shown for worker in pool.workers])

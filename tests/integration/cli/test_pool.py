@@ -75,7 +75,7 @@ def test_after_a_result_the_restarts_are_counted_from_zero(
     for _ in range(2 * MAX_RESTARTS):
         wait_for_end(found)
         assert worker.process is not None
-        assert found.watch(with_result={worker.process.pid})
+        assert found.watch(lambda pid=worker.process.pid: {pid})
         assert worker.restarts == 1
         worker.start_at = 0.0
         assert found.watch()
