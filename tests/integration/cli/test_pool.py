@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_after_a_result_the_restarts_are_counted_from_zero(
     for _ in range(2 * MAX_RESTARTS):
         wait_for_end(found)
         assert worker.process is not None
-        assert found.watch(lambda pid=worker.process.pid: {pid})
+        assert found.watch(functools.partial(set, [worker.process.pid]))
         assert worker.restarts == 1
         worker.start_at = 0.0
         assert found.watch()
