@@ -11,6 +11,9 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, not_fatal, say
+from optlayers.errors import RunError
+from optlayers.storage.connect import open_storage, storage_errors
+from optlayers.storage.redact import mask_password
 
 UPDATE_SECONDS = 30.0
 
@@ -31,10 +34,7 @@ def dashboard(
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import run_server
 
-    from optlayers.errors import RunError
     from optlayers.report.dashboard import annotate_all, artifact_folder
-    from optlayers.storage.connect import open_storage, storage_errors
-    from optlayers.storage.redact import mask_password
 
     if not _is_loopback(host):
         say(
@@ -59,7 +59,6 @@ def dashboard(
 def write_notes(opened: Any, definition: Any, storage: str) -> None:
     """Write the notes and figures of a study whose search has ended; a failure is only printed."""
     from optlayers.report.dashboard import annotate
-    from optlayers.storage.redact import mask_password
 
     with not_fatal("notes for the dashboard were not written"):
         annotate(opened, definition, mask_password(storage))

@@ -15,6 +15,10 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app
+from optlayers.config.study import load_study
+from optlayers.errors import OptlayersError
+from optlayers.storage.connect import stored_definition
+from optlayers.storage.redact import mask_password
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 # Memory beside the weights: activations, the logits of a batch, the allocator's slack.
@@ -51,7 +55,6 @@ def doctor(
     no study is created. Exit code 1 if a check fails.
     """
     from optlayers.cli.tables import console, plain_table, print_json
-    from optlayers.config.study import load_study
     from optlayers.inference.device import pick_device
 
     definition = load_study(study)
@@ -144,7 +147,6 @@ def _models(definition: Any, device: Any) -> tuple[dict[str, Result], ModelSizes
     from optlayers.checkpoints.fetch import known_folder
     from optlayers.checkpoints.reader import Checkpoint
     from optlayers.cli.fetch import models_of
-    from optlayers.errors import OptlayersError
 
     found: dict[str, Result] = {}
     sizes = ModelSizes()
@@ -235,10 +237,6 @@ def _disk(sizes: ModelSizes) -> Result:
 def _database(definition: Any, storage: str) -> Result:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
-
-    from optlayers.errors import OptlayersError
-    from optlayers.storage.connect import stored_definition
-    from optlayers.storage.redact import mask_password
 
     shown = mask_password(storage)
     try:

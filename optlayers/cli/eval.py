@@ -6,6 +6,8 @@ from typing import Any
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, say
+from optlayers.config.study import load_study
+from optlayers.errors import EvaluationError
 
 
 @app.command("eval")
@@ -25,8 +27,6 @@ def evaluate(
     from optlayers.checkpoints.parents import open_for
     from optlayers.cli.tables import print_json
     from optlayers.config.metrics import describe
-    from optlayers.config.study import load_study
-    from optlayers.errors import EvaluationError
     from optlayers.evaluation.evaluator import ModelEvaluator
     from optlayers.evaluation.questions import by_subject
     from optlayers.inference.device import pick_device, pick_dtype

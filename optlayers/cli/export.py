@@ -9,6 +9,8 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, say
+from optlayers.config.study import load_study
+from optlayers.storage.redact import mask_password
 
 
 @app.command()
@@ -29,8 +31,6 @@ def export(
     from optlayers.checkpoints.parents import open_for
     from optlayers.cli.exporter import Exporter
     from optlayers.cli.tables import print_json
-    from optlayers.config.study import load_study
-    from optlayers.storage.redact import mask_password
 
     definition = load_study(study)
     exporter = Exporter(definition, storage, dtype, push, private)

@@ -9,6 +9,9 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, say
+from optlayers.config.study import load_study
+from optlayers.errors import InputError
+from optlayers.storage.redact import mask_password
 
 
 @app.command("export-best")
@@ -38,9 +41,6 @@ def export_best(
     from optlayers.checkpoints.writer import check_room
     from optlayers.cli.exporter import Exporter
     from optlayers.cli.tables import print_json
-    from optlayers.config.study import load_study
-    from optlayers.errors import InputError
-    from optlayers.storage.redact import mask_password
 
     definition = load_study(study)
     exporter = Exporter(definition, storage, dtype, push, private)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optlayers.cli.app import not_fatal, say
+from optlayers.config.study import StudyDefinition
+from optlayers.errors import MissingStudyError, OptlayersError
+from optlayers.layerset import LayerSet
+from optlayers.storage.connect import open_study, storage_errors
+from optlayers.trials import keys
 
 if TYPE_CHECKING:
     from optlayers.checkpoints.parents import Parents
     from optlayers.checkpoints.plan import Shelf
-    from optlayers.config.study import StudyDefinition
-    from optlayers.layerset import LayerSet
     from optlayers.results.leaderboard import LeaderboardRow
 
 
@@ -33,9 +36,7 @@ class Exporter:
         private: bool,
     ) -> None:
         from optlayers.checkpoints.push import check_push
-        from optlayers.errors import MissingStudyError
         from optlayers.results.view import StudyView
-        from optlayers.storage.connect import open_study, storage_errors
 
         self.definition, self.storage = definition, storage
         self.dtype, self.private = dtype, private
@@ -51,7 +52,6 @@ class Exporter:
 
     def score(self, layers: LayerSet) -> dict[str, Any] | None:
         """The score of a layer set with interval and answers; None if it was not evaluated."""
-        from optlayers.trials import keys
 
         row = next((row for row in self.rows if row.record.layers == layers), None)
         if row is None:
@@ -83,7 +83,6 @@ class Exporter:
         from optlayers.checkpoints.tokenizer import tokenizer_folder
         from optlayers.checkpoints.writer import export_hybrid
         from optlayers.cli.live import ByteProgress
-        from optlayers.errors import OptlayersError
 
         definition = self.definition
         texts = documents(definition, parents, layers, self.score(layers), self.dtype)

@@ -8,6 +8,7 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, say
+from optlayers.config.study import load_study
 
 
 @app.command()
@@ -33,7 +34,6 @@ def fetch(
     from optlayers.checkpoints.parents import open_parents
     from optlayers.checkpoints.tokenizer import load_tokenizer
     from optlayers.cli.tables import print_json
-    from optlayers.config.study import load_study
     from optlayers.evaluation.tasks import TaskSet
 
     definition = load_study(study)

@@ -14,6 +14,8 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, program, say
+from optlayers.config.study import parse_study
+from optlayers.errors import InputError
 
 _TEMPLATE = """\
 # optlayers search --study {file}
@@ -73,8 +75,6 @@ def init(
 
     Asks for what no option gives. Reads the two configs, and no weights.
     """
-    from optlayers.config.study import parse_study
-    from optlayers.errors import InputError
     from optlayers.evaluation.tasks import check_names
 
     target = out or Path(_ask("--out", None, "Study file to write", "study.yaml"))
@@ -114,7 +114,6 @@ def init(
 
 def _ask(option: str, given: str | None, question: str, default: str | None = None) -> str:
     """The value of an option, or else the answer to a question."""
-    from optlayers.errors import InputError
 
     if given is None:
         if not sys.stdin.isatty():

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optlayers.cli.app import STORAGE_ENV
-from optlayers.errors import InputError
+from optlayers.config.study import StudyDefinition, load_study
+from optlayers.errors import InputError, MissingStudyError, StudyFileError
 from optlayers.storage.connect import DEFAULT_URL as DEFAULT_URL
+from optlayers.storage.connect import DEFINITION, open_storage, open_study, storage_errors
 
 if TYPE_CHECKING:
     import optuna
 
-    from optlayers.config.study import StudyDefinition
     from optlayers.results.view import StudyView
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -124,10 +125,6 @@ def stored_definition(name_or_file: str, storage: str) -> StudyDefinition:
     import optuna
     from pydantic import ValidationError
 
-    from optlayers.config.study import StudyDefinition, load_study
-    from optlayers.errors import MissingStudyError, StudyFileError
-    from optlayers.storage.connect import DEFINITION, open_storage, storage_errors
-
     try:
         return load_study(name_or_file)
     except StudyFileError:
@@ -152,7 +149,6 @@ def stored_study(name_or_file: str, storage: str) -> Iterator[tuple[StudyDefinit
     Raises `InputError` as `stored_definition`, and `StorageError` for all that goes wrong with the
     database while it is open.
     """
-    from optlayers.storage.connect import open_study, storage_errors
 
     definition = stored_definition(name_or_file, storage)
     study = open_study(storage, definition, create=False)

@@ -8,6 +8,8 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app
+from optlayers.errors import InputError
+from optlayers.layerset import Donors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +34,6 @@ def patterns(
     Effects come from a model of all evaluated sets, each with its 95 % interval.
     """
     from optlayers.cli.tables import console, print_json
-    from optlayers.errors import InputError
     from optlayers.search import explain
 
     view = opt.read_study(study, storage)

@@ -11,6 +11,7 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, say
+from optlayers.errors import InputError, RunError
 
 
 class Format(StrEnum):
@@ -49,7 +50,6 @@ def report(
     """Write a report of a study, done or under way: one file."""
     import json as jsonlib
 
-    from optlayers.errors import InputError
     from optlayers.report.cost import read_baselines
     from optlayers.report.document import (
         MARKDOWN_ROWS,
@@ -88,7 +88,6 @@ def report(
 
 def _write(target: Path, text: str) -> None:
     """Write by rename, so that the file is never half-written."""
-    from optlayers.errors import RunError
 
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:

@@ -15,7 +15,12 @@ import typer
 from optlayers.cli import options as opt
 from optlayers.cli.app import STORAGE_ENV, app, program, say
 from optlayers.cli.exit import exit_within
+from optlayers.config.study import load_study
+from optlayers.storage.connect import open_study, storage_errors
+from optlayers.storage.redact import mask_password
+from optlayers.storage.retry import limit_patience, tell_waits
 from optlayers.storage.signals import ending_signals, interrupt
+from optlayers.trials import keys
 
 POLL_SECONDS = 0.5
 # For what is left to do in the database once the workers have stopped.
@@ -60,8 +65,6 @@ def search(
         parse_devices,
         visible_gpus,
     )
-    from optlayers.config.study import load_study
-    from optlayers.storage.connect import open_study, storage_errors
     from optlayers.workers.heldout import is_done
 
     definition = load_study(study).exploring(sampler, pruner)
@@ -119,7 +122,6 @@ def _run(pool: Any, definition: Any, opened: Any) -> None:
     """Run the workers and show the study until all have finished."""
     from optlayers.cli.live import LiveView
     from optlayers.cli.local_workers import STOP_SECONDS
-    from optlayers.storage.retry import tell_waits
 
     def stop(_number: int, _frame: Any) -> None:
         interrupt(KeyboardInterrupt())
@@ -145,8 +147,6 @@ def _run(pool: Any, definition: Any, opened: Any) -> None:
 
 def _requeue(opened: Any) -> None:
     """Queue what killed workers of this machine held; else the next search would do it."""
-    from optlayers.storage.retry import limit_patience
-    from optlayers.trials import keys
     from optlayers.trials.records import space_in
     from optlayers.workers.queue import Claims
 
@@ -160,7 +160,6 @@ def _requeue(opened: Any) -> None:
 def _with_result(opened: Any) -> set[int]:
     """The process numbers of this machine's workers that have stored a result."""
     from optlayers.storage.heartbeat import process_of
-    from optlayers.trials import keys
 
     trials = opened.get_trials(deepcopy=False)
     workers = {t.user_attrs.get(keys.WORKER, "") for t in trials if keys.SCORE in t.user_attrs}
@@ -171,7 +170,6 @@ def _print_results(definition: Any, opened: Any, study: str, storage: str, json:
     """Print the leaderboard, the best of each size, and the commands to go on with."""
     from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, print_rows
     from optlayers.results.view import StudyView
-    from optlayers.storage.redact import mask_password
 
     view = StudyView.of(definition, opened)
     rows = view.leaderboard

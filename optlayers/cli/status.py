@@ -9,6 +9,7 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app
+from optlayers.errors import InputError
 
 POLL_SECONDS = 0.5
 
@@ -27,7 +28,6 @@ def status(
 
     from optlayers.cli.live import LiveView
     from optlayers.cli.tables import print_json, status_lines
-    from optlayers.errors import InputError
 
     if watch and json:
         raise InputError("--watch and --json: a live display is not JSON; give one of them")

@@ -9,6 +9,8 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app
+from optlayers.config.study import load_study, shipped_studies
+from optlayers.errors import InputError
 
 
 @app.command()
@@ -27,8 +29,6 @@ def studies(
     --storage is accepted as by every command, and has no effect.
     """
     from optlayers.cli.tables import print_json
-    from optlayers.config.study import load_study, shipped_studies
-    from optlayers.errors import InputError
 
     if check is not None and study is not None:
         raise InputError("--check and --study each name a study; give one of them")

@@ -9,6 +9,8 @@ import typer
 
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, say
+from optlayers.config.study import load_study
+from optlayers.errors import EvaluationError
 
 PROMPT = "The capital of France is"
 NEW_TOKENS = 20
@@ -44,8 +46,6 @@ def verify(
     from optlayers.checkpoints.hashes import changed_files, runs_changed_code
     from optlayers.checkpoints.info import check_definition, read_info
     from optlayers.cli.tables import print_json
-    from optlayers.config.study import load_study
-    from optlayers.errors import EvaluationError
     from optlayers.evaluation.isolated import IsolatedCheckpoint
     from optlayers.evaluation.verify import RecordedAnswers, compare
     from optlayers.inference.device import pick_device, pick_dtype

@@ -17,7 +17,9 @@ import typer
 from optlayers.cli import options as opt
 from optlayers.cli.app import app, say
 from optlayers.cli.exit import INTERRUPTED, exit_within
+from optlayers.config.study import load_study
 from optlayers.errors import Stopped, TimeUp
+from optlayers.storage.connect import open_study, storage_errors
 from optlayers.storage.signals import ending_signals, interrupt
 
 # From a signal to the end of the process; batch systems kill later.
@@ -66,9 +68,7 @@ def worker(
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
 
     def work() -> bool:
-        from optlayers.config.study import load_study
         from optlayers.search import pruner_for
-        from optlayers.storage.connect import open_study, storage_errors
         from optlayers.storage.heartbeat import process_name
 
         definition = load_study(study).exploring(sampler, pruner)
