@@ -9,7 +9,6 @@ import typer
 from optlayers.cli import options as opt
 from optlayers.cli.app import app
 from optlayers.errors import InputError
-from optlayers.layerset import Donors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
     from optlayers.layerset import LayerSpace
     from optlayers.search import Effect, Explanation
+
+TOGETHER = ("work together", "replace each other")
 
 
 @app.command()
@@ -57,9 +58,6 @@ def patterns(
             out.print(_effects(effects, title, top, meaning, space))
     out.print(_patterns(found, top, space))
     print(f"{name}: from {found.sets} layer sets; effects in points of the score")
-
-
-TOGETHER = ("work together", "replace each other")
 
 
 def _effects(

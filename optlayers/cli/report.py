@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -48,8 +49,6 @@ def report(
     ] = None,
 ) -> None:
     """Write a report of a study, done or under way: one file."""
-    import json as jsonlib
-
     from optlayers.report.cost import read_baselines
     from optlayers.report.document import (
         MARKDOWN_ROWS,
@@ -88,7 +87,6 @@ def report(
 
 def _write(target: Path, text: str) -> None:
     """Write by rename, so that the file is never half-written."""
-
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,9 +42,6 @@ def verify(
     with those that `export` wrote, its answers with those that the study recorded. Exit code 1 if
     something differs; code that was changed is not run.
     """
-    import sys
-    from dataclasses import asdict
-
     from optlayers.checkpoints.hashes import changed_files, runs_changed_code
     from optlayers.checkpoints.info import check_definition, read_info
     from optlayers.cli.tables import print_json
