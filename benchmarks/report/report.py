@@ -25,7 +25,7 @@ from optlayers.search import Goal, Phase, Proposal, search_space
 from optlayers.storage.connect import open_study
 from optlayers.storage.transactions import Change, NewTrial, insert_running, swap_states
 from optlayers.trials import keys
-from optlayers.trials.record import encode_answers
+from optlayers.trials.answers import encode_answers
 from optlayers.trials.statistics import StratifiedScore
 
 ROOT = Path(__file__).resolve().parents[2]

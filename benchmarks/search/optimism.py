@@ -14,10 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.lib.landscapes import recorded
-from optlayers.trials.statistics import (
-    FloatArray,
-    StratifiedScore,
-)
+from optlayers.trials.statistics import FloatArray, StratifiedScore
 
 ROOT = Path(__file__).resolve().parents[2]
 

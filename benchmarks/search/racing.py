@@ -28,7 +28,8 @@ from optuna.trial import TrialState
 from optlayers.layerset import LayerSet
 from optlayers.search import rungs
 from optlayers.search.racing import Race
-from optlayers.trials.record import Record, encode_answers
+from optlayers.trials.answers import encode_answers
+from optlayers.trials.record import Record
 from optlayers.trials.statistics import paired_difference, upper_p
 
 ROOT = Path(__file__).resolve().parents[2]

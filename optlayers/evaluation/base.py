@@ -13,8 +13,8 @@ from optlayers.config.fields import CostKind
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import QuestionOrder
 from optlayers.layerset import LayerSet, LayerSpace
+from optlayers.trials.answers import Answers
 from optlayers.trials.cost import Table, counted
-from optlayers.trials.record import Answers
 
 
 class Judged(NamedTuple):

@@ -28,7 +28,7 @@ from optlayers.inference.prefix_tree import schedule, walk
 from optlayers.inference.stack import LayerStack
 from optlayers.inference.threads import in_lanes
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.trials.record import Answers, as_stored
+from optlayers.trials.answers import Answers, as_stored
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.models.families import embedding_rows
 from optlayers.models.hybrid import HybridConfig
+from optlayers.trials.answers import Answers, as_stored
 from optlayers.trials.cost import Table
-from optlayers.trials.record import Answers, as_stored
 
 # MySQL keeps 64 KB of text in a field.
 MOST_VALUES = 24_000

@@ -13,7 +13,7 @@ from optlayers.config.study import StudyDefinition
 from optlayers.errors import ModelError
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.evaluation.tasks import TaskSet
-from optlayers.trials.record import decode_answers
+from optlayers.trials.answers import decode_answers
 from optlayers.trials.statistics import StratifiedScore
 
 # With another device or dtype near ties flip: at most this share of the answers.

@@ -16,7 +16,7 @@ from optlayers.report import cost, layers, scores, tables
 from optlayers.report.section import Cell, Section
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
-from optlayers.trials.record import encode_answers
+from optlayers.trials.answers import encode_answers
 
 # Rows of the leaderboard in the page, and in Markdown.
 ROWS, MARKDOWN_ROWS = 200, 30

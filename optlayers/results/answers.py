@@ -10,7 +10,8 @@ import numpy as np
 
 from optlayers.layerset import BASE, DONOR, Labels, LayerSpace
 from optlayers.trials import keys
-from optlayers.trials.record import Answers, Record, decode_answers
+from optlayers.trials.answers import Answers, decode_answers
+from optlayers.trials.record import Record
 from optlayers.trials.records import best_by_layers
 from optlayers.trials.statistics import StratifiedScore
 

@@ -9,7 +9,8 @@ from typing import Any
 from optlayers.layerset import BASE
 from optlayers.results.answers import reference_answers, scorer_of
 from optlayers.results.heldout import HeldOut, held_out_of
-from optlayers.trials.record import Answers, Record
+from optlayers.trials.answers import Answers
+from optlayers.trials.record import Record
 from optlayers.trials.records import space_in
 from optlayers.trials.statistics import Z95, paired_difference
 

@@ -34,8 +34,9 @@ from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.rungs import Outcome, Rungs, advance, rungs
 from optlayers.search.sampler import PatternGASampler
+from optlayers.trials.answers import as_stored, decode_answers, encode_answers
 from optlayers.trials.reader import RecordReader
-from optlayers.trials.record import Record, as_stored, decode_answers, encode_answers
+from optlayers.trials.record import Record
 from optlayers.trials.records import (
     best_by_layers,
     read_record,

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from optlayers.trials.record import Answers, Halves, Record
+from optlayers.trials.answers import Answers
+from optlayers.trials.record import Halves, Record
 from optlayers.trials.statistics import FloatArray
 
 LEAST = 24  # sets without which nothing is told of their variance

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from optlayers.errors import InputError
+from optlayers.trials.answers import Answers
 from optlayers.trials.record import Record
 from optlayers.trials.statistics import (
     FloatArray,
     IntArray,
     StratifiedScore,
-    Values,
     paired_difference,
     separate_difference,
     share_variance,
@@ -192,7 +192,7 @@ class Race:
         variance = max(theirs[1] ** 2 + mine[1] ** 2, pooled * (1.0 / m + 1.0 / n))
         return theirs[0] - mine[0], math.sqrt(variance)
 
-    def _answers(self, record: Record, part: slice) -> Values | None:
+    def _answers(self, record: Record, part: slice) -> Answers | None:
         answers = record.answers
         if answers is None or not self.maximise or len(answers) < part.stop:
             return None

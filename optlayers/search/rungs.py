@@ -13,7 +13,8 @@ from functools import cached_property
 
 from optlayers.layerset import LayerSet
 from optlayers.search.proposal import Goal
-from optlayers.trials.record import Answers, Halves, Record, encode_answers
+from optlayers.trials.answers import Answers, encode_answers
+from optlayers.trials.record import Halves, Record
 from optlayers.trials.statistics import FloatArray, IntArray, StratifiedScore
 
 # A race begins with these parts of the fast questions, as long as so many are left.

@@ -23,7 +23,7 @@ from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.base import Evaluator
 from optlayers.layerset import LayerSet
 from optlayers.testing.landscape import Landscape
-from optlayers.trials.record import Answers
+from optlayers.trials.answers import Answers
 
 Fault = Literal["raise", "hang", "nan", "exit"]
 

@@ -21,7 +21,8 @@ from optlayers.search.planner import COHORT, Plan, recent_workers
 from optlayers.search.proposal import Phase
 from optlayers.search.rungs import Outcome, Rungs, advance, by_rung, most_answers
 from optlayers.trials import keys
-from optlayers.trials.record import Answers, Record
+from optlayers.trials.answers import Answers
+from optlayers.trials.record import Record
 
 Evaluated = Callable[[Sequence[LayerSet], int, int, Phase], object]
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
-from optlayers.trials import keys
+from optlayers.trials.answers import Answers, decode_answers
 
 
 class Halves(NamedTuple):
@@ -22,10 +19,6 @@ class Halves(NamedTuple):
 
     right: tuple[float, float]
     logs: tuple[float, float]
-
-
-# Right or wrong, bool; or values in [0, 1], float, where a study has other metrics.
-Answers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -95,42 +88,3 @@ class Record:
         if not self.packed_answers or self.questions is None:
             return None
         return decode_answers(self.packed_answers, self.questions)
-
-
-# Before values that are not 0 or 1; base64 itself has no colon.
-_REAL = "u16:"
-_STEPS = 65535
-
-
-def as_stored(values: Answers) -> Answers:
-    """Values in [0, 1] as `encode_answers` keeps them, in 65,536 steps; bool as it is."""
-    if values.dtype == np.bool_:
-        return values
-    return np.asarray(np.rint(np.clip(values, 0.0, 1.0) * _STEPS) / _STEPS)
-
-
-def encode_answers(answers: Answers) -> str:
-    """Answers [n] as base64 text: right or wrong, bool, as bits (8 questions a byte, padded).
-
-    Values in [0, 1], float, take two bytes each.
-    """
-    if answers.dtype == np.bool_:
-        return base64.b64encode(np.packbits(answers).tobytes()).decode("ascii")
-    steps = np.rint(np.clip(answers, 0.0, 1.0) * _STEPS).astype("<u2")
-    return _REAL + base64.b64encode(steps.tobytes()).decode("ascii")
-
-
-def decode_answers(text: str, questions: int) -> Answers:
-    """The inverse of `encode_answers`: bool [questions], or float in [0, 1].
-
-    Raises `ValueError` where the text holds fewer than `questions` answers.
-    """
-    if text.startswith(_REAL):
-        steps = np.frombuffer(base64.b64decode(text[len(_REAL) :], validate=True), dtype="<u2")
-        if steps.size < questions:
-            raise ValueError(f"{keys.ANSWERS}: {steps.size} values for {questions} questions")
-        return np.asarray(steps[:questions] / _STEPS)
-    packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
-    if packed.size * 8 < questions:
-        raise ValueError(f"{keys.ANSWERS}: {packed.size * 8} bits for {questions} questions")
-    return np.unpackbits(packed, count=questions).astype(np.bool_)

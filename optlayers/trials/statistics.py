@@ -1,19 +1,17 @@
-"""Scores of answers: stratified means, intervals, differences, shrinkage.
-
-Answers are right or wrong, bool [n]; or values in [0, 1], float [n], of metrics that are neither.
-"""
+"""Scores of answers: stratified means, intervals, differences, shrinkage."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from optlayers.trials.answers import Answers
+
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.floating]
-Answers = npt.NDArray[Any]
 
 # 97.5 % point of the standard normal distribution.
 Z95 = 1.959963984540054

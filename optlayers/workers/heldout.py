@@ -21,8 +21,9 @@ from optlayers.evaluation.base import Evaluator
 from optlayers.layerset import BASE, LayerSet
 from optlayers.search import Phase, phase_of
 from optlayers.trials import keys
+from optlayers.trials.answers import encode_answers
 from optlayers.trials.cost import is_known
-from optlayers.trials.record import Record, encode_answers
+from optlayers.trials.record import Record
 from optlayers.trials.records import (
     held_out_key,
     held_out_targets,

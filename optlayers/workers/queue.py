@@ -22,7 +22,8 @@ from optlayers.search import Outcome, Proposal, search_space
 from optlayers.storage.heartbeat import Heart, is_gone, process_name
 from optlayers.storage.transactions import ACTIVE, Change, NewTrial, insert_running, swap_states
 from optlayers.trials import keys
-from optlayers.trials.record import Answers, Record
+from optlayers.trials.answers import Answers
+from optlayers.trials.record import Record
 from optlayers.trials.records import read_record
 
 MAX_RETRIES = 3

@@ -12,8 +12,8 @@ from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.storage.heartbeat import Heart
 from optlayers.storage.signals import raise_interrupt
+from optlayers.trials.answers import Answers
 from optlayers.trials.cost import Table
-from optlayers.trials.record import Answers
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet
 from optlayers.report.document import as_data, markdown, sections
 from optlayers.report.page import page
-from optlayers.trials.record import decode_answers
+from optlayers.trials.answers import decode_answers
 from tests.helpers.paths import DEMO_TASKS
 from tests.helpers.tiny import tiny_llama, train_tiny_tokenizer
 

@@ -20,7 +20,7 @@ from optlayers.cli.doctor import _python
 from optlayers.config.study import load_study
 from optlayers.errors import ModelError
 from optlayers.layerset import LayerSet
-from optlayers.trials.record import encode_answers
+from optlayers.trials.answers import encode_answers
 from optlayers.trials.statistics import StratifiedScore
 from tests.helpers.commands import Commands, Done
 from tests.helpers.hub import Hub

@@ -24,7 +24,7 @@ from optlayers.evaluation.tasks import TaskSet
 from optlayers.evaluation.verify import RecordedAnswers, compare
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
-from optlayers.trials.record import decode_answers, encode_answers
+from optlayers.trials.answers import decode_answers, encode_answers
 from optlayers.trials.statistics import StratifiedScore
 from tests.helpers.paths import DEMO_TASKS
 from tests.helpers.tiny import export, parents_in

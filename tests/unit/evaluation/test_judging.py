@@ -15,7 +15,7 @@ from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet
 from optlayers.storage.connect import open_study
 from optlayers.trials import keys
-from optlayers.trials.record import decode_answers
+from optlayers.trials.answers import decode_answers
 from optlayers.workers.worker import Worker
 
 

@@ -19,7 +19,7 @@ from optlayers.evaluation.questions import by_subject
 from optlayers.layerset import LayerSet
 from optlayers.results.view import StudyView
 from optlayers.storage.connect import open_study
-from optlayers.trials.record import decode_answers, encode_answers
+from optlayers.trials.answers import decode_answers, encode_answers
 from optlayers.workers.worker import Worker
 from tests.helpers.paths import DEMO_TASKS
 from tests.helpers.tiny import export

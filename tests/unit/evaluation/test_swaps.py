@@ -14,7 +14,7 @@ from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet
-from optlayers.trials.record import encode_answers
+from optlayers.trials.answers import encode_answers
 from tests.helpers.paths import DEMO_TASKS
 from tests.helpers.tiny import STUDY, tiny_llama
 

@@ -13,7 +13,8 @@ from optlayers.layerset import LayerSet
 from optlayers.results.comparisons import compare
 from optlayers.results.view import StudyView
 from optlayers.trials import keys
-from optlayers.trials.record import Record, encode_answers
+from optlayers.trials.answers import encode_answers
+from optlayers.trials.record import Record
 from tests.helpers.replay import definition, study_in, worker_in
 
 N = 400

@@ -18,10 +18,10 @@ from optlayers.search import RacingPruner, rungs
 from optlayers.trials import keys
 from optlayers.trials.record import Record
 
-BoolArray = npt.NDArray[np.bool_]
+Answers = npt.NDArray[np.bool_]
 
 
-def contender(number: int, answers: BoolArray, steps: list[int] | None = None) -> Record:
+def contender(number: int, answers: Answers, steps: list[int] | None = None) -> Record:
     return record(number, answers, steps or [len(answers)])
 
 

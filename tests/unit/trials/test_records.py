@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import search_space
 from optlayers.trials import keys
+from optlayers.trials.answers import decode_answers, encode_answers
 from optlayers.trials.reader import RecordReader
-from optlayers.trials.record import Record, decode_answers, encode_answers
+from optlayers.trials.record import Record
 from optlayers.trials.records import best_by_layers, given_up, read_record, read_records
 
 
