@@ -23,7 +23,7 @@ from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import Goal, Phase, Proposal, search_space
 from optlayers.storage.connect import open_study
-from optlayers.storage.transactions import Change, NewTrial, insert_running, swap_states
+from optlayers.storage.store import Change, NewTrial, store_of
 from optlayers.trials import keys
 from optlayers.trials.answers import encode_answers
 from optlayers.trials.statistics import StratifiedScore
@@ -72,11 +72,9 @@ def make(url: str, trials: int) -> float:
             seen.add(layers.indices)
             full = rng.random() < 0.1
             proposal = Proposal(layers, Phase.explore, Goal.race, generation)
-            wanted.append(NewTrial(layers.to_params(LAYERS), proposal.user_attrs()))
+            wanted.append(NewTrial(layers.to_params(LAYERS), space, proposal.user_attrs()))
             goals.append((layers, order.n_full if full else order.n_fast))
-        made = insert_running(
-            study._storage, study._study_id, wanted, space, lambda mine, other: False
-        )
+        made = store_of(study).insert_running(wanted, unique=keys.LAYERS)
         changes = []
         for found, (layers, count) in zip(made, goals, strict=True):
             assert found is not None
@@ -87,7 +85,7 @@ def make(url: str, trials: int) -> float:
             full = count == order.n_full
             changes.append(
                 Change(
-                    found[0],
+                    found,
                     TrialState.RUNNING,
                     TrialState.COMPLETE if full else TrialState.PRUNED,
                     {
@@ -103,7 +101,7 @@ def make(url: str, trials: int) -> float:
                     {order.n_fast: first, count: interval.score},
                 )
             )
-        swap_states(study._storage, study._study_id, changes, space)
+        store_of(study).swap_states(changes)
     return time.perf_counter() - began
 
 

@@ -40,8 +40,8 @@ from optlayers.search import LayerSpace, RacingPruner, search_space
 from optlayers.search.logprobs import note_rung
 from optlayers.search.rungs import Outcome
 from optlayers.storage.connect import open_study
-from optlayers.storage.retry import Patience
-from optlayers.storage.transactions import NewTrial, insert_running
+from optlayers.storage.retry import RetryPolicy
+from optlayers.storage.store import NewTrial, store_of
 from optlayers.trials import keys
 from optlayers.trials.record import Halves, Record
 from optlayers.workers.queue import Claim
@@ -109,10 +109,10 @@ class Clock:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Count while this lasts."""
-        real = Patience.call
+        real = RetryPolicy.call
         clock = self
 
-        def timed(self: Patience, function: Callable[[], Any]) -> Any:
+        def timed(self: RetryPolicy, function: Callable[[], Any]) -> Any:
             clock.depth += 1
             began, cpu = time.perf_counter(), time.process_time()
             try:
@@ -123,11 +123,11 @@ class Clock:
                     clock.seconds += time.perf_counter() - began
                     clock.cpu += time.process_time() - cpu
 
-        Patience.call = timed  # type: ignore[method-assign]
+        RetryPolicy.call = timed  # type: ignore[method-assign]
         try:
             yield
         finally:
-            Patience.call = real  # type: ignore[method-assign]
+            RetryPolicy.call = real  # type: ignore[method-assign]
 
 
 def worker_at(url: str, cohort: int, evaluator: Instant) -> Worker:
@@ -168,6 +168,7 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
         wanted = [
             NewTrial(
                 s.to_params(N_LAYERS),
+                search_space(LayerSpace(N_LAYERS)),
                 {
                     keys.LAYERS: str(s),
                     keys.PHASE: "explore",
@@ -179,20 +180,14 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
             )
             for s in sets
         ]
-        made = insert_running(
-            study._storage,
-            study._study_id,
-            wanted,
-            search_space(LayerSpace(N_LAYERS)),
-            lambda a, b: False,
-        )
+        made = store_of(study).insert_running(wanted, unique=keys.LAYERS)
         cohort = []
         for number, (layers, found) in enumerate(zip(sets, made, strict=True)):
             assert found is not None
             full = number % 10 == 0
             n = QUESTIONS if full else evaluator.order.n_fast
             answers = evaluator.row(layers)[:n]
-            record = Record(found[1], TrialState.RUNNING, layers)
+            record = Record(found, TrialState.RUNNING, layers)
             halves: dict[int, Halves] = {}
             begin = 0
             for rung in [step for step in worker.rungs.steps if step <= n]:
@@ -201,7 +196,7 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
                     halves = note_rung(halves, answers[:rung], begin, logs, weights)
                     begin = rung
                 record = worker.rungs.at(record, answers[:rung], 0, halves)
-            cohort.append((Claim(found[0], record), Outcome.COMPLETE if full else Outcome.PAUSE))
+            cohort.append((Claim(record), Outcome.COMPLETE if full else Outcome.PAUSE))
         worker.claims.commit(cohort)
 
 

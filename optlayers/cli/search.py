@@ -18,8 +18,8 @@ from optlayers.cli.exit import exit_within
 from optlayers.config.study import load_study
 from optlayers.storage.connect import open_study, storage_errors
 from optlayers.storage.redact import mask_password
-from optlayers.storage.retry import limit_patience, tell_waits
 from optlayers.storage.signals import ending_signals, interrupt
+from optlayers.storage.store import store_of
 from optlayers.trials import keys
 
 POLL_SECONDS = 0.5
@@ -133,14 +133,14 @@ def _run(pool: Any, definition: Any, opened: Any) -> None:
     try:
         pool.start()
         with LiveView() as view:
-            tell_waits(opened._storage, view.note)
+            store_of(opened).retry.say = view.note
             while pool.watch(lambda: _with_result(opened)):
                 while pool.notes:
                     view.note(pool.notes.popleft())
                 view.follow(definition, opened, [worker.shown for worker in pool.workers])
                 time.sleep(POLL_SECONDS)
     finally:
-        tell_waits(opened._storage, say)
+        store_of(opened).retry.say = say
         pool.stop()
         _requeue(opened)
 
@@ -150,7 +150,7 @@ def _requeue(opened: Any) -> None:
     from optlayers.trials.records import space_in
     from optlayers.workers.queue import Claims
 
-    limit_patience(opened._storage, LEAVE_SECONDS)
+    store_of(opened).retry.seconds = LEAVE_SECONDS
     with contextlib.suppress(Exception):
         attrs = opened.user_attrs
         claims = Claims(opened, attrs[keys.N_LAYERS], "", space_in(attrs).donors)

@@ -13,7 +13,6 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -26,7 +25,8 @@ from optlayers.report.images import titled
 from optlayers.report.notes import MARK, study_note, trial_note
 from optlayers.results.view import StudyView
 from optlayers.storage.connect import DEFAULT_URL, DEFINITION
-from optlayers.storage.transactions import put_study_attrs
+from optlayers.storage.dashboard import has_note, save_figures, save_trial_notes
+from optlayers.storage.store import store_of
 from optlayers.trials.record import Record
 
 # The dashboard looks at every note for every trial: more of them would make it slow.
@@ -48,13 +48,14 @@ def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -
     """
     view = StudyView.of(definition, study)
     records = [record for record in view.records if record.state.is_finished()]
-    attrs = study._storage.get_study_system_attrs(study._study_id)
+    store = store_of(study)
+    attrs = store.attrs()
     if attrs.get(SHOWN) == [LOOK, len(records)] or not records:
         return 0
     _write_study_note(study, view, shown_url, attrs)
     written = _write_trial_notes(study, view, records, attrs)
-    _write_figures(study, view, attrs)
-    put_study_attrs(study._storage, study._study_id, {SHOWN: [LOOK, len(records)]})
+    _write_figures(study, view)
+    store.put_attrs({SHOWN: [LOOK, len(records)]})
     return written
 
 
@@ -70,61 +71,34 @@ def _write_study_note(
         save_note(study, text)
 
 
-class _Collector:
-    """Stands in for a storage and keeps what the dashboard's functions write, to write it at once.
-
-    They set one attribute after the other, each a commit; a study has thousands.
-    """
-
-    def __init__(self, present: dict[str, Any]) -> None:
-        self.present = present
-        self.attrs: dict[str, Any] = {}
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.attrs[key] = value
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.present
-
-
 def _write_trial_notes(
     study: optuna.Study, view: StudyView, records: list[Record], attrs: dict[str, Any]
 ) -> int:
     """Notes of the trials that have none, the best first, in one commit."""
-    from optuna_dashboard import save_note
-    from optuna_dashboard._note import note_ver_key
-
-    ids = {t.number: t._trial_id for t in study.get_trials(deepcopy=False)}
     chosen = sorted(records, key=lambda r: (not r.is_full, -(r.score or 0.0)))[:MOST_NOTES]
-    # Trials with a note are left out, so that there is nothing for the others to look at.
-    collector = _Collector({})
-    written = 0
-    for record in chosen:
-        if note_ver_key(ids[record.number]) in attrs:
-            continue
-        trial: Any = SimpleNamespace(storage=collector, study=study, _trial_id=ids[record.number])
-        save_note(trial, trial_note(view, record))
-        written += 1
-    put_study_attrs(study._storage, study._study_id, collector.attrs)
-    return written
+    store = store_of(study)
+    notes = {
+        record.number: trial_note(view, record)
+        for record in chosen
+        if not has_note(store, attrs, record.number)
+    }
+    save_trial_notes(study, notes)
+    return len(notes)
 
 
-def _write_figures(study: optuna.Study, view: StudyView, attrs: dict[str, Any]) -> None:
+def _write_figures(study: optuna.Study, view: StudyView) -> None:
     """All figures, in one commit."""
     import plotly.graph_objects as go
-    from optuna_dashboard import save_plotly_graph_object
 
-    collector = _Collector({k: v for k, v in attrs.items() if "plot_data" in k})
-    target: Any = SimpleNamespace(_storage=collector, _study_id=study._study_id)
+    drawn = {}
     for figure in figures(sections(view)):
         plot = titled(figure, columns=2)
         plot["layout"]["height"] = PANEL_HEIGHT
         if figure.height > 2 * PANEL_HEIGHT:
             # A name for every row would be one over the other.
             plot["layout"]["yaxis"] = {**plot["layout"]["yaxis"], "tickmode": "auto"}
-        drawn = go.Figure(plot, skip_invalid=True)
-        save_plotly_graph_object(target, drawn, graph_object_id=f"optlayers-{figure.name}")
-    put_study_attrs(study._storage, study._study_id, collector.attrs)
+        drawn[f"optlayers-{figure.name}"] = go.Figure(plot, skip_invalid=True)
+    save_figures(study, drawn)
 
 
 def annotate_all(storage: Any, shown_url: str) -> int:
@@ -181,9 +155,7 @@ def keep_reports(study: optuna.Study, url: str, exports: Iterable[Path]) -> int:
                 upload_artifact(artifact_store=store, file_path=str(copy), study_or_trial=study)
                 if before is not None:
                     # As the dashboard removes one.
-                    study._storage.set_study_system_attr(
-                        study._study_id, f"artifacts:{before}", json.dumps(None)
-                    )
+                    store_of(study).put_attrs({f"artifacts:{before}": json.dumps(None)})
                     (folder / before).unlink(missing_ok=True)
                 kept += 1
     return kept
@@ -191,6 +163,6 @@ def keep_reports(study: optuna.Study, url: str, exports: Iterable[Path]) -> int:
 
 def _kept(study: optuna.Study) -> dict[str, str]:
     """The artifacts of a study by file name. Optuna's own list of them ends at a removed one."""
-    attrs = study._storage.get_study_system_attrs(study._study_id)
+    attrs = store_of(study).attrs()
     found = [json.loads(text) for key, text in attrs.items() if key.startswith("artifacts:")]
     return {meta["filename"]: meta["artifact_id"] for meta in found if meta is not None}

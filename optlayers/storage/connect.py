@@ -1,14 +1,13 @@
-"""Storage: a database URL becomes an Optuna storage, and a study in it.
+"""Opening a database as an Optuna storage, and a study in it.
 
-SQLite gets write-ahead logging, so that readers and writers do not wait for each other; PostgreSQL,
-MySQL and MariaDB get time limits, so that a host that vanished is noticed. All wait while the
-database is away. A study is tied to its definition: one of another definition is refused.
+SQLite gets write-ahead logging, so that readers and writers do not wait for each other;
+PostgreSQL, MySQL and MariaDB get time limits, so that a host that vanished is noticed. All calls
+wait while the database is away. A study keeps its definition: another one is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import random
@@ -22,52 +21,47 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
 from pydantic import ValidationError
 from sqlalchemy import create_engine, event, inspect
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning, SQLAlchemyError
 
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import MissingStudyError, StorageError
-from optlayers.storage.read import QuickStorage
+from optlayers.storage import sqlite, tables
 from optlayers.storage.redact import mask_password, remember_password
-from optlayers.storage.retry import Patience, PatientStorage, one_line
-from optlayers.storage.sqlite import (
-    BUSY_SECONDS,
-    check_file,
-    has_table,
-    prepare_file,
-    set_pragmas,
-)
+from optlayers.storage.retry import RetryingStorage, RetryPolicy, one_line
 
 DEFAULT_URL = "sqlite:///optuna.db"
+POSTGRES_URL = "postgresql+psycopg://user@host/database"
 CONNECT_SECONDS = 10
-# Longer than any statement of ours: a connection that is silent for so long leads nowhere.
+# Longer than any of our statements: a connection that is silent for so long is broken.
 SILENCE_SECONDS = 120
 CREATE_TRIES = 20
 
 DEFINITION = "definition"
 FINGERPRINT = "fingerprint"
 
+_DRIVERS = {
+    "postgresql": "write postgresql+psycopg://, and install optlayers[postgres]",
+    "mysql": "write mysql+pymysql://, and install optlayers[mysql]",
+    "mariadb": "write mysql+pymysql://, and install optlayers[mysql]",
+}
 
-def quiet_optuna() -> None:
-    """Keep Optuna's log lines and the warnings of what is used on purpose off the screen."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)
-    warnings.filterwarnings("ignore", message=".*Heartbeat of storage is supposed.*")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+# What databases say where another process has just created a table or its first row.
+_ALREADY_MADE = ("already exists", "duplicate key", "duplicate entry", "unique constraint")
 
 
 @contextlib.contextmanager
 def storage_errors(url: str) -> Iterator[None]:
     """Turn the many errors of drivers into one line that names the database."""
-    shown = mask_password(url)
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
         raise StorageError(
-            f"storage {shown}: {one_line(error)}; check that the database is up and "
+            f"storage {mask_password(url)}: {one_line(error)}; check that the database is up and "
             "the URL is right"
         ) from None
 
@@ -80,78 +74,87 @@ def open_storage(
 ) -> BaseStorage:
     """The Optuna storage of a database URL, such as `sqlite:///optuna.db`.
 
-    Its calls wait for up to `PATIENCE_SECONDS` while the database is away; `say` is told so. With
-    `wait` opening it waits too; without `create` no table is made. Raises `StorageError` for a URL
-    that is none, a missing driver, a database that cannot be reached, or one of another schema;
-    `MissingStudyError` where there would be tables to make.
+    Its calls wait for up to `RETRY_SECONDS` while the database is away, and `say` is called. With
+    `wait` opening it waits too; without `create` no table is made. Raises `StorageError` for a bad
+    URL, a missing driver, a database that cannot be reached, or one of another schema, and
+    `MissingStudyError` where there are no tables and `create` is False.
     """
-    quiet_optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
     remember_password(url)
     shown = mask_password(url)
-    patience = Patience(shown, say=say)
+    policy = RetryPolicy(shown, say)
+    parts = _parse(url, shown)
+    is_sqlite = parts.get_backend_name() == "sqlite"
+    with storage_errors(url):
+        try:
+            options = _engine_options(parts)
+            if is_sqlite:
+                sqlite.check_file(url)
+            if not create and not _has_studies(url, options):
+                raise MissingStudyError(f"storage {shown}: it holds no studies; name another")
+            if is_sqlite:
+                sqlite.prepare_file(url)
+            kind = _storage_class(say)
+            if wait:
+                storage = policy.call(lambda: _open_tables(kind, url, options))
+            else:
+                storage = _open_tables(kind, url, options)
+        except ImportError as error:
+            raise _no_driver(shown, error) from None
+        except (RuntimeError, SAWarning) as error:
+            # From Optuna, about its tables, or from SQLAlchemy, about what follows the `?`.
+            why = str(error).splitlines()[0].partition(" (Background")[0].rstrip(".")
+            fix = "" if "upgrade" in why else "; fix it"
+            raise StorageError(f"storage {shown}: {why}{fix}") from None
+        if is_sqlite:
+            event.listen(storage.engine, "connect", sqlite.set_pragmas)
+            storage.engine.dispose()  # the connections so far have no pragmas
+    return RetryingStorage(storage, policy, is_fast=kind is not RDBStorage)
+
+
+def _parse(url: str, shown: str) -> URL:
+    """The parts of a database URL; raises `StorageError` where it is none."""
+    if url.startswith("grpc"):
+        raise StorageError(
+            f"storage {shown}: the gRPC proxy was removed; workers on several machines share a "
+            f"PostgreSQL database: {POSTGRES_URL}"
+        )
     try:
-        backend = make_url(url).get_backend_name()
-        make_url(url).get_dialect()
+        parts = make_url(url)
+        parts.get_dialect()
     except NoSuchModuleError as error:
-        raise StorageError(f"storage {shown}: {error}; mend the part before ://") from None
+        raise StorageError(f"storage {shown}: {error}; fix the part before ://") from None
     except (ArgumentError, ValueError):
         signs = "; in a password write @ : / % # as %40 %3A %2F %25 %23" if shown != url else ""
         raise StorageError(
             f"storage {shown}: not a database URL; write for example {DEFAULT_URL} or "
-            f"postgresql+psycopg://user@host/database{signs}"
+            f"{POSTGRES_URL}{signs}"
         ) from None
     except ImportError as error:
         raise _no_driver(shown, error) from None
-    if "@" in (make_url(url).host or ""):
-        # Its driver would look for that host, and name a part of the password.
+    if "@" in (parts.host or ""):
+        # The driver would look for that host, and show a part of the password.
         raise StorageError(
             f"storage {shown}: there is more than one at sign before the host; write one that "
             "belongs to the password as %40"
         )
-    with storage_errors(url):
-        try:
-            options = _engine_options(url)
-            if backend == "sqlite":
-                check_file(url)
-            if not create and not _has_studies(url, options):
-                raise MissingStudyError(f"storage {shown}: it holds no studies; name another")
-            if backend == "sqlite":
-                prepare_file(url)
-            opening = functools.partial(_open_tables, url, options)
-            storage = patience.call(opening) if wait else opening()
-        except (ModuleNotFoundError, ImportError) as error:
-            raise _no_driver(shown, error) from None
-        except (RuntimeError, SAWarning) as error:
-            # Of Optuna, about its tables, or of SQLAlchemy, about what stands behind the `?`.
-            why = str(error).splitlines()[0].partition(" (Background")[0].rstrip(".")
-            mend = "" if "upgrade" in why else "; mend it"
-            raise StorageError(f"storage {shown}: {why}{mend}") from None
-        if backend == "sqlite":
-            event.listen(storage.engine, "connect", set_pragmas)
-            storage.engine.dispose()  # the connections so far know no pragmas
-    return PatientStorage(storage, patience)
-
-
-_DRIVERS = {
-    "postgresql": "write postgresql+psycopg://, and install optlayers[postgres]",
-    "mysql": "write mysql+pymysql://, and install optlayers[mysql]",
-    "mariadb": "write mysql+pymysql://, and install optlayers[mysql]",
-}
+    return parts
 
 
 def _no_driver(shown: str, error: Exception) -> StorageError:
     backend = shown.partition(":")[0].partition("+")[0]
-    mend = _DRIVERS.get(backend, "use SQLite, PostgreSQL, MySQL or MariaDB")
+    fix = _DRIVERS.get(backend, "use SQLite, PostgreSQL, MySQL or MariaDB")
     why = str(error).splitlines()[0].rstrip(".")
-    return StorageError(f"storage {shown}: its driver is missing ({why}); {mend}")
+    return StorageError(f"storage {shown}: its driver is missing ({why}); {fix}")
 
 
-def _engine_options(url: str) -> dict[str, Any]:
+def _engine_options(parts: URL) -> dict[str, Any]:
     """Options of SQLAlchemy's engine for that database."""
-    parts = make_url(url)
     backend, driver = parts.get_backend_name(), parts.get_driver_name()
     if backend == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
+        return {"connect_args": {"timeout": sqlite.BUSY_SECONDS}}
     options: dict[str, Any] = {"pool_pre_ping": True}
     if driver in ("psycopg", "psycopg2"):
         options["connect_args"] = {
@@ -168,26 +171,38 @@ def _engine_options(url: str) -> dict[str, Any]:
             "write_timeout": SILENCE_SECONDS,
         }
     if backend in ("mysql", "mariadb"):
-        # As PostgreSQL does it; the default locks gaps between rows, and so ends in deadlocks.
+        # As in PostgreSQL; the default locks gaps between rows, which leads to deadlocks.
         options["isolation_level"] = "READ COMMITTED"
     return options
 
 
-def _open_tables(url: str, options: dict[str, Any]) -> QuickStorage:
-    """Optuna's storage of that URL, whose tables several processes may be making at once.
+def _storage_class(say: Callable[[str], None]) -> type[RDBStorage]:
+    """The class that reads Optuna's tables itself where they are as expected, or Optuna's own."""
+    found = tables.difference()
+    if found:
+        say(
+            f"Optuna {optuna.__version__} is not as expected ({found}): its public calls are used, "
+            "which are slower; install a version that optlayers names"
+        )
+        return RDBStorage
+    from optlayers.storage.read import FastRDBStorage
 
-    Whoever comes second fails where the first is just making a table; it looks again.
+    return FastRDBStorage
+
+
+def _open_tables(kind: type[RDBStorage], url: str, options: dict[str, Any]) -> RDBStorage:
+    """Optuna's storage of that URL, whose tables several processes may create at once.
+
+    The second process fails while the first creates a table, and tries again.
     """
     for attempt in range(1, CREATE_TRIES + 1):
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Query string argument", SAWarning)
-                return QuickStorage(url, engine_kwargs=options)
+                return kind(url, engine_kwargs=options)
         except (StorageInternalError, SQLAlchemyError) as error:
             text = f"{error} {error.__cause__}".lower()
-            racing = any(
-                w in text for w in ("already exists", "duplicate key", "unique constraint")
-            )
+            racing = any(words in text for words in _ALREADY_MADE)
             if attempt == CREATE_TRIES or not racing:
                 raise
             time.sleep(0.02 * attempt * (0.5 + random.random()))
@@ -196,8 +211,8 @@ def _open_tables(url: str, options: dict[str, Any]) -> QuickStorage:
 
 def _has_studies(url: str, options: dict[str, Any]) -> bool:
     """Whether the database has Optuna's tables; nothing is written to it."""
-    if make_url(url).get_backend_name() == "sqlite":
-        return has_table(url, "studies")
+    if url.startswith("sqlite"):
+        return sqlite.has_table(url, "studies")
     engine = create_engine(url, **options)
     try:
         return bool(inspect(engine).has_table("studies"))
@@ -216,9 +231,9 @@ def open_study(
 ) -> optuna.Study:
     """The study of that definition in the database.
 
-    Raises `StorageError` where it is missing (and `create` is false), or was made from another
-    definition; a change of the budget alone (explore, validate, refine) is taken over. `say` and
-    `wait` as for `open_storage`.
+    A change of the budget alone (explore, validate, refine) is stored. Raises
+    `MissingStudyError` where it is missing and `create` is False, and `StorageError` where it was
+    made from another definition. `say` and `wait` as for `open_storage`.
     """
     try:
         storage = open_storage(url, say, wait, create)
@@ -234,15 +249,13 @@ def open_study(
             except KeyError:
                 if not create or attempt:
                     raise _not_there(url, definition.name) from None
-                # Two workers may create it at once: the second loads what the first made.
+                # Of two workers that create it at once, the second loads it.
                 with contextlib.suppress(DuplicatedStudyError):
-                    storage.create_new_study(
-                        [optuna.study.StudyDirection.MAXIMIZE], definition.name
-                    )
+                    storage.create_new_study([StudyDirection.MAXIMIZE], definition.name)
         attrs = study.user_attrs
         found = attrs.get(FINGERPRINT)
         if found is None and _is_foreign(study):
-            # Unless another process signed it between the two looks.
+            # Unless another process has just stored the fingerprint.
             attrs = study.user_attrs
             found = attrs.get(FINGERPRINT)
             if found is None:
@@ -258,7 +271,7 @@ def open_study(
                 "another name or database"
             )
         if found != definition.fingerprint() and create:
-            # First of all: by it a second process, or a later one, knows the study as ours.
+            # Before all else: it tells other processes that the study is ours.
             study.set_user_attr(FINGERPRINT, definition.fingerprint())
             study.set_metric_names(["score"])
         if attrs.get(DEFINITION) != definition.to_dict() and create:
@@ -267,7 +280,7 @@ def open_study(
 
 
 def _identity(stored: dict[str, Any]) -> dict[str, Any]:
-    """What identifies a stored definition, fields that came later at their defaults."""
+    """What identifies a stored definition, with defaults for fields that it does not have."""
     try:
         return StudyDefinition.model_validate({**stored, "folder": Path()}).identity()
     except ValidationError:
@@ -275,9 +288,9 @@ def _identity(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_foreign(study: optuna.Study) -> bool:
-    """Whether a study without a fingerprint is more than a name that was just taken."""
+    """Whether a study without a fingerprint has more than a name."""
     return (
-        study.directions != [optuna.study.StudyDirection.MAXIMIZE]
+        study.directions != [StudyDirection.MAXIMIZE]
         or bool(study.user_attrs)
         or bool(study.get_trials(deepcopy=False))
     )
@@ -291,7 +304,7 @@ def _not_there(url: str, name: str) -> MissingStudyError:
 
 
 def stored_definition(url: str, name: str) -> dict[str, Any] | None:
-    """The definition that a study in the database was made from, or None."""
+    """The definition of a study in the database, or None."""
     try:
         storage = open_storage(url, create=False)
     except MissingStudyError:
@@ -301,12 +314,11 @@ def stored_definition(url: str, name: str) -> dict[str, Any] | None:
             study = optuna.load_study(study_name=name, storage=storage)
         except KeyError:
             return None
-        found: dict[str, Any] | None = study.user_attrs.get(DEFINITION)
-        return found
+        return study.user_attrs.get(DEFINITION)
 
 
 def _difference(stored: dict[str, Any], definition: StudyDefinition) -> str:
-    """The first fields that differ: what they are there, and here."""
+    """The first fields that differ, as they are in the database and here."""
     there, here = _fields(stored), _fields(definition.identity())
     parts = [
         f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"

@@ -1,8 +1,8 @@
-"""QuickStorage: Optuna's relational storage, with its trials read as plain rows.
+"""FastRDBStorage: Optuna's relational storage with a faster reading of trials.
 
-Optuna builds an object for every parameter of every trial and parses its distribution twice; with
-32 parameters a trial that is most of the time that a worker spends on its database. Here a text
-that was parsed once is known. The trials that come out are equal.
+Optuna makes an object of every parameter of every trial and parses its distribution twice. With 32
+parameters a trial that is most of the time that a worker spends on its database. Here tables are
+read with few statements, and a text is parsed once. The trials that come out are equal.
 """
 
 from __future__ import annotations
@@ -15,39 +15,18 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import (
-    StudyModel,
-    TrialIntermediateValueModel,
-    TrialModel,
-    TrialParamModel,
-    TrialSystemAttributeModel,
-    TrialUserAttributeModel,
-    TrialValueModel,
-)
-from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, Table, or_, select
 
-from optlayers.trials import keys
+from optlayers.storage.fast import ATTRS, PARAMS, STEPS, STUDIES, SYSTEM_ATTRS, TRIALS, VALUES
 
-# Below what any database takes as parameters of one statement.
+# Any database takes so many parameters in one statement.
 _CHUNK = 500
 
 
-class QuickStorage(RDBStorage):
-    """An `RDBStorage` that reads trials with few statements and no objects in between.
-
-    A trial that has the attribute `layers` was made with all its parameters: while it runs, they
-    are read once, however often the trial is.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._whole: dict[int, dict[str, Any]] = {}
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(state)
-        self._whole = {}
+class FastRDBStorage(RDBStorage):
+    """An `RDBStorage` that reads trials with few statements and no objects in between."""
 
     def _get_trials(
         self,
@@ -56,33 +35,27 @@ class QuickStorage(RDBStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
+        table = TRIALS.c
         known = sorted(i for i in included_trial_ids if i <= trial_id_greater_than)
-        # Tables and a connection, not the classes and the session: half the time of a statement.
-        table = TrialModel.__table__.c
-        later = table.trial_id > trial_id_greater_than
-        columns = (table.trial_id, table.number, table.state, table.datetime_start)
-        wanted = select(*columns, table.datetime_complete).where(table.study_id == study_id)
+        wanted = select(
+            table.trial_id, table.number, table.state, table.datetime_start, table.datetime_complete
+        ).where(table.study_id == study_id)
         if states is not None:
             wanted = wanted.where(table.state.in_([s for s in TrialState if s in states]))
-        with _create_scoped_session(self.scoped_session) as session:
-            connection = session.connection()
-            # States first: what belongs to a finished trial was all there before its state.
+        later = table.trial_id > trial_id_greater_than
+        with self.engine.connect() as connection:
+            # States first: the rest of a finished trial was written before its state.
             trials = {
-                row[0]: row
+                row.trial_id: row
                 for part in _parts(known)
                 for row in connection.execute(wanted.where(or_(later, table.trial_id.in_(part))))
             }
             if not trials:
-                # So that a study which is not there is told from one without trials.
-                StudyModel.find_or_raise_by_id(study_id, session)
-            ended = any(row.state.is_finished() for row in trials.values())
-            belongings = _belongings(connection, sorted(trials), dict(self._whole), ended)
-        for trial_id, (params, user_attrs, *_) in belongings.items():
-            if trials[trial_id].state.is_finished():
-                self._whole.pop(trial_id, None)
-            elif keys.LAYERS in user_attrs:
-                self._whole[trial_id] = params
-        return [_frozen(trials[i], *found) for i, found in belongings.items()]
+                # A study that does not exist is an error; one without trials is not.
+                study = select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id)
+                if connection.execute(study).first() is None:
+                    raise KeyError(f"study {study_id} does not exist")
+            return [_frozen(trials[i], *parts) for i, parts in _read(connection, trials).items()]
 
 
 def _parts(ids: list[int]) -> Iterator[list[int]]:
@@ -91,45 +64,36 @@ def _parts(ids: list[int]) -> Iterator[list[int]]:
         yield ids[start : start + _CHUNK]
 
 
-Belongings = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[int, Any]]
+_Parts = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[int, Any]]
 
 
-def _belongings(
-    connection: Connection, ids: list[int], whole: dict[int, dict[str, Any]], ended: bool
-) -> dict[int, Belongings]:
-    """Of each trial: parameters and distributions as one, attributes, values, steps.
-
-    `whole` holds parameters that are known; only trials that have `ended` have values.
-    """
-    found: dict[int, Belongings] = {i: (whole.get(i, {}), {}, {}, {}, {}) for i in ids}
-    if not ids:
-        return found
-    param, value, step = TrialParamModel, TrialValueModel, TrialIntermediateValueModel
-    for part in _parts(ids):
-        new = [i for i in part if i not in whole]
-        for trial_id, name, number, text in _of(
-            connection, new, param, "param_name", "param_value", "distribution_json"
+def _read(connection: Connection, ids: Iterable[int]) -> dict[int, _Parts]:
+    """Parameters with distributions, user and system attributes, values, steps of each trial."""
+    found: dict[int, _Parts] = {i: ({}, {}, {}, {}, {}) for i in sorted(ids)}
+    to_value = models.TrialValueModel.stored_repr_to_value
+    to_step = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
+    for part in _parts(list(found)) if found else ():
+        for i, name, number, text in _rows(
+            connection, part, PARAMS, "param_name", "param_value", "distribution_json"
         ):
-            found[trial_id][0][name] = _parameter(text, number)
-        for place, attr in ((1, TrialUserAttributeModel), (2, TrialSystemAttributeModel)):
-            for trial_id, key, text in _of(connection, part, attr, "key", "value_json"):
-                found[trial_id][place][key] = json.loads(text)
-        for trial_id, objective, number, kind in _of(
-            connection, part if ended else [], value, "objective", "value", "value_type"
+            found[i][0][name] = _parameter(text, number)
+        for i, key, text in _rows(connection, part, ATTRS, "key", "value_json"):
+            found[i][1][key] = json.loads(text)
+        for i, key, text in _rows(connection, part, SYSTEM_ATTRS, "key", "value_json"):
+            found[i][2][key] = json.loads(text)
+        for i, objective, number, kind in _rows(
+            connection, part, VALUES, "objective", "value", "value_type"
         ):
-            found[trial_id][3][objective] = value.stored_repr_to_value(number, kind)
-        for trial_id, where, number, kind in _of(
-            connection, part, step, "step", "intermediate_value", "intermediate_value_type"
+            found[i][3][objective] = to_value(number, kind)
+        for i, step, number, kind in _rows(
+            connection, part, STEPS, "step", "intermediate_value", "intermediate_value_type"
         ):
-            found[trial_id][4][where] = step.stored_repr_to_intermediate_value(number, kind)
+            found[i][4][step] = to_step(number, kind)
     return found
 
 
-def _of(connection: Connection, ids: list[int], model: Any, *columns: str) -> Iterable[Any]:
-    """Rows of those trials, in the order in which they were written."""
-    if not ids:
-        return ()
-    table = model.__table__
+def _rows(connection: Connection, ids: list[int], table: Table, *columns: str) -> Iterable[Any]:
+    """Columns of the rows of those trials, in the order in which they were written."""
     wanted = select(table.c.trial_id, *(table.c[name] for name in columns))
     wanted = wanted.where(table.c.trial_id.in_(ids)).order_by(*table.primary_key.columns)
     return connection.execute(wanted)
@@ -161,18 +125,17 @@ def _frozen(
     values: dict[Any, Any],
     steps: dict[int, Any],
 ) -> FrozenTrial:
-    trial_id, number, state, begun, ended = row
     return FrozenTrial(
-        number=number,
-        state=state,
+        number=row.number,
+        state=row.state,
         value=None,
         values=[values[objective] for objective in sorted(values)] if values else None,
-        datetime_start=_local(begun),
-        datetime_complete=_local(ended),
+        datetime_start=_local(row.datetime_start),
+        datetime_complete=_local(row.datetime_complete),
         params={name: value for name, (value, _) in params.items()},
         distributions={name: distribution for name, (_, distribution) in params.items()},
         user_attrs=user_attrs,
         system_attrs=system_attrs,
         intermediate_values=steps,
-        trial_id=trial_id,
+        trial_id=row.trial_id,
     )

@@ -1,8 +1,8 @@
-"""Interrupts: what a signal raises waits for the end of the storage call that it comes into.
+"""Interrupts: an exception that a signal handler raises waits for the end of a storage call.
 
-Raised between two statements of a transaction, it would leave a connection behind that still locks
-the database: the process, which is to give its claims back, would then wait for itself. And what
-was raised inside an extension module may be lost there; the next storage call raises it again.
+Raised inside a transaction, it would leave a connection that still locks the database, and the
+process, which must return its claims, would wait for itself. Raised inside an extension module, it
+may be lost; the next storage call raises it again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class _MainThread:
     """How deep in storage calls the main thread is, where signals arrive, and what they raised."""
 
     depth = 0
-    due: BaseException | None = None
+    pending: BaseException | None = None
 
 
 def _in_main_thread() -> bool:
@@ -27,10 +27,7 @@ def _in_main_thread() -> bool:
 
 
 def ending_signals() -> list[signal.Signals]:
-    """What tells a process to end: SIGTERM, Ctrl-C, and the hang-up of its terminal.
-
-    Where `nohup` has made the process ignore the hang-up, it is none of them.
-    """
+    """The signals that end a process: SIGTERM, SIGINT, and SIGHUP unless `nohup` ignores it."""
     ending = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         ending.append(signal.SIGHUP)
@@ -38,28 +35,28 @@ def ending_signals() -> list[signal.Signals]:
 
 
 def interrupt(error: BaseException) -> None:
-    """Raise an exception in a signal handler: now, or at the end of the storage call under way."""
-    _MainThread.due = error
+    """Raise an exception in a signal handler: now, or at the end of the current storage call."""
+    _MainThread.pending = error
     if not _MainThread.depth:
         raise error
 
 
 def raise_interrupt() -> None:
-    """Raise what a signal has raised, unless it is being handled already."""
-    due = _MainThread.due
-    if due is None or not _in_main_thread():
+    """Raise the exception of the last signal, unless it is being handled already."""
+    pending = _MainThread.pending
+    if pending is None or not _in_main_thread():
         return
     handled = sys.exc_info()[1]
     while handled is not None:
-        if handled is due:
+        if handled is pending:
             return
         handled = handled.__context__
-    raise due
+    raise pending
 
 
 @contextlib.contextmanager
-def in_one_piece() -> Iterator[None]:
-    """What is done in here is not broken into by `interrupt`."""
+def without_interrupts() -> Iterator[None]:
+    """Delay interrupts until the end of the block."""
     if not _in_main_thread():
         yield
         return
@@ -76,9 +73,9 @@ def in_one_piece() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """What is interrupted in here is over at its end; Ctrl-C is an `interrupt` too.
+    """Make Ctrl-C an interrupt, and forget interrupts at the end of the block.
 
-    Where the program has a handler of its own for Ctrl-C, that stays.
+    A handler of its own that the program has for Ctrl-C stays.
     """
     if not _in_main_thread():
         yield
@@ -93,6 +90,6 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        _MainThread.due = None
+        _MainThread.pending = None
         if plain:
             signal.signal(signal.SIGINT, signal.default_int_handler)

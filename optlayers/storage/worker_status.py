@@ -1,7 +1,7 @@
-"""Work log: what each worker of a study says of itself, kept with the study.
+"""What a worker reports of itself, stored with its study, so that anyone can see all workers.
 
-Device, hardware, versions, what it is doing, and how much it has done: so that anyone who reads
-the database sees all workers together. One small commit, at most one a second.
+Device, hardware, versions, what it does, and how much it has done: one small commit, at most one a
+second.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 
 from optlayers import __version__
-from optlayers.inference.prefix_tree import layer_passes
-from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.trials import keys
 from optlayers.trials.worker_state import WorkerState
 
@@ -28,58 +24,38 @@ SECONDS = 1.0
 PACKAGES = ("torch", "transformers", "lm_eval", "optuna", "numpy")
 
 
-class WorkLog:
-    """The log of one worker; `device` and `hardware` are what it runs on."""
+class StatusReporter:
+    """Reports the state of one worker; hardware: its GPU, or empty for the CPU."""
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        name: str,
-        space: LayerSpace,
-        device: str,
-        hardware: str,
-    ) -> None:
+    def __init__(self, study: optuna.Study, name: str, device: str, hardware: str) -> None:
         self.study = study
-        self.space = space
-        self._facts: dict[str, Any] = {
-            "name": name,
-            "device": device,
-            "hardware": hardware,
-            "versions": versions(),
-            "begun": time.time(),
-        }
-        self._questions = self._passes = self._saved = 0
-        self._seconds = 0.0
+        self.worker = WorkerState(
+            name, device, hardware or cpu_name(), versions(), begun=time.time()
+        )
         self._written = float("-inf")
 
-    def did(self, sets: Sequence[LayerSet], questions: int, seconds: float) -> None:
-        """Count an evaluation of `sets` on so many questions each."""
-        passes = layer_passes(sets, self.space) * questions
-        self._questions += len(sets) * questions
-        self._passes += passes
-        self._saved += len(sets) * self.space.n_layers * questions - passes
-        self._seconds += seconds
+    def count(self, answers: int, passes: int, saved_passes: int, seconds: float) -> None:
+        """Count an evaluation; passes: layer passes that it ran, and saved by shared prefixes."""
+        self.worker = replace(
+            self.worker,
+            questions=self.worker.questions + answers,
+            passes=self.worker.passes + passes,
+            saved_passes=self.worker.saved_passes + saved_passes,
+            seconds=round(self.worker.seconds + seconds, 3),
+        )
 
-    def say(self, state: str, now: bool = False) -> None:
-        """Store what it does; left out where it was stored a moment ago, unless `now`."""
+    def report(self, state: str, now: bool = False) -> None:
+        """Store what it does; skipped where it was stored a moment ago, unless `now`."""
         if not now and time.monotonic() - self._written < SECONDS:
             return
         self._written = time.monotonic()
-        mine = WorkerState(
-            **self._facts,
-            state=state,
-            questions=self._questions,
-            passes=self._passes,
-            saved_passes=self._saved,
-            seconds=round(self._seconds, 3),
-            seen=time.time(),
-        )
-        self.study.set_user_attr(f"{keys.WORKER_STATE}{mine.name}", asdict(mine))
+        self.worker = replace(self.worker, state=state, seen=time.time())
+        self.study.set_user_attr(f"{keys.WORKER_STATE}{self.worker.name}", asdict(self.worker))
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python, optlayers and the libraries that decide about a score."""
+    """Versions of Python, optlayers and the libraries that may change a score."""
     found = {"optlayers": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

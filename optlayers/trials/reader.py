@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,22 +18,23 @@ class RecordReader:
     """
 
     def __init__(self) -> None:
-        # The time of completion tells apart trials of one id in different storages.
-        self._finished: dict[int, tuple[datetime.datetime | None, Record | None]] = {}
+        # The times tell apart trials of one number in different studies.
+        self._finished: dict[int, tuple[Any, Any, Record | None]] = {}
 
     def read(self, trials: Iterable[FrozenTrial]) -> list[Record]:
         """Trials as records, by trial number; trials without a layer set are left out."""
         finished = self._finished
         found: list[Record] = []
         for trial in trials:
-            known = finished.get(trial._trial_id)
+            begun, ended = trial.datetime_start, trial.datetime_complete
+            known = finished.get(trial.number)
             record: Record | None
-            if known is not None and known[0] == trial.datetime_complete:
-                record = known[1]
+            if known is not None and known[0] == begun and known[1] == ended:
+                record = known[2]
             else:
                 record = read_record(trial)
                 if trial.state.is_finished():
-                    finished[trial._trial_id] = (trial.datetime_complete, record)
+                    finished[trial.number] = (begun, ended, record)
             if record is not None:
                 found.append(record)
         found.sort(key=lambda record: record.number)

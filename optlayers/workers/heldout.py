@@ -32,7 +32,7 @@ from optlayers.trials.records import (
     space_in,
 )
 from optlayers.trials.statistics import StratifiedScore
-from optlayers.workers.once import finished, in_turn
+from optlayers.workers.once import are_done, do_once
 
 PARTS = 4  # of the held-out check, so that several workers share it
 
@@ -60,7 +60,7 @@ def check(
         else functools.partial(_answer_references, study, evaluator)
         for name, sets in _missing(study, definition, records, evaluator.n_layers).items()
     }
-    in_turn(study, worker, work, end=end, say=say)
+    do_once(study, worker, work, end=end, say=say)
 
 
 def is_done(study: optuna.Study, definition: StudyDefinition) -> bool:
@@ -78,7 +78,7 @@ def is_checked(
     """Whether a study whose search is done has all other answers and costs too."""
     if not is_known(definition, study.user_attrs):
         return False
-    return finished(study, _missing(study, definition, records, n_layers))
+    return are_done(study, _missing(study, definition, records, n_layers))
 
 
 def _missing(

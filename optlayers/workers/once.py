@@ -1,8 +1,8 @@
-"""Turns: work for a whole study that one worker does while the others wait for it.
+"""One-time jobs: work for a whole study that one worker does while the others wait for it.
 
-Who does what stands in the study, one line a piece of work, which its worker renews as long as it
-lives. A worker that ended in the middle loses its turn: at once where that can be seen, on this
-host, and on others when its line has not changed for a while by the clock of who waits.
+A lease in the study's attributes says who does a job; its worker renews it while it works. The
+lease of a worker that has ended is taken over: at once on the same host, and on another host when
+it has not changed for a while by the clock of the worker that waits.
 """
 
 from __future__ import annotations
@@ -18,53 +18,56 @@ import optuna
 
 from optlayers.errors import TimeUp
 from optlayers.storage.heartbeat import GRACE_SECONDS, HEARTBEAT_SECONDS, is_gone
-from optlayers.storage.retry import limit_patience, never_wait
-from optlayers.storage.transactions import swap_study_attr
+from optlayers.storage.retry import never_retry
+from optlayers.storage.store import StudyStore, store_of
 
 KEY = "turn:"
 POLL = 0.5  # seconds
-# A piece of work that ends its workers again and again is given up after so many.
+# A job whose workers end, again and again, is given up after so many.
 MOST_TRIES = 4
-# How long a worker that is to leave tries to say so.
+# How long a worker that must stop tries to return its lease.
 LEAVE_SECONDS = 3.0
 
+# The keys worker, token, tries, beat and done.
+Lease = Mapping[str, Any]
 
-def in_turn(
+
+def do_once(
     study: optuna.Study,
     worker: str,
-    work: Mapping[str, Callable[[], None]],
+    jobs: Mapping[str, Callable[[], None]],
     *,
     end: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Return when each piece of work is done, by this worker or by another.
+    """Return when every job is done, by this worker or by another.
 
-    `work` has names that mean the same to all workers of the study. What one raises ends its
-    turn, so that another may try; after `MOST_TRIES` it is given up, and `say` is told. Raises
-    `TimeUp` where there is still something to wait for at `end` (monotonic seconds).
+    The names of `jobs` mean the same to all workers of the study. An exception returns the lease,
+    so that another worker may try; after `MOST_TRIES` the job is given up, and `say` is called.
+    Raises `TimeUp` where other workers are not done at `end` (monotonic seconds).
     """
-    left, watch = dict(work), _Watch()
+    store, left, watch = store_of(study), dict(jobs), _Watch()
     while left:
-        lines = watch.look(study, left)
+        leases = watch.read(store, left)
         for name, do in list(left.items()):
-            line = lines.get(name)
-            if line is not None and line["done"]:
+            lease = leases.get(name)
+            if lease is not None and lease["done"]:
                 del left[name]
-                if line["tries"] > MOST_TRIES:
+                if lease["tries"] > MOST_TRIES:
                     say(f"{name} is given up: it ended {MOST_TRIES} workers")
-            elif line is None or not line["worker"] or watch.is_lost(name, line):
-                tries = 1 if line is None else line["tries"] + bool(line["worker"])
-                mine: dict[str, Any] = {
+            elif lease is None or not lease["worker"] or watch.is_lost(name, lease):
+                tries = 1 if lease is None else lease["tries"] + bool(lease["worker"])
+                mine: Lease = {
                     "worker": worker,
                     "token": uuid.uuid4().hex,
                     "tries": tries,
                     "beat": 0,
                     "done": tries > MOST_TRIES,
                 }
-                if swap_study_attr(study._storage, study._study_id, KEY + name, line, mine):
+                if store.swap_attr(KEY + name, lease, mine):
                     if not mine["done"]:
-                        _do(study, name, do, mine["token"])
-                    break  # the lines were read before the work
+                        _do(store, name, do, mine["token"])
+                    break  # the other leases were read before the work
         else:
             if left and end is not None and time.monotonic() > end:
                 raise TimeUp
@@ -72,83 +75,79 @@ def in_turn(
                 time.sleep(POLL)
 
 
-def finished(study: optuna.Study, names: Iterable[str]) -> bool:
-    """Whether each of these is done, or given up."""
-    lines = _lines(study)
-    return all(name in lines and lines[name]["done"] for name in names)
+def are_done(study: optuna.Study, names: Iterable[str]) -> bool:
+    """Whether each of these jobs is done, or given up."""
+    leases = _read(store_of(study))
+    return all(name in leases and leases[name]["done"] for name in names)
 
 
 class _Watch:
-    """Since when (monotonic seconds) each line has not changed, by the clock of who waits."""
+    """Since when (monotonic seconds) each lease has not changed, by this worker's clock."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[Any, float]] = {}
-        self._looked = 0.0
+        self._seen: dict[str, tuple[Lease | None, float]] = {}
+        self._read = 0.0
 
-    def look(self, study: optuna.Study, names: Iterable[str]) -> dict[str, Any]:
-        """The lines as they are now."""
-        lines = _lines(study)
+    def read(self, store: StudyStore, names: Iterable[str]) -> dict[str, Lease]:
+        """The leases as they are now."""
+        leases = _read(store)
         now = time.monotonic()
-        if now - self._looked > 3 * HEARTBEAT_SECONDS:
+        if now - self._read > 3 * HEARTBEAT_SECONDS:
             self._seen.clear()  # the database was away, or this process worked or slept
-        self._looked = now
+        self._read = now
         for name in names:
             old = self._seen.get(name)
-            if old is None or old[0] != lines.get(name):
-                self._seen[name] = (lines.get(name), now)
-        return lines
+            if old is None or old[0] != leases.get(name):
+                self._seen[name] = (leases.get(name), now)
+        return leases
 
-    def is_lost(self, name: str, line: Mapping[str, Any]) -> bool:
-        """Whether the worker of that line has ended."""
-        return is_gone(line["worker"]) or self._looked - self._seen[name][1] >= GRACE_SECONDS
+    def is_lost(self, name: str, lease: Lease) -> bool:
+        """Whether the worker of that lease has ended."""
+        return is_gone(lease["worker"]) or self._read - self._seen[name][1] >= GRACE_SECONDS
 
 
-def _do(study: optuna.Study, name: str, do: Callable[[], None], token: str) -> None:
-    """Do it, and keep the line alive meanwhile."""
+def _do(store: StudyStore, name: str, do: Callable[[], None], token: str) -> None:
+    """Do a job and renew its lease meanwhile."""
     stop = threading.Event()
 
-    def beat() -> None:
-        never_wait()
+    def renew() -> None:
+        never_retry()
         while not stop.wait(HEARTBEAT_SECONDS):
-            # Where the database is away, the others cannot look either.
+            # Where the database is away, the others cannot read the lease either.
             with contextlib.suppress(Exception):
-                if not _renew(study, name, token, lambda line: {"beat": line["beat"] + 1}):
+                if not _change(store, name, token, lambda lease: {"beat": lease["beat"] + 1}):
                     return
 
-    heart = threading.Thread(target=beat, daemon=True)
-    heart.start()
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
     try:
         do()
     except BaseException as error:
-        # What stops a worker says nothing of the work.
+        # A signal says nothing about the job.
         more = int(isinstance(error, Exception))
-        _end(stop, heart)
-        limit_patience(study._storage, LEAVE_SECONDS)
+        stop.set()
+        thread.join(timeout=5)
+        store.retry.seconds = LEAVE_SECONDS
         with contextlib.suppress(Exception):
-            _renew(study, name, token, lambda line: {"worker": "", "tries": line["tries"] + more})
+            _change(store, name, token, lambda x: {"worker": "", "tries": x["tries"] + more})
         raise
-    _end(stop, heart)
-    _renew(study, name, token, lambda line: {"done": True})
-
-
-def _end(stop: threading.Event, heart: threading.Thread) -> None:
     stop.set()
-    heart.join(timeout=5)
+    thread.join(timeout=5)
+    _change(store, name, token, lambda lease: {"done": True})
 
 
-def _renew(
-    study: optuna.Study, name: str, token: str, change: Callable[[Any], Mapping[str, Any]]
+def _change(
+    store: StudyStore, name: str, token: str, change: Callable[[Lease], Mapping[str, Any]]
 ) -> bool:
-    """Change the line, as long as it is of this turn; whether it is."""
+    """Change a lease while it has this token; whether it had."""
     while True:
-        line = _lines(study).get(name)
-        if line is None or line["token"] != token:
+        lease = _read(store).get(name)
+        if lease is None or lease["token"] != token:
             return False
-        new = {**line, **change(line)}
-        if swap_study_attr(study._storage, study._study_id, KEY + name, line, new):
+        if store.swap_attr(KEY + name, lease, {**lease, **change(lease)}):
             return True
 
 
-def _lines(study: optuna.Study) -> dict[str, Any]:
-    attrs = study._storage.get_study_system_attrs(study._study_id)
+def _read(store: StudyStore) -> dict[str, Lease]:
+    attrs = store.attrs()
     return {key.removeprefix(KEY): attrs[key] for key in attrs if key.startswith(KEY)}

@@ -7,20 +7,19 @@ gone is failed, and its layer set goes back to the queue as a WAITING trial in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import RunError
 from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace, sortable
 from optlayers.search import Outcome, Proposal, search_space
-from optlayers.storage.heartbeat import Heart, is_gone, process_name
-from optlayers.storage.transactions import ACTIVE, Change, NewTrial, insert_running, swap_states
+from optlayers.storage.heartbeat import Heartbeats, is_gone, process_name
+from optlayers.storage.store import ACTIVE, Change, NewTrial, store_of
 from optlayers.trials import keys
 from optlayers.trials.answers import Answers
 from optlayers.trials.record import Record
@@ -42,7 +41,6 @@ class Claim:
     inherited: number of answers that earlier trials of the set have paid for.
     """
 
-    trial_id: int
     record: Record
     start: int = 0  # questions that the set had answered when it was proposed to go on
     inherited: int = 0
@@ -71,12 +69,12 @@ class Claims:
         self, study: optuna.Study, n_layers: int, device: str, donors: Donors = ONE
     ) -> None:
         self.study = study
-        self.storage: BaseStorage = study._storage
+        self.store = store_of(study)
         self.n_layers = n_layers
         self.donors = donors
         self.worker = process_name()
         self.device = device
-        self.heart = Heart(self.storage, study._study_id)
+        self.heartbeats = Heartbeats(self.store)
         # The study as it was read after the last claims: with them, and all that was told before.
         self.seen: list[FrozenTrial] = []
         self._space = search_space(LayerSpace(n_layers, donors=donors))
@@ -114,6 +112,7 @@ class Claims:
         wanted = [
             NewTrial(
                 proposal.layers.to_params(self.n_layers, self.donors),
+                self._space,
                 {
                     **proposal.user_attrs(self.donors),
                     SIZE: len(proposal.layers),
@@ -124,14 +123,11 @@ class Claims:
             )
             for proposal in proposals
         ]
-        made = insert_running(
-            self.storage, self.study._study_id, wanted, self._space, same_work, same_claim
-        )
+        made = self.store.insert_running(wanted, unique=keys.LAYERS)
         claims = []
-        for proposal, found in zip(proposals, made, strict=True):
-            if found is not None:
-                trial_id, number = found
-                self.heart.held.add(trial_id)
+        for proposal, number in zip(proposals, made, strict=True):
+            if number is not None:
+                self.heartbeats.held.add(number)
                 record = Record(
                     number,
                     TrialState.RUNNING,
@@ -142,7 +138,7 @@ class Claims:
                     round=proposal.round,
                     worker=self.worker,
                 )
-                claims.append(Claim(trial_id, record, proposal.start))
+                claims.append(Claim(record, proposal.start))
         return claims
 
     def _read(self, text: str) -> LayerSet:
@@ -152,39 +148,33 @@ class Claims:
         """Take at most k trials that wait in the queue; one that failed often, alone."""
         trials = list(trials)
         under_way = {_work(t) for t in trials if t.state == TrialState.RUNNING}
-        changes: dict[int, Change] = {}
-        chosen: dict[int, FrozenTrial] = {}
+        changes: list[Change] = []
+        chosen: list[FrozenTrial] = []
         for trial in trials:
             if trial.state != TrialState.WAITING or keys.LAYERS not in trial.user_attrs:
                 continue
             if _work(trial) in under_way:
                 # Two workers may have queued one lost set, each for its own lost trial.
                 attrs = {keys.REASON: f"{keys.REASON_DUPLICATE}: the set is under way already"}
-                changes[trial._trial_id] = Change(
-                    trial._trial_id, trial.state, TrialState.FAIL, attrs
-                )
+                changes.append(Change(trial.number, trial.state, TrialState.FAIL, attrs))
                 continue
             alone = int(trial.user_attrs.get(RETRIES, 0)) >= ALONE_FROM
             if alone and chosen:
                 continue
             under_way.add(_work(trial))
-            chosen[trial._trial_id] = trial
-            changes[trial._trial_id] = Change(
-                trial._trial_id,
-                TrialState.WAITING,
-                TrialState.RUNNING,
-                {keys.WORKER: self.worker, keys.DEVICE: self.device},
-            )
+            chosen.append(trial)
+            mine = {keys.WORKER: self.worker, keys.DEVICE: self.device}
+            changes.append(Change(trial.number, TrialState.WAITING, TrialState.RUNNING, mine))
             if alone or len(chosen) == k:
                 break
-        done = self._swap(list(changes.values()))
+        done = self.store.swap_states(changes)
         taken = []
-        for trial_id, trial in chosen.items():
-            if done[list(changes).index(trial_id)]:
-                self.heart.held.add(trial_id)
+        for trial in chosen:
+            if trial.number in done:
+                self.heartbeats.held.add(trial.number)
                 record = read_record(trial)
                 assert record is not None  # it has layers
-                taken.append(Claim(trial_id, replace(record, state=TrialState.RUNNING)))
+                taken.append(Claim(replace(record, state=TrialState.RUNNING)))
         return taken
 
     # ------------------------------------------------------------------ telling
@@ -219,19 +209,16 @@ class Claims:
             if outcome is Outcome.PRUNE:
                 attrs[keys.REASON] = keys.REASON_BEATEN
             steps = {int(record.questions or 0): float(record.score or 0.0)}
-            changes.append(Change(claim.trial_id, TrialState.RUNNING, state, attrs, value, steps))
-        self._swap(changes)
-        ended = {claim.trial_id for claim, outcome in outcomes if outcome is not Outcome.CONTINUE}
-        self.heart.held -= ended
+            changes.append(Change(claim.number, TrialState.RUNNING, state, attrs, value, steps))
+        self.store.swap_states(changes)
+        ended = {claim.number for claim, outcome in outcomes if outcome is not Outcome.CONTINUE}
+        self.heartbeats.held -= ended
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Fail a trial with its reason."""
         attrs = {keys.REASON: reason[:500] or "no reason was given"}
-        self._swap([Change(claim.trial_id, TrialState.RUNNING, TrialState.FAIL, attrs)])
-        self.heart.held.discard(claim.trial_id)
-
-    def _swap(self, changes: Sequence[Change]) -> list[bool]:
-        return swap_states(self.storage, self.study._study_id, changes, self._space)
+        self.store.swap_states([Change(claim.number, TrialState.RUNNING, TrialState.FAIL, attrs)])
+        self.heartbeats.held.discard(claim.number)
 
     # ------------------------------------------------------------------ giving back
 
@@ -255,14 +242,14 @@ class Claims:
         A dead process of this host is known at once, one of another host by its heartbeats.
         Returns how many were found.
         """
-        running = {t._trial_id: t for t in trials if t.state == TrialState.RUNNING}
+        running = {t.number: t for t in trials if t.state == TrialState.RUNNING}
         # Two workers in threads of one process have one name.
-        others = {i: t for i, t in running.items() if i not in self.heart.held}
+        others = {i: t for i, t in running.items() if i not in self.heartbeats.held}
         workers = {i: str(t.user_attrs.get(keys.WORKER, "")) for i, t in others.items()}
         gone = {worker for worker in set(workers.values()) if is_gone(worker)}
         stale = {i for i, worker in workers.items() if worker in gone}
         if others:
-            stale |= self.heart.left_behind() & others.keys()
+            stale |= self.heartbeats.stale() & others.keys()
         reason = f"{keys.REASON_LOST}: it ended without a result"
         return self._abandon([others[i] for i in sorted(stale)], reason, 1)
 
@@ -283,13 +270,13 @@ class Claims:
             elif keys.LAYERS in attrs:
                 kept = {key: attrs[key] for key in _KEPT if key in attrs}
                 params = self._read(attrs[keys.LAYERS]).to_params(self.n_layers, self.donors)
-                again = NewTrial(params, {**kept, RETRIES: tried})
+                again = NewTrial(params, self._space, {**kept, RETRIES: tried})
             state = {keys.REASON: why[:500]}
             changes.append(
-                Change(trial._trial_id, TrialState.RUNNING, TrialState.FAIL, state, again=again)
+                Change(trial.number, TrialState.RUNNING, TrialState.FAIL, state, requeue=again)
             )
-        self.heart.held -= {trial._trial_id for trial in trials}
-        return sum(self._swap(changes))
+        self.heartbeats.held -= {trial.number for trial in trials}
+        return len(self.store.swap_states(changes))
 
 
 def _work(trial: FrozenTrial) -> tuple[str, str]:
@@ -307,16 +294,6 @@ def _work_of(state: TrialState, goal: str | None, start: int = 0) -> str:
     a trial spares only one of its own goal that was to start from as many questions.
     """
     return "under way" if state in ACTIVE else f"finished {goal} from {start}"
-
-
-def same_work(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two trials under way, by their attributes, are one too many."""
-    return bool(mine.get(keys.LAYERS) == other.get(keys.LAYERS))
-
-
-def same_claim(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the other trial is the very one that this claim was to make."""
-    return same_work(mine, other) and mine[keys.WORKER] == other.get(keys.WORKER)
 
 
 def stand(trials: Sequence[FrozenTrial]) -> tuple[int, ...]:

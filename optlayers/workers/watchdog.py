@@ -10,7 +10,7 @@ from optlayers.config.fields import CostKind
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.storage.heartbeat import Heart
+from optlayers.storage.heartbeat import Heartbeats
 from optlayers.storage.signals import raise_interrupt
 from optlayers.trials.answers import Answers
 from optlayers.trials.cost import Table
@@ -28,8 +28,10 @@ class Asked(Evaluator):
     hang_seconds: the longest that one may take (None: by the pace so far).
     """
 
-    def __init__(self, evaluator: Evaluator, heart: Heart, hang_seconds: float | None) -> None:
-        self.evaluator, self.heart, self.hang_seconds = evaluator, heart, hang_seconds
+    def __init__(
+        self, evaluator: Evaluator, heartbeats: Heartbeats, hang_seconds: float | None
+    ) -> None:
+        self.evaluator, self.heartbeats, self.hang_seconds = evaluator, heartbeats, hang_seconds
         self.n_layers, self.order = evaluator.n_layers, evaluator.order
         self._pace = 0.0  # seconds of one question of one set, at the slowest
 
@@ -70,10 +72,10 @@ class Asked(Evaluator):
         limit = self.hang_seconds or max(least, HANG_FACTOR * self._pace * work)
         raise_interrupt()
         began = time.monotonic()
-        self.heart.expect(limit)
+        self.heartbeats.allow(limit)
         try:
             return ask()
         finally:
-            self.heart.expect(None)
+            self.heartbeats.allow(None)
             seconds = time.monotonic() - began
             self._pace = max(self._pace, seconds / max(1, work))

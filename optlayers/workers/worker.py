@@ -23,21 +23,21 @@ from optuna.trial import TrialState
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import EvaluationError, StorageError, TimeUp
 from optlayers.evaluation.base import Evaluator
+from optlayers.inference.prefix_tree import layer_passes
 from optlayers.search import Phase, Plan, RacingPruner, plan, sampler_for
 from optlayers.search.logprobs import note_rung
 from optlayers.search.planner import COHORT, recent_workers
 from optlayers.search.rungs import Outcome, Rungs, advance, by_rung, most_answers
 from optlayers.storage.heartbeat import is_gone
 from optlayers.storage.redact import mask_password
-from optlayers.storage.retry import limit_patience
 from optlayers.storage.signals import interruptible
-from optlayers.storage.worker_status import WorkLog, cpu_name
+from optlayers.storage.worker_status import StatusReporter
 from optlayers.trials import keys
 from optlayers.trials.cost import is_known, key_of
 from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record
 from optlayers.workers import heldout as holdout
-from optlayers.workers.once import in_turn
+from optlayers.workers.once import do_once
 from optlayers.workers.queue import Claim, Claims, check_alive, stand
 from optlayers.workers.watchdog import Asked
 
@@ -84,14 +84,10 @@ class Worker:
         self._publish()
         donors = self.definition.donor_names
         self.claims = Claims(self.study, self.evaluator.n_layers, self.device, donors)
-        self.claims.heart.hung = self._hung
-        self.asked = Asked(self.evaluator, self.claims.heart, self.hang_seconds)
-        self.log = WorkLog(
-            self.study,
-            self.claims.worker,
-            self.definition.space(self.evaluator.n_layers),
-            self.device,
-            self.evaluator.hardware or cpu_name(),
+        self.claims.heartbeats.on_hang = self._hung
+        self.asked = Asked(self.evaluator, self.claims.heartbeats, self.hang_seconds)
+        self.status = StatusReporter(
+            self.study, self.claims.worker, self.device, self.evaluator.hardware
         )
         self.rungs = Rungs(order.n_fast, order.n_full, order.subject, order.weights)
         self._fast_weights = order.fast_weights
@@ -144,14 +140,14 @@ class Worker:
     def _run(self) -> bool:
         started, pause = time.monotonic(), POLL_SECONDS
         end = None if self.max_seconds is None else started + self.max_seconds
-        self.claims.heart.start()
+        self.claims.heartbeats.start()
         try:
             self._measure_cost(end)
             while self._has_time(started):
                 held = self._claim()
                 if held:
                     began, pause = time.monotonic(), POLL_SECONDS
-                    self.log.say(
+                    self.status.report(
                         f"{self._phase.value}: {len(held)} layer set{'s' * (len(held) > 1)}"
                     )
                     self._evaluate(held)
@@ -168,13 +164,13 @@ class Worker:
                         end=end,
                         say=self.say,
                     )
-                    self.log.say("done", now=True)
+                    self.status.report("done", now=True)
                     return True
                 else:
-                    self.log.say(f"{self._phase.value}: waits for other workers")
+                    self.status.report(f"{self._phase.value}: waits for other workers")
                     time.sleep(pause)
                     pause = min(1.5 * pause, LONGEST_POLL)
-            self.log.say("left: time is up", now=True)
+            self.status.report("left: time is up", now=True)
             return False
         except TimeUp:
             self._leave(keys.REASON_INTERRUPTED, 0)
@@ -188,7 +184,7 @@ class Worker:
             self._leave(f"{keys.REASON_INTERRUPTED}: the worker was stopped", 0)
             raise
         finally:
-            self.claims.heart.stop()
+            self.claims.heartbeats.stop()
 
     def _measure_cost(self, end: float | None) -> None:
         """Keep with the study what its layers cost, where that is to be counted; once for all."""
@@ -200,7 +196,7 @@ class Worker:
             space = self.definition.space(self.evaluator.n_layers)
             self.study.set_user_attr(key_of(kind), self.evaluator.costs(kind, space))
 
-        in_turn(self.study, self.claims.worker, {f"{kind} of layers": measure}, end=end)
+        do_once(self.study, self.claims.worker, {f"{kind} of layers": measure}, end=end)
 
     def _has_time(self, started: float) -> bool:
         """Whether there is time for one cohort more, as long as the slowest so far."""
@@ -210,7 +206,7 @@ class Worker:
 
     def _leave(self, reason: str, retries: int) -> None:
         """Return the claims, if the database is there; if not, others will find them."""
-        limit_patience(self.claims.storage, LEAVE_SECONDS)
+        self.claims.store.retry.seconds = LEAVE_SECONDS
         with contextlib.suppress(Exception):
             self.claims.give_back(reason, retries)
 
@@ -303,7 +299,11 @@ class Worker:
         try:
             results = self.asked.judge(sets, start, stop)
         finally:
-            self.log.did(sets, stop - start, time.monotonic() - began)
+            space = self.definition.space(self.evaluator.n_layers)
+            passes = layer_passes(sets, space) * (stop - start)
+            total = len(sets) * (stop - start)
+            seconds = time.monotonic() - began
+            self.status.count(total, passes, total * space.n_layers - passes, seconds)
         answered = []
         for claim, found in zip(group, results, strict=True):
             if isinstance(found, EvaluationError):

@@ -16,13 +16,14 @@ import pytest
 from benchmarks.lib.servers import Server
 from optlayers.config.study import load_study
 from optlayers.errors import StorageAwayError, StorageError
-from optlayers.storage import heartbeat as liveness
+from optlayers.storage import heartbeat
 from optlayers.storage.connect import open_storage, open_study
 from optlayers.storage.heartbeat import host_name
-from optlayers.storage.retry import Patience, limit_patience
+from optlayers.storage.retry import RetryPolicy
+from optlayers.storage.store import store_of
 from optlayers.trials.records import read_records
 from optlayers.workers import heldout as holdout
-from optlayers.workers import once as turns
+from optlayers.workers import once
 from tests.helpers.replay import definition, url_in, worker_at
 from tests.helpers.replayed import search, start, trials, write_replay
 from tests.helpers.soundness import assert_sound
@@ -67,7 +68,7 @@ def test_workers_wait_for_a_server_that_restarts(
 def test_a_server_that_stays_away_is_an_error_in_one_line(postgres: Server) -> None:
     with postgres.database() as url:
         study = open_study(url, SMALL)
-        limit_patience(study._storage, 1.0)
+        store_of(study).retry.seconds = 1.0
         postgres.stop()
         try:
             began = time.monotonic()
@@ -106,11 +107,11 @@ def test_a_worker_may_wait_for_a_server_at_its_start(postgres: Server, tmp_path:
         assert waiting.wait(timeout=20) == 130
 
 
-def test_patience_grows_and_ends_and_leaves_other_errors_alone() -> None:
-    patience = Patience("there", seconds=60)
-    assert patience.call(lambda: 7) == 7
+def test_only_errors_of_a_database_that_is_away_are_retried() -> None:
+    policy = RetryPolicy("there")
+    assert policy.call(lambda: 7) == 7
     with pytest.raises(ValueError, match="invalid literal"):
-        patience.call(lambda: int("number"))
+        policy.call(lambda: int("number"))
 
 
 def test_a_full_disk_is_waited_out_and_nothing_is_torn(small_disk: Path) -> None:
@@ -144,11 +145,11 @@ def test_a_disk_that_stays_full_ends_the_worker_and_the_study_goes_on_later(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Both workers are this process, so that only the heartbeats tell.
-    monkeypatch.setattr(liveness, "GRACE_SECONDS", 2.0)
-    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.5)
     url = f"sqlite:///{small_disk / 'optuna.db'}"
     worker = worker_at(url, seconds=1e-5, small=True)
-    limit_patience(worker.study._storage, 1.0)
+    store_of(worker.study).retry.seconds = 1.0
     (small_disk / "ballast").write_bytes(b"x" * 400_000)
     with pytest.raises(StorageAwayError, match="disk is full"):
         worker.run()
@@ -196,8 +197,8 @@ def test_a_donor_that_ends_its_workers_ends_no_study(tmp_path: Path) -> None:
     study = open_study(url_in(tmp_path), wanted)
     # It has ended all but the last that it may.
     line: dict[str, Any] = {"worker": f"{host_name()}:1:1", "token": "x", "beat": 0, "done": False}
-    line["tries"] = turns.MOST_TRIES - 1
-    study._storage.set_study_system_attr(study._study_id, turns.KEY + "base and donor", line)
+    line["tries"] = once.MOST_TRIES - 1
+    study._storage.set_study_system_attr(study._study_id, once.KEY + "base and donor", line)
     searching = search(tmp_path, "--study", "short.yaml", "--workers", "1")
     searching.communicate(timeout=120)
     told = (tmp_path / "err").read_text()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -23,7 +22,6 @@ from optlayers.storage.connect import (
 from optlayers.trials import keys
 from optlayers.workers.queue import Claim, Claims
 from tests.helpers.replay import N_LAYERS, definition, study_in
-from tests.helpers.storage_suite import DatabaseSuite
 
 
 def create_often(folder: str, barrier: Any, failures: Any) -> None:
@@ -148,9 +146,3 @@ def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
     trials = open_study(url, definition()).get_trials()
     assert [t.number for t in trials] == list(range(24))
     assert {t.state for t in trials[12:]} == {TrialState.PRUNED}
-
-
-class TestServers(DatabaseSuite):
-    @pytest.fixture(params=["postgresql_url", "mysql_url"])
-    def study(self, request: pytest.FixtureRequest) -> optuna.Study:
-        return open_study(request.getfixturevalue(request.param), definition())

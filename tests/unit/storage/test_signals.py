@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 
 from optlayers.errors import Stopped
-from optlayers.storage.signals import in_one_piece, interrupt, interruptible
-from optlayers.storage.transactions import backend_of
+from optlayers.storage.retry import RetryingStorage
+from optlayers.storage.signals import interrupt, interruptible, without_interrupts
 from optlayers.workers.worker import Worker
 from tests.helpers.replay import worker_in
 
@@ -32,8 +32,8 @@ def kept_handlers() -> Iterator[None]:
 
 def signal_when_a_score_is_written(worker: Worker, number: int) -> None:
     """Send this process a signal in the middle of the transaction that ends its first trials."""
-    backend = backend_of(worker.study._storage)
-    assert backend is not None
+    storage = worker.study._storage
+    assert isinstance(storage, RetryingStorage)
     sent: list[int] = []
 
     def look(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
@@ -41,7 +41,7 @@ def signal_when_a_score_is_written(worker: Worker, number: int) -> None:
             sent.append(number)
             os.kill(os.getpid(), number)
 
-    event.listen(backend.engine, "after_cursor_execute", look)
+    event.listen(storage.engine, "after_cursor_execute", look)
 
 
 @pytest.mark.parametrize(("number", "error"), [("SIGTERM", Stopped), ("SIGINT", KeyboardInterrupt)])
@@ -68,8 +68,8 @@ def test_an_interrupt_waits_for_the_outermost_end() -> None:
     done = []
 
     def nested() -> None:
-        with interruptible(), in_one_piece():
-            with in_one_piece():
+        with interruptible(), without_interrupts():
+            with without_interrupts():
                 interrupt(Stopped())
                 done.append("inner")
             done.append("outer")
@@ -83,7 +83,7 @@ def test_a_call_in_another_thread_holds_no_interrupt_up() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def elsewhere() -> None:
-        with in_one_piece():
+        with without_interrupts():
             entered.set()
             leave.wait(10)
 
@@ -106,15 +106,15 @@ def test_an_interrupt_that_was_lost_is_raised_by_the_next_call_and_then_no_more(
         with interruptible():
             lose()
             try:
-                with in_one_piece():
+                with without_interrupts():
                     done.append("more work")
             finally:
-                with in_one_piece():
+                with without_interrupts():
                     done.append("returned")
 
     done: list[str] = []
     with pytest.raises(Stopped):
         work()
     assert done == ["returned"]
-    with in_one_piece():
+    with without_interrupts():
         done.append("later")

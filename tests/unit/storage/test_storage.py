@@ -8,7 +8,6 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages._cached_storage import _CachedStorage
 from sqlalchemy import text
 
 from optlayers.config.study import StudyDefinition, parse_study
@@ -20,8 +19,8 @@ from optlayers.storage.connect import (
     storage_errors,
     stored_definition,
 )
+from optlayers.storage.retry import RetryingStorage
 from tests.helpers.replay import STUDY, definition, url_in
-from tests.helpers.storage_suite import DatabaseSuite, StorageSuite
 
 
 def changed(old: str, new: str) -> StudyDefinition:
@@ -59,7 +58,8 @@ def test_an_error_of_the_driver_is_one_line_without_the_password() -> None:
         ("nonsense", ["nonsense", "not a database URL", "sqlite:///optuna.db"]),
         ("", ["not a database URL"]),
         ("postgresql://me:s3cret@host:port/db", ["***", "not a database URL"]),
-        ("wonder://me:s3cret@host/db", ["***", "wonder", "mend"]),
+        ("wonder://me:s3cret@host/db", ["***", "wonder", "fix the part before ://"]),
+        ("grpc://host:13000", ["the gRPC proxy was removed", "postgresql+psycopg://user@host"]),
         ("mysql+mysqldb://me:s3cret@host/db", ["***", "driver", "optlayers[mysql]"]),
         ("sqlite:///:memory:", ["file"]),
         ("sqlite://", ["file"]),
@@ -73,7 +73,7 @@ def test_an_error_of_the_driver_is_one_line_without_the_password() -> None:
         ),
     ],
 )
-def test_a_url_that_cannot_serve_is_one_line_with_the_mend(url: str, words: list[str]) -> None:
+def test_a_url_that_cannot_serve_is_one_line_with_the_fix(url: str, words: list[str]) -> None:
     line = message_of(url)
     assert "s3cret" not in line
     for word in words:
@@ -120,8 +120,8 @@ def test_a_database_that_goes_away_is_one_line(tmp_path: Path) -> None:
 
 def test_every_connection_writes_ahead_and_waits_for_others(tmp_path: Path) -> None:
     storage = open_storage(url_in(tmp_path))
-    assert isinstance(storage, _CachedStorage)
-    engine = storage._backend.engine
+    assert isinstance(storage, RetryingStorage)
+    engine = storage.engine
     with engine.connect() as first, engine.connect() as second:
         for connection in (first, second):
             found = {
@@ -161,7 +161,7 @@ def test_reading_leaves_the_database_of_another_program_as_it_is(tmp_path: Path)
 def test_what_sqlite_does_not_know_in_a_url_is_told(tmp_path: Path) -> None:
     line = message_of(url_in(tmp_path) + "?mode=ro")
     assert "'mode' are not accepted" in line
-    assert line.endswith("; mend it")
+    assert line.endswith("; fix it")
 
 
 def test_the_definition_is_stored_and_opens_again(tmp_path: Path) -> None:
@@ -262,15 +262,3 @@ def test_a_start_that_was_killed_half_way_can_be_repeated(
             open_study(url_in(tmp_path), definition())
     open_study(url_in(tmp_path), definition())
     assert stored_definition(url_in(tmp_path), "replayed") == definition().to_dict()
-
-
-class TestMemory(StorageSuite):
-    @pytest.fixture
-    def study(self) -> optuna.Study:
-        return optuna.create_study(direction="maximize")
-
-
-class TestSQLite(DatabaseSuite):
-    @pytest.fixture
-    def study(self, tmp_path: Path) -> optuna.Study:
-        return open_study(url_in(tmp_path), definition())

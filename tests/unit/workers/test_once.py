@@ -1,4 +1,4 @@
-"""Turns: one worker does a piece of work, the others wait for it."""
+"""One-time jobs: one worker does a job, the others wait for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 from optlayers.errors import TimeUp
 from optlayers.storage.connect import open_storage
 from optlayers.storage.heartbeat import host_name, process_name
-from optlayers.workers import once as turns
-from optlayers.workers.once import in_turn
+from optlayers.storage.store import store_of
+from optlayers.workers import once
+from optlayers.workers.once import do_once
 from tests.helpers.replay import Counting, study_in, url_in, worker_at
 
 
@@ -37,7 +38,7 @@ def test_each_piece_is_done_once_and_all_wait_until_it_is(
         mine = optuna.load_study(
             study_name=study.study_name, storage=open_storage(url_in(tmp_path))
         )
-        in_turn(mine, f"worker {number}", {name: partial(slowly, name) for name in "abc"})
+        do_once(mine, f"worker {number}", {name: partial(slowly, name) for name in "abc"})
         return len(did)
 
     with ThreadPoolExecutor(4) as pool:
@@ -50,39 +51,39 @@ def test_what_fails_is_left_to_another(study: optuna.Study) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        in_turn(study, process_name(), {"a": fail})
+        do_once(study, process_name(), {"a": fail})
     did: list[str] = []
-    in_turn(study, process_name(), {"a": lambda: did.append("a")})
-    in_turn(study, process_name(), {"a": fail})
+    do_once(study, process_name(), {"a": lambda: did.append("a")})
+    do_once(study, process_name(), {"a": fail})
     assert did == ["a"]
 
 
-def line_of(study: optuna.Study, name: str, **changes: Any) -> dict[str, Any]:
-    """A line that another worker has written."""
-    line = {"worker": "other:1:1", "token": "x", "tries": 1, "beat": 0, "done": False, **changes}
-    study._storage.set_study_system_attr(study._study_id, turns.KEY + name, line)
-    return line
+def lease_of(study: optuna.Study, name: str, **changes: Any) -> dict[str, Any]:
+    """A lease that another worker has written."""
+    lease = {"worker": "other:1:1", "token": "x", "tries": 1, "beat": 0, "done": False, **changes}
+    store_of(study).put_attrs({once.KEY + name: lease})
+    return lease
 
 
-def test_the_turn_of_a_worker_that_ended_is_taken_over(
+def test_the_lease_of_a_worker_that_ended_is_taken_over(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "POLL", 0.05)
+    monkeypatch.setattr(once, "POLL", 0.05)
     did: list[str] = []
-    line_of(study, "here", worker=f"{host_name()}:1:1")
-    in_turn(study, process_name(), {"here": lambda: did.append("here")})
+    lease_of(study, "here", worker=f"{host_name()}:1:1")
+    do_once(study, process_name(), {"here": lambda: did.append("here")})
     assert did == ["here"]
-    monkeypatch.setattr(turns, "GRACE_SECONDS", 0.5)
-    line_of(study, "elsewhere")
-    in_turn(study, process_name(), {"elsewhere": lambda: did.append("elsewhere")})
+    monkeypatch.setattr(once, "GRACE_SECONDS", 0.5)
+    lease_of(study, "elsewhere")
+    do_once(study, process_name(), {"elsewhere": lambda: did.append("elsewhere")})
     assert did == ["here", "elsewhere"]
 
 
-def test_a_turn_lasts_as_long_as_its_worker_lives(
+def test_a_lease_lasts_as_long_as_its_worker_lives(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, seconds in (("POLL", 0.05), ("HEARTBEAT_SECONDS", 0.1), ("GRACE_SECONDS", 0.6)):
-        monkeypatch.setattr(turns, name, seconds)
+        monkeypatch.setattr(once, name, seconds)
     did: list[int] = []
 
     def slowly(number: int) -> None:
@@ -93,7 +94,7 @@ def test_a_turn_lasts_as_long_as_its_worker_lives(
         mine = optuna.load_study(
             study_name=study.study_name, storage=open_storage(url_in(tmp_path))
         )
-        in_turn(mine, f"host {number}:1:1", {"a": partial(slowly, number)})
+        do_once(mine, f"host {number}:1:1", {"a": partial(slowly, number)})
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(one, range(3)))
@@ -104,20 +105,20 @@ def test_work_that_ends_its_workers_is_given_up(study: optuna.Study) -> None:
     def fail() -> None:
         raise ValueError("broken")
 
-    for _ in range(turns.MOST_TRIES):
-        assert not turns.finished(study, ["a"])
+    for _ in range(once.MOST_TRIES):
+        assert not once.are_done(study, ["a"])
         with pytest.raises(ValueError, match="broken"):
-            in_turn(study, process_name(), {"a": fail})
+            do_once(study, process_name(), {"a": fail})
     said: list[str] = []
-    in_turn(study, process_name(), {"a": fail}, say=said.append)
+    do_once(study, process_name(), {"a": fail}, say=said.append)
     assert said == ["a is given up: it ended 4 workers"]
-    assert turns.finished(study, ["a"])
+    assert once.are_done(study, ["a"])
 
 
 def test_who_waits_for_others_leaves_in_time(study: optuna.Study) -> None:
-    line_of(study, "a")
+    lease_of(study, "a")
     with pytest.raises(TimeUp):
-        in_turn(study, process_name(), {"a": lambda: None}, end=time.monotonic())
+        do_once(study, process_name(), {"a": lambda: None}, end=time.monotonic())
 
 
 def test_two_workers_ask_base_and_donor_once(tmp_path: Path) -> None:

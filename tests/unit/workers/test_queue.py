@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
 from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
-from optlayers.storage import heartbeat as liveness
+from optlayers.storage import heartbeat
 from optlayers.storage.heartbeat import is_gone, process_name
 from optlayers.trials import keys
 from optlayers.trials.records import given_up, read_records
@@ -72,7 +72,7 @@ def test_of_two_claims_of_one_set_the_lower_number_stands(
     [kept] = first.take([proposal()])
 
     # A database whose lock did not hold: the look at the others finds nothing.
-    monkeypatch.setattr("optlayers.storage.transactions._active", lambda *_: [])
+    monkeypatch.setattr("optlayers.storage.fast.FastStore._active", lambda *_: {})
     assert second.take([proposal()]) == []
     states = {t.number: t for t in first.study.get_trials()}
     assert states[kept.number].state == TrialState.RUNNING
@@ -175,7 +175,7 @@ def test_a_failure_without_a_reason_counts_against_the_set_all_the_same(tmp_path
     assert given_up(read_records(claims.study.get_trials())) == {SET}
 
 
-def test_a_trial_whose_heart_stopped_elsewhere_is_taken_for_lost(
+def test_a_trial_whose_heartbeats_stopped_elsewhere_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims = claims_in(tmp_path, "elsewhere:1:1")
@@ -187,13 +187,13 @@ def test_a_trial_whose_heart_stopped_elsewhere_is_taken_for_lost(
         changed = database.execute(
             "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-61 seconds') "
             "WHERE trial_id = ?",
-            [claim.trial_id],
+            [claims.store.trial_id(claim.number)],
         )
         assert changed.rowcount == 1
     # It may have been the database that was away: an old heartbeat is watched for a while.
     trials = others.study.get_trials(deepcopy=False)
     assert others.reap(trials) == 0
-    monkeypatch.setattr(liveness, "CONFIRM_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "CONFIRM_SECONDS", 0.2)
     time.sleep(0.3)
     assert others.reap(trials) == 1
 
@@ -205,7 +205,7 @@ def test_a_trial_without_any_heartbeat_is_lost_once_it_was_watched_for_long(
     study.ask()  # by a storage proxy, say, whose worker ended before its first beat
     claims = claims_in(tmp_path)
     assert claims.reap(study.get_trials(deepcopy=False)) == 0
-    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0.2)
     time.sleep(0.3)
     assert claims.reap(study.get_trials(deepcopy=False)) == 1
 
@@ -213,7 +213,7 @@ def test_a_trial_without_any_heartbeat_is_lost_once_it_was_watched_for_long(
 def test_a_worker_elsewhere_that_beats_is_not_lost_whatever_its_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness, "CONFIRM_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "CONFIRM_SECONDS", 0.5)
     far, near = claims_in(tmp_path, "elsewhere:1:1"), claims_in(tmp_path)
     [claim] = far.take([proposal()])
     for step in range(4):
@@ -224,14 +224,14 @@ def test_a_worker_elsewhere_that_beats_is_not_lost_whatever_its_clock(
             )
         assert near.reap(near.study.get_trials(deepcopy=False)) == 0
         time.sleep(0.25)
-    assert claim.trial_id in far.heart.held
+    assert claim.number in far.heartbeats.held
 
 
 def test_what_was_seen_before_the_database_was_away_counts_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.1)
     claims_in(tmp_path, "elsewhere:1:1").take([proposal()])
     claims = claims_in(tmp_path)
     assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0
@@ -243,18 +243,18 @@ def test_heartbeats_are_renewed_while_a_claim_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims = claims_in(tmp_path)
-    monkeypatch.setattr(liveness, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.1)
     beaten: list[set[int]] = []
-    monkeypatch.setattr(liveness, "beat", lambda _, held: beaten.append(set(held)))
-    claims.heart.start()
+    monkeypatch.setattr(claims.store, "beat", lambda held: beaten.append(set(held)))
+    claims.heartbeats.start()
     first, second = claims.take(
         [proposal(), Proposal(LayerSet.of(2), Phase.explore, Goal.race, generation=2)]
     )
     claims.fail(second, "NaN in the logits")
     time.sleep(0.5)
-    claims.heart.stop()
+    claims.heartbeats.stop()
     assert len(beaten) >= 2
-    assert beaten[-1] == {first.trial_id}
+    assert beaten[-1] == {first.number}
     count = len(beaten)
     time.sleep(0.25)
     assert len(beaten) == count
@@ -265,10 +265,9 @@ def test_a_beat_changes_the_heartbeat_in_the_database(tmp_path: Path) -> None:
     [claim] = claims.take([proposal()])
     with sqlite3.connect(tmp_path / "optuna.db") as database:
         database.execute("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00'")
-    study_id = claims.study._study_id
-    assert liveness.heartbeats(claims.storage, study_id)[claim.trial_id][1] > 1e6
-    liveness.beat(claims.storage, claims.heart.held)
-    assert abs(liveness.heartbeats(claims.storage, study_id)[claim.trial_id][1]) < 60
+    assert claims.store.heartbeats()[claim.number][1] > 1e6
+    claims.store.beat(claims.heartbeats.held)
+    assert abs(claims.store.heartbeats()[claim.number][1]) < 60
 
 
 def test_a_lost_set_keeps_its_answers_so_far(tmp_path: Path) -> None:

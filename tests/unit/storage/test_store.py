@@ -1,0 +1,203 @@
+"""The stores on SQLite files and in memory, and what decides between them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+
+from optlayers.layerset import LayerSet, LayerSpace
+from optlayers.search import search_space
+from optlayers.storage import tables
+from optlayers.storage.connect import open_study
+from optlayers.storage.dashboard import has_note, save_figures, save_trial_notes
+from optlayers.storage.fast import FastStore
+from optlayers.storage.read import FastRDBStorage
+from optlayers.storage.retry import RetryPolicy
+from optlayers.storage.store import PlainStore, StudyStore, store_of
+from tests.helpers.replay import N_LAYERS, definition, study_in, url_in
+from tests.helpers.storage_suite import StorageSuite, new, open_store
+
+
+class TestStores(StorageSuite):
+    @pytest.fixture(params=["fast", "plain", "memory"])
+    def store(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> StudyStore:
+        if request.param == "memory":
+            return store_of(optuna.create_study(direction="maximize"))
+        return open_store(url_in(tmp_path), request.param == "plain", monkeypatch)
+
+
+# ------------------------------------------------------------------ which store
+
+
+def test_the_private_names_of_optuna_are_where_the_fast_store_expects_them() -> None:
+    message = (
+        f"Optuna {optuna.__version__} has moved private names: adapt storage/fast.py, read.py and "
+        "tables.py, then the bounds of optuna in pyproject.toml"
+    )
+    assert not tables.difference(), message
+    study = optuna.create_study()
+    study.ask()
+    names = (study, "_storage"), (study, "_study_id"), (study.trials[0], "_trial_id")
+    for thing, name in names:
+        assert hasattr(thing, name), message
+    assert callable(optuna.storages.get_storage), message
+
+
+def other_schema(patch: pytest.MonkeyPatch) -> str:
+    patch.setattr(models, "SCHEMA_VERSION", 13)
+    return "its schema is 13, not 12"
+
+
+def other_columns(patch: pytest.MonkeyPatch) -> str:
+    patch.setitem(tables.COLUMNS, "trials", "trial_id number study_id state")
+    return "its table trials has the columns trial_id, number"
+
+
+def missing_table(patch: pytest.MonkeyPatch) -> str:
+    patch.setitem(tables.COLUMNS, "trial_wishes", "trial_id wish")
+    return "it has no table 'trial_wishes'"
+
+
+def moved_module(patch: pytest.MonkeyPatch) -> str:
+    patch.setitem(sys.modules, "optuna.storages._rdb.models", None)
+    return "optuna.storages._rdb.models"
+
+
+def moved_function(patch: pytest.MonkeyPatch) -> str:
+    patch.delattr(models.TrialValueModel, "value_to_stored_repr")
+    return "value_to_stored_repr"
+
+
+def moved_method(patch: pytest.MonkeyPatch) -> str:
+    patch.delattr(RDBStorage, "_get_trials")
+    return "_get_trials"
+
+
+def other_parameters(patch: pytest.MonkeyPatch) -> str:
+    patch.setattr(tables, "GET_TRIALS", ["self", "study_id"])
+    return "_get_trials has other parameters"
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        other_schema,
+        other_columns,
+        missing_table,
+        moved_module,
+        moved_function,
+        moved_method,
+        other_parameters,
+    ],
+)
+def test_another_optuna_is_used_by_its_public_calls_and_one_line_says_so(
+    move: Callable[[pytest.MonkeyPatch], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    study = study_in(tmp_path)
+    with monkeypatch.context() as patch:
+        words = move(patch)
+        found = tables.difference()
+    assert words in found
+    monkeypatch.setattr(tables, "difference", lambda: found)
+    study = open_study(url_in(tmp_path), definition(), say=said.append)
+    assert isinstance(store_of(study), PlainStore)
+    [line] = said
+    assert line.startswith(f"Optuna {optuna.__version__} is not as expected ({found}): its public")
+    assert "slower" in line
+    assert "\n" not in line
+
+
+# ------------------------------------------------------------------ the fast store
+
+
+def test_trials_that_a_broken_connection_has_made_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(study_in(tmp_path))
+    results = []
+
+    def twice(self: RetryPolicy, write: Callable[[], Any]) -> Any:
+        """The connection breaks after the commit, so the call is made again."""
+        results.append(write())
+        return write()
+
+    wanted = [new(layer, worker="me") for layer in (0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(RetryPolicy, "call", twice)
+        assert store.insert_running(wanted, unique="layers") == [0, 1] == results[0]
+        assert store.swap_attr("key", None, 1)
+    assert len(store.study.trials) == 2
+
+
+def check_reading(store: StudyStore) -> None:
+    """Trials are read as Optuna reads them."""
+    study = store.study
+    for end in (0.5, float("inf"), None):
+        trial = study.ask(search_space(LayerSpace(N_LAYERS)))
+        trial.suggest_float("rate", 1e-5, 1.0, log=True)
+        trial.set_user_attr("words", ["ä", None, 1.5])
+        store.storage.set_trial_system_attr(store.trial_id(trial.number), "key", {"a": 1})
+        trial.report(float("nan"), 1)
+        trial.report(0.25, 2)
+        state = TrialState.COMPLETE if end is not None else TrialState.FAIL
+        study.tell(trial, end, state=state)
+    study.enqueue_trial(LayerSet.of(3).to_params(N_LAYERS))
+    study.ask()
+    study.enqueue_trial(LayerSet.of(4).to_params(N_LAYERS))
+    url = store.storage.engine.url  # type: ignore[attr-defined]
+    backend = FastRDBStorage(url.render_as_string(hide_password=False))
+    theirs = functools.partial(RDBStorage._get_trials, backend)
+    ids = [store.trial_id(number) for number in range(5)]
+    for states in (None, (TrialState.FAIL, TrialState.WAITING)):
+        for some, later in ((set[int](), -1), ({ids[0], ids[2]}, ids[3])):
+            arguments = (store.study_id, states, some, later)
+            assert repr(backend._get_trials(*arguments)) == repr(theirs(*arguments))
+    with pytest.raises(KeyError):
+        backend._get_trials(99, None, set(), -1)
+
+
+def test_trials_are_read_as_optuna_reads_them(tmp_path: Path) -> None:
+    store = store_of(study_in(tmp_path))
+    assert isinstance(store, FastStore)
+    check_reading(store)
+
+
+# ------------------------------------------------------------------ the dashboard
+
+
+def test_notes_and_figures_in_one_commit_are_those_that_the_dashboard_writes(
+    tmp_path: Path,
+) -> None:
+    import optuna_dashboard
+    import plotly.graph_objects as go
+
+    figure, text = go.Figure(go.Scatter(y=list(range(2000)))), "# Note\n" + "long " * 1000
+    written = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        study = study_in(tmp_path / name)
+        trial, store = study.ask(), store_of(study)
+        study.tell(trial, 0.5)
+        assert not has_note(store, store.attrs(), 0)
+        if name == "one":
+            optuna_dashboard.save_note(trial, text)
+            optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id="mine")
+        else:
+            save_trial_notes(study, {0: text})
+            save_figures(study, {"mine": figure})
+        assert has_note(store, store.attrs(), 0)
+        written.append({k: v for k, v in store.attrs().items() if k.startswith("dashboard:")})
+    assert len(written[0]) > 5
+    assert written[0] == written[1]
