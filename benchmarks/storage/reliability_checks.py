@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.storage.reliability_runs import LANDSCAPE, MOST_LAYERS, Figures, Run, Workers
 from optlayers.config.study import StudyDefinition, load_study
+from optlayers.layerset import LayerSpace
 from optlayers.results.leaderboard import leaderboard
 from optlayers.results.view import StudyView
 from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
@@ -18,7 +19,7 @@ from optlayers.storage.connect import open_study
 from optlayers.testing import Landscape
 from optlayers.trials import keys
 from optlayers.trials.records import read_records
-from optlayers.workers.queue import MAX_RETRIES, RETRIES, Claims
+from optlayers.workers.queue import MAX_RETRIES, RETRIES, TrialQueue
 
 # The first try and its retries; one more where two workers had the set at once.
 MOST_TRIES = MAX_RETRIES + 2
@@ -95,14 +96,14 @@ def check_answers(run: Run, definition: StudyDefinition, study: optuna.Study) ->
     questions = Rungs(order.n_fast, order.n_full, order.subject, order.weights)
     found = leaderboard(definition, read_records(study.get_trials(deepcopy=False)))
     calm = optuna.create_study(direction="maximize")
-    claims = Claims(calm, truth.n_layers, "calm")
+    queue = TrialQueue(calm, LayerSpace(truth.n_layers), "calm")
     for row in sorted(found, key=lambda row: row.trial):
         layers = next(s for s in truth.index if list(s.indices) == row.layers)
-        [claim] = claims.take([Proposal(layers, Phase.explore, Goal.race)])
+        [claim] = queue.claim([Proposal(layers, Phase.explore, Goal.race)])
         answers = truth.answers[truth.index[layers], : row.questions]
         claim.record = questions.at(claim.record, answers, 0, {})
         whole = len(answers) == order.n_full
-        claims.commit([(claim, Outcome.COMPLETE if whole else Outcome.PAUSE)])
+        queue.commit([(claim, Outcome.COMPLETE if whole else Outcome.PAUSE)])
     calm_rows = leaderboard(definition, read_records(calm.get_trials(deepcopy=False)))
     mine, theirs = ([{**r.to_dict(), "trial": 0} for r in rows] for rows in (found, calm_rows))
     if mine != theirs:

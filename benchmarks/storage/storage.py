@@ -197,7 +197,7 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
                     begin = rung
                 record = worker.rungs.at(record, answers[:rung], 0, halves)
             cohort.append((Claim(record), Outcome.COMPLETE if full else Outcome.PAUSE))
-        worker.claims.commit(cohort)
+        worker.queue.commit(cohort)
 
 
 def proposal_cost(url: str, trials: int, repeats: int) -> dict[str, float]:

@@ -148,13 +148,12 @@ def _run(pool: Any, definition: Any, opened: Any) -> None:
 def _requeue(opened: Any) -> None:
     """Queue what killed workers of this machine held; else the next search would do it."""
     from optlayers.trials.records import space_in
-    from optlayers.workers.queue import Claims
+    from optlayers.workers.queue import TrialQueue
 
     store_of(opened).retry.seconds = LEAVE_SECONDS
     with contextlib.suppress(Exception):
-        attrs = opened.user_attrs
-        claims = Claims(opened, attrs[keys.N_LAYERS], "", space_in(attrs).donors)
-        claims.reap(opened.get_trials(deepcopy=False))
+        queue = TrialQueue(opened, space_in(opened.user_attrs), "")
+        queue.reap(opened.get_trials(deepcopy=False))
 
 
 def _with_result(opened: Any) -> set[int]:

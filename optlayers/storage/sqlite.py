@@ -1,4 +1,4 @@
-"""SQLite files: what Optuna's storage of one needs before several processes meet in it."""
+"""SQLite files: checks before one is opened, and settings for several processes that share it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,25 @@ from optlayers.storage.redact import mask_password
 
 BUSY_SECONDS = 60
 _TRIES = 20
-# Less room than the log of one transaction takes.
-_LEAST = 1_000_000
+_LEAST_BYTES = 1_000_000  # the write-ahead log of one transaction
 
 
 def set_pragmas(connection: Any, _record: Any) -> None:
-    """Set up a new connection: write-ahead logging, and patience with other writers."""
+    """Give a new connection write-ahead logging and time to wait for other writers."""
     cursor = connection.cursor()
-    # With write-ahead logging, NORMAL cannot corrupt the file; a power cut may only lose the
-    # last commits, and what they held is evaluated again.
+    # With write-ahead logging, NORMAL cannot corrupt the file. A power cut may lose the last
+    # commits; what they held is evaluated again.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_SECONDS}000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
 def check_file(url: str) -> None:
-    """Raise `StorageError` for an SQLite database that is no file, or in no folder."""
+    """Raise `StorageError` for an SQLite URL that names no file, or a folder that is missing."""
     parts = make_url(url)
     path = parts.database
     if parts.get_driver_name() != "pysqlite":
-        raise StorageError(
-            f"storage {mask_password(url)}: no driver that is used here; write sqlite:///"
-        )
+        raise StorageError(f"storage {mask_password(url)}: unknown driver; write sqlite:///")
     if parts.host or parts.username or "\0" in (path or ""):
         raise StorageError(
             f"storage {mask_password(url)}: names no file; write three slashes and a path, such as "
@@ -45,8 +42,7 @@ def check_file(url: str) -> None:
         )
     if not path or path == ":memory:":
         raise StorageError(
-            f"storage {url}: workers are processes of their own and need a file; "
-            "write for example sqlite:///optuna.db"
+            f"storage {url}: several processes need a file; write for example sqlite:///optuna.db"
         )
     if not Path(path).absolute().parent.is_dir():
         raise StorageError(
@@ -55,7 +51,7 @@ def check_file(url: str) -> None:
 
 
 def has_table(url: str, table: str) -> bool:
-    """Whether the file has a table of that name; nothing is written, not even where it is new."""
+    """Whether the file has a table of that name; nothing is written."""
     path = Path(str(make_url(url).database)).absolute()
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
@@ -65,11 +61,11 @@ def has_table(url: str, table: str) -> bool:
         finally:
             connection.close()
     except sqlite3.Error:
-        return path.exists()  # what is wrong with it is told when it is opened
+        return path.exists()  # opening it shows what is wrong
 
 
 def prepare_file(url: str) -> None:
-    """Put a new SQLite file into write-ahead mode before several processes meet in it."""
+    """Put a new file into write-ahead mode; raises `StorageError` where that fails."""
     path = str(make_url(url).database)
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
@@ -78,14 +74,15 @@ def prepare_file(url: str) -> None:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        mend = "name a file that can be written and is an SQLite database"
-        if "disk" in str(error) and shutil.disk_usage(Path(path).absolute().parent).free < _LEAST:
-            mend = "its disk is full, so make room"
-        raise StorageError(f"storage {url}: {error}; {mend}") from None
+        fix = "name a file that can be written and is an SQLite database"
+        free = shutil.disk_usage(Path(path).absolute().parent).free
+        if "disk" in str(error) and free < _LEAST_BYTES:
+            fix = "its disk is full, so make room"
+        raise StorageError(f"storage {url}: {error}; {fix}") from None
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch the file over; SQLite does not wait for others here, whatever its timeout."""
+    """Set the mode; SQLite ignores its timeout here, so other processes are waited for."""
     for attempt in range(1, _TRIES + 1):
         try:
             connection.execute("PRAGMA journal_mode=WAL")

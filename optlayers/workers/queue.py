@@ -1,12 +1,14 @@
-"""Claims: how a worker takes a layer set, and tells what it found.
+"""TrialQueue: how a worker claims layer sets, stores what it found, and returns what it cannot end.
 
-A claim is a RUNNING trial made in one commit with its whole cohort, unless another is on the same
-layer set; where two are made all the same, the lower trial number stands. A trial whose worker is
-gone is failed, and its layer set goes back to the queue as a WAITING trial in the same commit.
+A claim is a RUNNING trial. A cohort of them is made in one commit, without the sets that another
+worker is evaluating; if two are made of one set all the same, the lower trial number stays. A trial
+whose worker has ended is failed, and its set goes back to the queue as a WAITING trial in the same
+commit.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import RunError
-from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace, sortable
+from optlayers.layerset import LayerSet, LayerSpace, sortable
 from optlayers.search import Outcome, Proposal, search_space
 from optlayers.storage.heartbeat import Heartbeats, is_gone, process_name
 from optlayers.storage.store import ACTIVE, Change, NewTrial, store_of
@@ -25,11 +27,13 @@ from optlayers.trials.answers import Answers
 from optlayers.trials.record import Record
 from optlayers.trials.records import read_record
 
+RUNNING, WAITING, FAIL = TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL
+
 MAX_RETRIES = 3
-# From this retry on a set is evaluated alone: one that ends its workers takes no other with it.
+# From this retry on a set is evaluated alone: if it ends its workers, no other set is lost too.
 ALONE_FROM = 2
 RETRIES = "retries"
-# For whoever sorts trials in a table: the number of layers, and the set so that text sorts well.
+# For tables of trials: the number of layers, and the set as a text that sorts well.
 SIZE, SET = "size", "set"
 _KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, keys.START, SIZE, SET)
 
@@ -38,11 +42,12 @@ _KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, keys.S
 class Claim:
     """A running trial of this worker, and what is known of its layer set so far.
 
-    inherited: number of answers that earlier trials of the set have paid for.
+    start: questions that the set had answered when it was proposed to continue. inherited: answers
+    that earlier trials of the set have paid for.
     """
 
     record: Record
-    start: int = 0  # questions that the set had answered when it was proposed to go on
+    start: int = 0
     inherited: int = 0
 
     @property
@@ -62,75 +67,66 @@ class Claim:
         return np.zeros(0, dtype=np.bool_) if found is None else found
 
 
-class Claims:
-    """The claims of one worker in one study."""
+class TrialQueue:
+    """The trials of a study as one worker claims, changes and returns them."""
 
-    def __init__(
-        self, study: optuna.Study, n_layers: int, device: str, donors: Donors = ONE
-    ) -> None:
-        self.study = study
+    def __init__(self, study: optuna.Study, space: LayerSpace, device: str) -> None:
+        self.study, self.space, self.device = study, space, device
         self.store = store_of(study)
-        self.n_layers = n_layers
-        self.donors = donors
         self.worker = process_name()
-        self.device = device
         self.heartbeats = Heartbeats(self.store)
-        # The study as it was read after the last claims: with them, and all that was told before.
+        # The trials as read after the last `claim`: with its claims, and all committed before.
         self.seen: list[FrozenTrial] = []
-        self._space = search_space(LayerSpace(n_layers, donors=donors))
+        self._distributions = search_space(space)
 
-    # ------------------------------------------------------------------ taking
+    def _new(self, layers: LayerSet, attrs: dict[str, Any]) -> NewTrial:
+        params = layers.to_params(self.space.n_layers, self.space.donors)
+        return NewTrial(params, self._distributions, attrs)
 
-    def take(self, proposals: Sequence[Proposal]) -> list[Claim]:
-        """Claim the proposals, less those that another worker claimed first."""
-        made = self._create(proposals)
-        mine = {claim.layers.text(self.donors) for claim in made}
-        first: dict[tuple[str, str], int] = {}
-        self.seen = self.study.get_trials(deepcopy=False) if mine else []
+    # ------------------------------------------------------------------ claiming
+
+    def claim(self, proposals: Sequence[Proposal]) -> list[Claim]:
+        """Claim the proposals, except those that another worker has claimed or done."""
+        made = self._insert(proposals)
+        self.seen = self.study.get_trials(deepcopy=False) if made else []
+        of_set: dict[str, list[FrozenTrial]] = defaultdict(list)
         for trial in self.seen:
-            layers = trial.user_attrs.get(keys.LAYERS)
-            if layers in mine and trial.state != TrialState.FAIL:
-                key = (layers, _work(trial)[1])
-                first[key] = min(first.get(key, trial.number), trial.number)
+            if trial.state != FAIL:
+                of_set[str(trial.user_attrs.get(keys.LAYERS))].append(trial)
         kept = []
         for claim in made:
-            layers = claim.layers.text(self.donors)
-            # One that another worker began and ended in the meantime counts as well.
-            works = {
-                _work_of(state, claim.record.goal, claim.start)
-                for state in (TrialState.RUNNING, TrialState.COMPLETE)
-            }
-            lowest = min(first.get((layers, work), claim.number) for work in works)
+            same = of_set[claim.layers.text(self.space.donors)]
+            lowest = min([t.number for t in same if _repeats(t, claim)], default=claim.number)
             if lowest < claim.number:
                 self.fail(claim, f"{keys.REASON_DUPLICATE}: trial {lowest} has the same layers")
             else:
                 kept.append(claim)
         return kept
 
-    def _create(self, proposals: Sequence[Proposal]) -> list[Claim]:
-        """The claims, less those whose work another worker has in hand."""
+    def _insert(self, proposals: Sequence[Proposal]) -> list[Claim]:
+        """Make running trials of the proposals whose sets no other trial is about to evaluate."""
+        donors = self.space.donors
         wanted = [
-            NewTrial(
-                proposal.layers.to_params(self.n_layers, self.donors),
-                self._space,
+            self._new(
+                proposal.layers,
                 {
-                    **proposal.user_attrs(self.donors),
+                    **proposal.user_attrs(donors),
                     SIZE: len(proposal.layers),
-                    SET: sortable(proposal.layers.labels(self.donors)),
+                    SET: sortable(proposal.layers.labels(donors)),
                     keys.WORKER: self.worker,
                     keys.DEVICE: self.device,
                 },
             )
             for proposal in proposals
         ]
-        made = self.store.insert_running(wanted, unique=keys.LAYERS)
         claims = []
+        made = self.store.insert_running(wanted, unique=keys.LAYERS)
         for proposal, number in zip(proposals, made, strict=True):
             if number is not None:
                 self.heartbeats.held.add(number)
                 record = Record(
                     number,
-                    TrialState.RUNNING,
+                    RUNNING,
                     proposal.layers,
                     phase=proposal.phase.value,
                     goal=proposal.goal.value,
@@ -141,48 +137,45 @@ class Claims:
                 claims.append(Claim(record, proposal.start))
         return claims
 
-    def _read(self, text: str) -> LayerSet:
-        return LayerSet.parse(text, donors=self.donors)
-
-    def pop_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
-        """Take at most k trials that wait in the queue; one that failed often, alone."""
-        trials = list(trials)
-        under_way = {_work(t) for t in trials if t.state == TrialState.RUNNING}
+    def claim_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
+        """Claim at most k trials of the queue; a set that was lost often is claimed alone."""
+        trials = [trial for trial in trials if keys.LAYERS in trial.user_attrs]
+        taken = {t.user_attrs[keys.LAYERS] for t in trials if t.state == RUNNING}
         changes: list[Change] = []
         chosen: list[FrozenTrial] = []
         for trial in trials:
-            if trial.state != TrialState.WAITING or keys.LAYERS not in trial.user_attrs:
+            layers = trial.user_attrs[keys.LAYERS]
+            if trial.state != WAITING:
                 continue
-            if _work(trial) in under_way:
+            if layers in taken:
                 # Two workers may have queued one lost set, each for its own lost trial.
-                attrs = {keys.REASON: f"{keys.REASON_DUPLICATE}: the set is under way already"}
-                changes.append(Change(trial.number, trial.state, TrialState.FAIL, attrs))
+                attrs = {keys.REASON: f"{keys.REASON_DUPLICATE}: another trial runs this set"}
+                changes.append(Change(trial.number, WAITING, FAIL, attrs))
                 continue
             alone = int(trial.user_attrs.get(RETRIES, 0)) >= ALONE_FROM
             if alone and chosen:
                 continue
-            under_way.add(_work(trial))
+            taken.add(layers)
             chosen.append(trial)
-            mine = {keys.WORKER: self.worker, keys.DEVICE: self.device}
-            changes.append(Change(trial.number, TrialState.WAITING, TrialState.RUNNING, mine))
+            attrs = {keys.WORKER: self.worker, keys.DEVICE: self.device}
+            changes.append(Change(trial.number, WAITING, RUNNING, attrs))
             if alone or len(chosen) == k:
                 break
         done = self.store.swap_states(changes)
-        taken = []
+        claims = []
         for trial in chosen:
-            if trial.number in done:
+            record = read_record(trial)
+            if trial.number in done and record is not None:
                 self.heartbeats.held.add(trial.number)
-                record = read_record(trial)
-                assert record is not None  # it has layers
-                taken.append(Claim(replace(record, state=TrialState.RUNNING)))
-        return taken
+                claims.append(Claim(replace(record, state=RUNNING)))
+        return claims
 
-    # ------------------------------------------------------------------ telling
+    # ------------------------------------------------------------------ storing
 
     def commit(self, outcomes: Sequence[tuple[Claim, Outcome]]) -> None:
-        """Store scores and answers, and end what does not go on: COMPLETE, or else PRUNED.
+        """Store scores and answers; trials that do not continue end, COMPLETE or PRUNED.
 
-        Nothing is written of a trial that is not RUNNING any more: a worker that slept too long
+        Nothing is written to a trial that is not RUNNING any more: a worker that slept too long
         finds it failed by another, and its layer set in the queue again.
         """
         changes = []
@@ -195,7 +188,7 @@ class Claims:
             }
             if record.halves:
                 attrs[keys.HALVES] = record.halves_as_stored
-            state, value = TrialState.RUNNING, None
+            state, value = RUNNING, None
             if outcome is not Outcome.CONTINUE:
                 full = outcome is Outcome.COMPLETE
                 state = TrialState.COMPLETE if full else TrialState.PRUNED
@@ -209,7 +202,7 @@ class Claims:
             if outcome is Outcome.PRUNE:
                 attrs[keys.REASON] = keys.REASON_BEATEN
             steps = {int(record.questions or 0): float(record.score or 0.0)}
-            changes.append(Change(claim.number, TrialState.RUNNING, state, attrs, value, steps))
+            changes.append(Change(claim.number, RUNNING, state, attrs, value, steps))
         self.store.swap_states(changes)
         ended = {claim.number for claim, outcome in outcomes if outcome is not Outcome.CONTINUE}
         self.heartbeats.held -= ended
@@ -217,46 +210,45 @@ class Claims:
     def fail(self, claim: Claim, reason: str) -> None:
         """Fail a trial with its reason."""
         attrs = {keys.REASON: reason[:500] or "no reason was given"}
-        self.store.swap_states([Change(claim.number, TrialState.RUNNING, TrialState.FAIL, attrs)])
+        self.store.swap_states([Change(claim.number, RUNNING, FAIL, attrs)])
         self.heartbeats.held.discard(claim.number)
 
-    # ------------------------------------------------------------------ giving back
+    # ------------------------------------------------------------------ returning
 
-    def give_back(self, reason: str = keys.REASON_INTERRUPTED, retries: int = 0) -> None:
-        """Return all claims of this worker to the queue: fail them, and enqueue them again.
+    def release(self, reason: str = keys.REASON_INTERRUPTED, retries: int = 0) -> None:
+        """Return all claims of this worker to the queue: fail them and queue their sets again.
 
-        They are found in the study, since a signal may have come in the middle of a claim.
-        `retries` is 1 where the layer sets themselves may be what ended the worker.
+        They are looked up in the study, since a signal may have come in the middle of a claim.
+        retries: 1 where the layer sets themselves may be what ended the worker.
         """
-        mine = [
-            trial
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.state == TrialState.RUNNING
-            and trial.user_attrs.get(keys.WORKER) == self.worker
-        ]
-        self._abandon(mine, reason, retries)
+        running = [t for t in self.study.get_trials(deepcopy=False) if t.state == RUNNING]
+        mine = [t for t in running if t.user_attrs.get(keys.WORKER) == self.worker]
+        self._requeue(mine, reason, retries)
 
     def reap(self, trials: Iterable[FrozenTrial]) -> int:
-        """Fail the trials of workers that are gone, and put their layer sets into the queue.
+        """Return the claims of workers that have ended to the queue; how many there were.
 
         A dead process of this host is known at once, one of another host by its heartbeats.
-        Returns how many were found.
         """
-        running = {t.number: t for t in trials if t.state == TrialState.RUNNING}
         # Two workers in threads of one process have one name.
-        others = {i: t for i, t in running.items() if i not in self.heartbeats.held}
-        workers = {i: str(t.user_attrs.get(keys.WORKER, "")) for i, t in others.items()}
+        others = {
+            t.number: t
+            for t in trials
+            if t.state == RUNNING and t.number not in self.heartbeats.held
+        }
+        if not others:
+            return 0
+        workers = {n: str(t.user_attrs.get(keys.WORKER, "")) for n, t in others.items()}
         gone = {worker for worker in set(workers.values()) if is_gone(worker)}
-        stale = {i for i, worker in workers.items() if worker in gone}
-        if others:
-            stale |= self.heartbeats.stale() & others.keys()
+        lost = {n for n, worker in workers.items() if worker in gone}
+        lost |= self.heartbeats.stale() & others.keys()
         reason = f"{keys.REASON_LOST}: it ended without a result"
-        return self._abandon([others[i] for i in sorted(stale)], reason, 1)
+        return self._requeue([others[n] for n in sorted(lost)], reason, 1)
 
-    def _abandon(self, trials: Sequence[FrozenTrial], reason: str, retries: int) -> int:
-        """Fail running trials and queue their layer sets again; how many were not done before.
+    def _requeue(self, trials: Sequence[FrozenTrial], reason: str, retries: int) -> int:
+        """Fail running trials and queue their layer sets again; how many still ran.
 
-        The answers that a trial has stored stay with it, and its layer set takes them over.
+        The answers that a trial has stored stay with it, and the next trial of its set uses them.
         """
         changes = []
         for trial in trials:
@@ -269,42 +261,34 @@ class Claims:
                 why = f"{keys.REASON_SPENT} in {MAX_RETRIES + 1} tries; the last: {last}"
             elif keys.LAYERS in attrs:
                 kept = {key: attrs[key] for key in _KEPT if key in attrs}
-                params = self._read(attrs[keys.LAYERS]).to_params(self.n_layers, self.donors)
-                again = NewTrial(params, self._space, {**kept, RETRIES: tried})
-            state = {keys.REASON: why[:500]}
-            changes.append(
-                Change(trial.number, TrialState.RUNNING, TrialState.FAIL, state, requeue=again)
-            )
+                layers = LayerSet.parse(attrs[keys.LAYERS], donors=self.space.donors)
+                again = self._new(layers, {**kept, RETRIES: tried})
+            failed = {keys.REASON: why[:500]}
+            changes.append(Change(trial.number, RUNNING, FAIL, failed, requeue=again))
         self.heartbeats.held -= {trial.number for trial in trials}
         return len(self.store.swap_states(changes))
 
 
-def _work(trial: FrozenTrial) -> tuple[str, str]:
-    """The layer set of a trial, and what is done for it."""
-    attrs = trial.user_attrs
-    return str(attrs.get(keys.LAYERS)), _work_of(
-        trial.state, attrs.get(keys.GOAL), attrs.get(keys.START, 0)
-    )
+def _repeats(trial: FrozenTrial, claim: Claim) -> bool:
+    """Whether a trial of the same set makes a claim needless.
 
-
-def _work_of(state: TrialState, goal: str | None, start: int = 0) -> str:
-    """What a trial does for its set: two of the same work are one too many.
-
-    Under way, all are: whatever their goals, the next questions would be paid for twice. Finished,
-    a trial spares only one of its own goal that was to start from as many questions.
+    Any that is active does: whatever the goals, the next questions would be paid for twice. Of the
+    finished ones, one with the same goal that started from as many questions.
     """
-    return "under way" if state in ACTIVE else f"finished {goal} from {start}"
+    attrs = trial.user_attrs
+    goal, start = attrs.get(keys.GOAL), attrs.get(keys.START, 0)
+    return trial.state in ACTIVE or (goal, start) == (claim.record.goal, claim.start)
 
 
-def stand(trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
-    """What changes whenever a trial is made, goes a rung further or ends."""
+def revision(trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
+    """Numbers that change whenever a trial is made, reaches a rung or ends."""
     active = [trial for trial in trials if not trial.state.is_finished()]
     return len(trials), len(active), sum(len(trial.intermediate_values) for trial in active)
 
 
-def check_alive(trials: Sequence[FrozenTrial], least: int = 10) -> None:
-    """Raise `RunError` where every trial, of at least so many, has failed: nothing is left."""
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+def check_not_all_failed(trials: Sequence[FrozenTrial], least: int = 10) -> None:
+    """Raise `RunError` where there are at least so many trials and all have failed."""
+    failed = [trial for trial in trials if trial.state == FAIL]
     if len(failed) >= least and len(failed) == len(trials):
         reason = failed[-1].user_attrs.get(keys.REASON, "no reason was stored")
         raise RunError(f"all {len(failed)} trials have failed; the last one: {reason}")

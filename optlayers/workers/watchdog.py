@@ -1,4 +1,4 @@
-"""Asking an evaluator, with an eye on how long it takes: it may hang."""
+"""WatchedEvaluator: an evaluator that may hang, with a limit on how long an evaluation takes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from optlayers.trials.cost import Table
 
 T = TypeVar("T")
 
-# An evaluation hangs when it lasts so many times longer than the slowest so far, and at least so
-# long; the first one, of which nothing is known, when it lasts hours.
+# An evaluation hangs when it takes so many times longer than the slowest so far, and at least so
+# many seconds; the first one, when it takes hours.
 HANG_FACTOR, HANG_LEAST, HANG_FIRST = 20.0, 600.0, 4 * 3600.0
 
 
-class Asked(Evaluator):
-    """An evaluator whose evaluations the heart watches.
+class WatchedEvaluator(Evaluator):
+    """An evaluator whose evaluations have a time limit: `heartbeats.on_hang` is called after it.
 
-    hang_seconds: the longest that one may take (None: by the pace so far).
+    hang_seconds: the limit; None: by the slowest evaluation so far.
     """
 
     def __init__(
@@ -33,49 +33,46 @@ class Asked(Evaluator):
     ) -> None:
         self.evaluator, self.heartbeats, self.hang_seconds = evaluator, heartbeats, hang_seconds
         self.n_layers, self.order = evaluator.n_layers, evaluator.order
-        self._pace = 0.0  # seconds of one question of one set, at the slowest
+        self._slowest = 0.0  # seconds of one question of one set
 
     def evaluate(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
     ) -> Sequence[Answers | EvaluationError]:
-        """The evaluator's."""
-        return self._watch(
-            layer_sets, stop - start, lambda: self.evaluator.evaluate(layer_sets, start, stop)
-        )
+        """As the evaluator does."""
+        work = len(layer_sets) * (stop - start)
+        return self._limited(work, lambda: self.evaluator.evaluate(layer_sets, start, stop))
 
     def held_out(self, layer_sets: Sequence[LayerSet]) -> Sequence[Answers | EvaluationError]:
-        """The evaluator's."""
-        questions = len(self.order.held_subject)
-        return self._watch(layer_sets, questions, lambda: self.evaluator.held_out(layer_sets))
+        """As the evaluator does."""
+        work = len(layer_sets) * len(self.order.held_subject)
+        return self._limited(work, lambda: self.evaluator.held_out(layer_sets))
 
     def judge(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
     ) -> Sequence[Judged | EvaluationError]:
-        """The evaluator's."""
-        return self._watch(
-            layer_sets, stop - start, lambda: self.evaluator.judge(layer_sets, start, stop)
-        )
+        """As the evaluator does."""
+        work = len(layer_sets) * (stop - start)
+        return self._limited(work, lambda: self.evaluator.judge(layer_sets, start, stop))
 
     def costs(self, kind: CostKind, space: LayerSpace) -> Table:
-        """The evaluator's."""
+        """As the evaluator does; without a limit."""
         return self.evaluator.costs(kind, space)
 
     @property
     def hardware(self) -> str:
-        """The evaluator's."""
+        """That of the evaluator."""
         return self.evaluator.hardware
 
-    def _watch(self, sets: Sequence[LayerSet], questions: int, ask: Callable[[], T]) -> T:
-        """What is asked; the heart watches how long it takes."""
-        work = len(sets) * questions
-        least = HANG_LEAST if self._pace else HANG_FIRST
-        limit = self.hang_seconds or max(least, HANG_FACTOR * self._pace * work)
+    def _limited(self, work: int, evaluate: Callable[[], T]) -> T:
+        """Evaluate `work` answers under the time limit."""
+        least = HANG_LEAST if self._slowest else HANG_FIRST
+        limit = self.hang_seconds or max(least, HANG_FACTOR * self._slowest * work)
         raise_interrupt()
         began = time.monotonic()
         self.heartbeats.allow(limit)
         try:
-            return ask()
+            return evaluate()
         finally:
             self.heartbeats.allow(None)
             seconds = time.monotonic() - began
-            self._pace = max(self._pace, seconds / max(1, work))
+            self._slowest = max(self._slowest, seconds / max(1, work))

@@ -38,8 +38,8 @@ from optlayers.trials.reader import RecordReader
 from optlayers.trials.record import Record
 from optlayers.workers import heldout as holdout
 from optlayers.workers.once import do_once
-from optlayers.workers.queue import Claim, Claims, check_alive, stand
-from optlayers.workers.watchdog import Asked
+from optlayers.workers.queue import Claim, TrialQueue, check_not_all_failed, revision
+from optlayers.workers.watchdog import WatchedEvaluator
 
 # Between two looks while there is nothing to do; it grows.
 POLL_SECONDS, LONGEST_POLL = 0.25, 1.0
@@ -82,12 +82,12 @@ class Worker:
     def __post_init__(self) -> None:
         order = self.evaluator.order
         self._publish()
-        donors = self.definition.donor_names
-        self.claims = Claims(self.study, self.evaluator.n_layers, self.device, donors)
-        self.claims.heartbeats.on_hang = self._hung
-        self.asked = Asked(self.evaluator, self.claims.heartbeats, self.hang_seconds)
+        space = self.definition.space(self.evaluator.n_layers)
+        self.queue = TrialQueue(self.study, space, self.device)
+        self.queue.heartbeats.on_hang = self._hung
+        self.watched = WatchedEvaluator(self.evaluator, self.queue.heartbeats, self.hang_seconds)
         self.status = StatusReporter(
-            self.study, self.claims.worker, self.device, self.evaluator.hardware
+            self.study, self.queue.worker, self.device, self.evaluator.hardware
         )
         self.rungs = Rungs(order.n_fast, order.n_full, order.subject, order.weights)
         self._fast_weights = order.fast_weights
@@ -140,7 +140,7 @@ class Worker:
     def _run(self) -> bool:
         started, pause = time.monotonic(), POLL_SECONDS
         end = None if self.max_seconds is None else started + self.max_seconds
-        self.claims.heartbeats.start()
+        self.queue.heartbeats.start()
         try:
             self._measure_cost(end)
             while self._has_time(started):
@@ -153,14 +153,14 @@ class Worker:
                     self._evaluate(held)
                     self._slowest = max(self._slowest, time.monotonic() - began)
                 elif self._phase == Phase.done:
-                    check_alive(self.study.get_trials(deepcopy=False), least=1)
+                    check_not_all_failed(self.study.get_trials(deepcopy=False), least=1)
                     self.say("checking on held-out questions")
                     holdout.check(
                         self.study,
                         self.definition,
                         self._records(),
-                        self.asked,
-                        self.claims.worker,
+                        self.watched,
+                        self.queue.worker,
                         end=end,
                         say=self.say,
                     )
@@ -184,7 +184,7 @@ class Worker:
             self._leave(f"{keys.REASON_INTERRUPTED}: the worker was stopped", 0)
             raise
         finally:
-            self.claims.heartbeats.stop()
+            self.queue.heartbeats.stop()
 
     def _measure_cost(self, end: float | None) -> None:
         """Keep with the study what its layers cost, where that is to be counted; once for all."""
@@ -196,7 +196,7 @@ class Worker:
             space = self.definition.space(self.evaluator.n_layers)
             self.study.set_user_attr(key_of(kind), self.evaluator.costs(kind, space))
 
-        do_once(self.study, self.claims.worker, {f"{kind} of layers": measure}, end=end)
+        do_once(self.study, self.queue.worker, {f"{kind} of layers": measure}, end=end)
 
     def _has_time(self, started: float) -> bool:
         """Whether there is time for one cohort more, as long as the slowest so far."""
@@ -206,16 +206,16 @@ class Worker:
 
     def _leave(self, reason: str, retries: int) -> None:
         """Return the claims, if the database is there; if not, others will find them."""
-        self.claims.store.retry.seconds = LEAVE_SECONDS
+        self.queue.store.retry.seconds = LEAVE_SECONDS
         with contextlib.suppress(Exception):
-            self.claims.give_back(reason, retries)
+            self.queue.release(reason, retries)
 
     def _hung(self, seconds: float) -> None:
         """An evaluation lasts too long: give up what it holds, and end. Not in the main thread."""
         reason = f"the evaluation did not end within {seconds:.0f} s"
         self.say(f"{reason}; the worker ends")
         with contextlib.suppress(Exception):
-            self.claims.give_back(f"{keys.REASON_LOST}: {reason}", 1)
+            self.queue.release(f"{keys.REASON_LOST}: {reason}", 1)
         self.abort(reason)
 
     def _records(self) -> list[Record]:
@@ -226,14 +226,14 @@ class Worker:
         trials = self.study.get_trials(deepcopy=False)
         if time.monotonic() - self._reaped > REAP_SECONDS:
             self._reaped = time.monotonic()
-            check_alive(trials)
-            if self.claims.reap(trials):
+            check_not_all_failed(trials)
+            if self.queue.reap(trials):
                 trials = self.study.get_trials(deepcopy=False)
         if any(trial.state == TrialState.WAITING for trial in trials):
-            waiting = self.claims.pop_waiting(trials, self.cohort)
+            waiting = self.queue.claim_waiting(trials, self.cohort)
             if waiting:
                 return self._inherit(waiting, self._records())
-        now = stand(trials)
+        now = revision(trials)
         if now == self._idle[0] and time.monotonic() - self._idle[1] < REAP_SECONDS:
             return []  # the plan, a function of the trials, had nothing to do
         found = self._plan(self._reader.read(trials))
@@ -241,10 +241,10 @@ class Worker:
         if not found.proposals:
             self._idle = (now, time.monotonic())
             return []
-        me = self.claims.worker
+        me = self.queue.worker
         others = {w for w in recent_workers(self._records()) if not is_gone(w)}
         proposals = found.share(me, others, self.index, self.cohort)
-        return self._inherit(self.claims.take(proposals), self._reader.read(self.claims.seen))
+        return self._inherit(self.queue.claim(proposals), self._reader.read(self.queue.seen))
 
     def _plan(self, records: Sequence[Record]) -> Plan:
         # A plan of a long study makes tens of thousands of objects; collecting garbage can wait.
@@ -297,17 +297,16 @@ class Worker:
         began = time.monotonic()
         sets = [claim.layers for claim in group]
         try:
-            results = self.asked.judge(sets, start, stop)
+            results = self.watched.judge(sets, start, stop)
         finally:
-            space = self.definition.space(self.evaluator.n_layers)
-            passes = layer_passes(sets, space) * (stop - start)
+            passes = layer_passes(sets, self.queue.space) * (stop - start)
             total = len(sets) * (stop - start)
             seconds = time.monotonic() - began
-            self.status.count(total, passes, total * space.n_layers - passes, seconds)
+            self.status.count(total, passes, total * self.evaluator.n_layers - passes, seconds)
         answered = []
         for claim, found in zip(group, results, strict=True):
             if isinstance(found, EvaluationError):
-                self.claims.fail(claim, str(found))
+                self.queue.fail(claim, str(found))
             else:
                 claim.inherited -= paid
                 answers = np.concatenate([claim.answers[:start], found.answers])
@@ -324,11 +323,11 @@ class Worker:
             return []
         racing = isinstance(self.study.pruner, RacingPruner)
         if not racing:  # Optuna's own pruners read what is stored
-            self.claims.commit([(claim, Outcome.CONTINUE) for claim in cohort])
+            self.queue.commit([(claim, Outcome.CONTINUE) for claim in cohort])
         mine = {claim.number: claim.record for claim in cohort}
         records = [mine.get(record.number, record) for record in self._records()] if racing else []
         outcomes = advance(list(mine.values()), records, self.rungs, self._prune)
-        self.claims.commit([(claim, outcomes[claim.number]) for claim in cohort])
+        self.queue.commit([(claim, outcomes[claim.number]) for claim in cohort])
         return [c for c in cohort if outcomes[c.number] is Outcome.CONTINUE]
 
     def _prune(self, candidates: Sequence[Record], records: Sequence[Record]) -> set[int]:

@@ -59,7 +59,7 @@ def assert_one_line(done: Done, *words: str) -> None:
         (["worker", "--threads", str(10**9)], ["--threads", "at most 1,000"]),
         (["worker", "--index", str(10**30)], ["--index"]),
         (["dashboard", "--port", "65536"], ["--port", "at most 65,535"]),
-        (["search", "--storage", "sqlite:///x.db?mode=ro"], ["'mode'", "mend"]),
+        (["search", "--storage", "sqlite:///x.db?mode=ro"], ["'mode'", "fix it"]),
         (["export", "--layers", "1", "--out", "x", "--storage", "sqlite:////no/x.db"], ["/no"]),
         (["studies", "--study", "nothing"], ["nothing", "demo"]),
         (["studies", "--study", "demo", "--check", "x.yaml"], ["--check and --study"]),

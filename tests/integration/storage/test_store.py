@@ -57,7 +57,7 @@ def test_a_search_by_public_calls_is_the_same_search(
 def search_plainly(url: str, index: int) -> None:
     tables.difference = lambda: "moved"
     worker = worker_at(url, index=index, seconds=1e-4, small=True)
-    assert isinstance(worker.claims.store, PlainStore)
+    assert isinstance(worker.queue.store, PlainStore)
     assert worker.run()
 
 

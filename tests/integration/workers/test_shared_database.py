@@ -13,14 +13,14 @@ import pytest
 from optuna.trial import TrialState
 
 from benchmarks.lib.forked_worker import CONTEXT
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace, all_layer_sets
 from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
 from optlayers.storage.connect import (
     open_study,
     stored_definition,
 )
 from optlayers.trials import keys
-from optlayers.workers.queue import Claim, Claims
+from optlayers.workers.queue import Claim, TrialQueue
 from tests.helpers.replay import N_LAYERS, definition, study_in
 
 
@@ -51,10 +51,10 @@ def test_processes_that_create_the_study_at_once_all_get_it(tmp_path: Path) -> N
 SET = LayerSet.of(1, 4)
 
 
-def claims_in(folder: Path, worker: str | None = None) -> Claims:
-    claims = Claims(study_in(folder), N_LAYERS, "cpu")
-    claims.worker = worker or claims.worker
-    return claims
+def queue_in(folder: Path, worker: str | None = None) -> TrialQueue:
+    queue = TrialQueue(study_in(folder), LayerSpace(N_LAYERS), "cpu")
+    queue.worker = worker or queue.worker
+    return queue
 
 
 def answer(claim: Claim, questions: int) -> Claim:
@@ -69,17 +69,17 @@ def proposal(goal: Goal = Goal.race) -> Proposal:
 
 
 def pop_all(folder: Path, barrier: Any, found: Any) -> None:
-    claims = claims_in(folder)
-    trials = claims.study.get_trials()
+    queue = queue_in(folder)
+    trials = queue.study.get_trials()
     barrier.wait(60)
-    found.put([claim.number for claim in claims.pop_waiting(trials, 99)])
+    found.put([claim.number for claim in queue.claim_waiting(trials, 99)])
 
 
 def test_workers_that_reach_for_the_queue_at_once_take_each_trial_once(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
+    queue = queue_in(tmp_path)
     sets = list(all_layer_sets(N_LAYERS, 2, 2))[:30]
-    claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in sets])
-    claims.give_back()
+    queue.claim([Proposal(layers, Phase.explore, Goal.race) for layers in sets])
+    queue.release()
     barrier, found = CONTEXT.Barrier(3), CONTEXT.Queue()
     arguments = (tmp_path, barrier, found)
     processes = [CONTEXT.Process(target=pop_all, args=arguments) for _ in range(3)]
@@ -92,24 +92,24 @@ def test_workers_that_reach_for_the_queue_at_once_take_each_trial_once(tmp_path:
 
 
 def hold(folder: Path, started: Any) -> None:
-    claims_in(folder).take([proposal()])
+    queue_in(folder).claim([proposal()])
     started.set()
     time.sleep(60)
 
 
 def test_the_claim_of_a_killed_process_is_failed_and_queued_once(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
+    queue = queue_in(tmp_path)
     started = CONTEXT.Event()
     process = CONTEXT.Process(target=hold, args=(tmp_path, started))
     process.start()
     assert started.wait(60)
-    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0  # it lives
+    assert queue.reap(queue.study.get_trials(deepcopy=False)) == 0  # it lives
     process.kill()
     process.join()
-    seen = claims.study.get_trials(deepcopy=False)
-    assert claims.reap(seen) == 1
-    assert claims_in(tmp_path).reap(seen) == 0  # another worker that saw the same was too late
-    lost, again = claims.study.get_trials()
+    seen = queue.study.get_trials(deepcopy=False)
+    assert queue.reap(seen) == 1
+    assert queue_in(tmp_path).reap(seen) == 0  # another worker that saw the same was too late
+    lost, again = queue.study.get_trials()
     assert lost.state == TrialState.FAIL
     assert lost.user_attrs[keys.REASON].startswith("lost worker")
     assert (again.state, again.user_attrs[keys.LAYERS]) == (TrialState.WAITING, "1,4")
@@ -126,16 +126,16 @@ def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
     barrier = threading.Barrier(workers)
 
     def claim(index: int) -> tuple[list[LayerSet], list[int]]:
-        claims = Claims(open_study(url, definition()), N_LAYERS, "cpu")
-        claims.worker = f"elsewhere:{index}:1"
+        queue = TrialQueue(open_study(url, definition()), LayerSpace(N_LAYERS), "cpu")
+        queue.worker = f"elsewhere:{index}:1"
         mine = sets[index:] + sets[:index]
         barrier.wait(60)
-        taken = claims.take([Proposal(layers, Phase.explore, Goal.race) for layers in mine])
+        taken = queue.claim([Proposal(layers, Phase.explore, Goal.race) for layers in mine])
         barrier.wait(60)
-        claims.give_back()
+        queue.release()
         barrier.wait(60)
-        again = claims.pop_waiting(claims.study.get_trials(), 99)
-        claims.commit([(answer(c, 4), Outcome.PAUSE) for c in again])
+        again = queue.claim_waiting(queue.study.get_trials(), 99)
+        queue.commit([(answer(c, 4), Outcome.PAUSE) for c in again])
         return [c.layers for c in taken], [c.number for c in again]
 
     open_study(url, definition())

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from optlayers.layerset import LayerSet
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
 from optlayers.storage import heartbeat
 from optlayers.storage.heartbeat import is_gone, process_name
 from optlayers.trials import keys
 from optlayers.trials.records import given_up, read_records
-from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, Claims
+from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, TrialQueue
 from tests.helpers.replay import N_LAYERS, study_in
 
 SET = LayerSet.of(1, 4)
 
 
-def claims_in(folder: Path, worker: str | None = None) -> Claims:
-    claims = Claims(study_in(folder), N_LAYERS, "cpu")
-    claims.worker = worker or claims.worker
-    return claims
+def queue_in(folder: Path, worker: str | None = None) -> TrialQueue:
+    queue = TrialQueue(study_in(folder), LayerSpace(N_LAYERS), "cpu")
+    queue.worker = worker or queue.worker
+    return queue
 
 
 def answer(claim: Claim, questions: int) -> Claim:
@@ -38,9 +38,9 @@ def proposal(goal: Goal = Goal.race) -> Proposal:
 
 
 def test_a_claim_is_a_running_trial_with_all_there_is_to_know(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
-    [claim] = claims.take([proposal()])
-    [trial] = claims.study.get_trials()
+    queue = queue_in(tmp_path)
+    [claim] = queue.claim([proposal()])
+    [trial] = queue.study.get_trials()
     assert trial.state == TrialState.RUNNING
     assert trial.params == SET.to_params(N_LAYERS)
     assert trial.user_attrs == {
@@ -57,10 +57,10 @@ def test_a_claim_is_a_running_trial_with_all_there_is_to_know(tmp_path: Path) ->
 
 
 def test_a_set_that_another_has_in_hand_is_not_claimed_and_leaves_no_trial(tmp_path: Path) -> None:
-    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
-    [kept] = first.take([proposal()])
+    first, second = queue_in(tmp_path), queue_in(tmp_path, "elsewhere:1:1")
+    [kept] = first.claim([proposal()])
     # Nor for more questions: it would pay for those that are being answered once more.
-    assert second.take([proposal(), proposal(Goal.fast), proposal(Goal.full)]) == []
+    assert second.claim([proposal(), proposal(Goal.fast), proposal(Goal.full)]) == []
     [trial] = first.study.get_trials()
     assert (trial.number, trial.state) == (kept.number, TrialState.RUNNING)
 
@@ -68,12 +68,12 @@ def test_a_set_that_another_has_in_hand_is_not_claimed_and_leaves_no_trial(tmp_p
 def test_of_two_claims_of_one_set_the_lower_number_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
-    [kept] = first.take([proposal()])
+    first, second = queue_in(tmp_path), queue_in(tmp_path, "elsewhere:1:1")
+    [kept] = first.claim([proposal()])
 
     # A database whose lock did not hold: the look at the others finds nothing.
     monkeypatch.setattr("optlayers.storage.fast.FastStore._active", lambda *_: {})
-    assert second.take([proposal()]) == []
+    assert second.claim([proposal()]) == []
     states = {t.number: t for t in first.study.get_trials()}
     assert states[kept.number].state == TrialState.RUNNING
     assert states[1].state == TrialState.FAIL
@@ -81,58 +81,58 @@ def test_of_two_claims_of_one_set_the_lower_number_stands(
 
 
 def test_a_set_that_another_has_just_finished_is_not_claimed(tmp_path: Path) -> None:
-    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
-    [claim] = first.take([proposal(Goal.fast)])
+    first, second = queue_in(tmp_path), queue_in(tmp_path, "elsewhere:1:1")
+    [claim] = first.claim([proposal(Goal.fast)])
     answer(claim, 32)
     first.commit([(claim, Outcome.PAUSE)])
-    assert second.take([proposal(Goal.fast)]) == []
+    assert second.claim([proposal(Goal.fast)]) == []
     assert second.study.get_trials()[1].user_attrs[keys.REASON].startswith("duplicate: trial 0")
-    assert len(second.take([proposal(Goal.full)])) == 1  # more questions than it was finished on
+    assert len(second.claim([proposal(Goal.full)])) == 1  # more questions than it was finished on
 
 
 def test_a_set_that_paused_goes_on_once_from_where_it_stands(tmp_path: Path) -> None:
-    first, second = claims_in(tmp_path), claims_in(tmp_path, "elsewhere:1:1")
-    [claim] = first.take([proposal(Goal.step)])
+    first, second = queue_in(tmp_path), queue_in(tmp_path, "elsewhere:1:1")
+    [claim] = first.claim([proposal(Goal.step)])
     answer(claim, 16)
     first.commit([(claim, Outcome.PAUSE)])
     assert keys.REASON not in first.study.get_trials()[0].user_attrs
     further = Proposal(SET, Phase.explore, Goal.step, start=16)
-    [claim] = first.take([further])
-    assert second.take([further]) == []
+    [claim] = first.claim([further])
+    assert second.claim([further]) == []
     answer(claim, 32)
     first.commit([(claim, Outcome.PRUNE)])
     # A plan from before that goes on from the same place comes too late.
-    assert second.take([further]) == []
+    assert second.claim([further]) == []
     trial = first.study.get_trials()[claim.number]
     assert (trial.state, trial.user_attrs[keys.REASON]) == (TrialState.PRUNED, keys.REASON_BEATEN)
 
 
 def test_a_claim_given_back_waits_and_is_taken_once(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
-    claims.take([proposal()])
-    claims.give_back()
-    trials = claims.study.get_trials()
+    queue = queue_in(tmp_path)
+    queue.claim([proposal()])
+    queue.release()
+    trials = queue.study.get_trials()
     assert [t.state for t in trials] == [TrialState.FAIL, TrialState.WAITING]
-    [again] = claims.pop_waiting(trials, 5)
+    [again] = queue.claim_waiting(trials, 5)
     assert (again.layers, again.record.goal) == (SET, Goal.race)
-    assert claims_in(tmp_path, "elsewhere:1:1").pop_waiting(trials, 5) == []
+    assert queue_in(tmp_path, "elsewhere:1:1").claim_waiting(trials, 5) == []
 
 
 def test_the_trials_of_a_dead_process_are_queued_again_a_few_times(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
+    queue = queue_in(tmp_path)
     host, pid, start = process_name().rsplit(":", 2)
     dead = f"{host}:{pid}:{int(start) + 1}"  # this process number, but of another start
     assert is_gone(dead)
     assert not is_gone(process_name())
     assert not is_gone(f"another-host:{pid}:{start}")
-    gone = claims_in(tmp_path, dead)
-    gone.take([proposal()])
+    gone = queue_in(tmp_path, dead)
+    gone.claim([proposal()])
     for times in range(MAX_RETRIES + 1):
-        assert claims.reap(claims.study.get_trials(deepcopy=False)) == 1
-        waiting = [t for t in claims.study.get_trials() if t.state == TrialState.WAITING]
+        assert queue.reap(queue.study.get_trials(deepcopy=False)) == 1
+        waiting = [t for t in queue.study.get_trials() if t.state == TrialState.WAITING]
         assert len(waiting) == (1 if times < MAX_RETRIES else 0)
-        gone.pop_waiting(waiting, 1)
-    failed = [t for t in claims.study.get_trials() if t.state == TrialState.FAIL]
+        gone.claim_waiting(waiting, 1)
+    failed = [t for t in queue.study.get_trials() if t.state == TrialState.FAIL]
     assert len(failed) == MAX_RETRIES + 1
     reasons = [t.user_attrs[keys.REASON] for t in failed]
     assert all(reason.startswith("lost worker") for reason in reasons[:-1])
@@ -141,19 +141,19 @@ def test_the_trials_of_a_dead_process_are_queued_again_a_few_times(tmp_path: Pat
 
 
 def test_a_living_worker_is_not_reaped(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
-    claims.take([proposal()])
-    assert claims_in(tmp_path).reap(claims.study.get_trials(deepcopy=False)) == 0
+    queue = queue_in(tmp_path)
+    queue.claim([proposal()])
+    assert queue_in(tmp_path).reap(queue.study.get_trials(deepcopy=False)) == 0
 
 
 def test_a_worker_that_slept_too_long_leaves_its_lost_trials_alone(tmp_path: Path) -> None:
-    sleeper, other = claims_in(tmp_path), claims_in(tmp_path)
-    taken = sleeper.take(
+    sleeper, other = queue_in(tmp_path), queue_in(tmp_path)
+    taken = sleeper.claim(
         [Proposal(LayerSet.of(layer), Phase.probe, Goal.fast) for layer in range(3)]
     )
     lost = {t.number: t for t in other.study.get_trials()}
     for claim in taken:
-        assert other._abandon([lost[claim.number]], f"{keys.REASON_LOST}: silent", 1) == 1
+        assert other._requeue([lost[claim.number]], f"{keys.REASON_LOST}: silent", 1) == 1
     for claim in taken:
         answer(claim, 32)
         sleeper.commit([(claim, Outcome.CONTINUE)])
@@ -168,26 +168,26 @@ def test_a_worker_that_slept_too_long_leaves_its_lost_trials_alone(tmp_path: Pat
 
 
 def test_a_failure_without_a_reason_counts_against_the_set_all_the_same(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
+    queue = queue_in(tmp_path)
     for _ in range(3):
-        [claim] = claims.take([proposal()])
-        claims.fail(claim, "")
-    assert given_up(read_records(claims.study.get_trials())) == {SET}
+        [claim] = queue.claim([proposal()])
+        queue.fail(claim, "")
+    assert given_up(read_records(queue.study.get_trials())) == {SET}
 
 
 def test_a_trial_whose_heartbeats_stopped_elsewhere_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claims = claims_in(tmp_path, "elsewhere:1:1")
-    [claim] = claims.take([proposal()])
-    others = claims_in(tmp_path)
+    queue = queue_in(tmp_path, "elsewhere:1:1")
+    [claim] = queue.claim([proposal()])
+    others = queue_in(tmp_path)
     assert others.reap(others.study.get_trials(deepcopy=False)) == 0
     # The first heartbeat is part of the claim, so a worker that dies at once is found as well.
     with sqlite3.connect(tmp_path / "optuna.db") as database:
         changed = database.execute(
             "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-61 seconds') "
             "WHERE trial_id = ?",
-            [claims.store.trial_id(claim.number)],
+            [queue.store.trial_id(claim.number)],
         )
         assert changed.rowcount == 1
     # It may have been the database that was away: an old heartbeat is watched for a while.
@@ -203,19 +203,19 @@ def test_a_trial_without_any_heartbeat_is_lost_once_it_was_watched_for_long(
 ) -> None:
     study = study_in(tmp_path)
     study.ask()  # by a storage proxy, say, whose worker ended before its first beat
-    claims = claims_in(tmp_path)
-    assert claims.reap(study.get_trials(deepcopy=False)) == 0
+    queue = queue_in(tmp_path)
+    assert queue.reap(study.get_trials(deepcopy=False)) == 0
     monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0.2)
     time.sleep(0.3)
-    assert claims.reap(study.get_trials(deepcopy=False)) == 1
+    assert queue.reap(study.get_trials(deepcopy=False)) == 1
 
 
 def test_a_worker_elsewhere_that_beats_is_not_lost_whatever_its_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "CONFIRM_SECONDS", 0.5)
-    far, near = claims_in(tmp_path, "elsewhere:1:1"), claims_in(tmp_path)
-    [claim] = far.take([proposal()])
+    far, near = queue_in(tmp_path, "elsewhere:1:1"), queue_in(tmp_path)
+    [claim] = far.claim([proposal()])
     for step in range(4):
         with sqlite3.connect(tmp_path / "optuna.db") as database:
             database.execute(
@@ -232,27 +232,27 @@ def test_what_was_seen_before_the_database_was_away_counts_for_nothing(
 ) -> None:
     monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.1)
-    claims_in(tmp_path, "elsewhere:1:1").take([proposal()])
-    claims = claims_in(tmp_path)
-    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0
+    queue_in(tmp_path, "elsewhere:1:1").claim([proposal()])
+    queue = queue_in(tmp_path)
+    assert queue.reap(queue.study.get_trials(deepcopy=False)) == 0
     time.sleep(0.5)  # five heartbeats long nobody looked
-    assert claims.reap(claims.study.get_trials(deepcopy=False)) == 0
+    assert queue.reap(queue.study.get_trials(deepcopy=False)) == 0
 
 
 def test_heartbeats_are_renewed_while_a_claim_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claims = claims_in(tmp_path)
+    queue = queue_in(tmp_path)
     monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.1)
     beaten: list[set[int]] = []
-    monkeypatch.setattr(claims.store, "beat", lambda held: beaten.append(set(held)))
-    claims.heartbeats.start()
-    first, second = claims.take(
+    monkeypatch.setattr(queue.store, "beat", lambda held: beaten.append(set(held)))
+    queue.heartbeats.start()
+    first, second = queue.claim(
         [proposal(), Proposal(LayerSet.of(2), Phase.explore, Goal.race, generation=2)]
     )
-    claims.fail(second, "NaN in the logits")
+    queue.fail(second, "NaN in the logits")
     time.sleep(0.5)
-    claims.heartbeats.stop()
+    queue.heartbeats.stop()
     assert len(beaten) >= 2
     assert beaten[-1] == {first.number}
     count = len(beaten)
@@ -261,21 +261,21 @@ def test_heartbeats_are_renewed_while_a_claim_is_held(
 
 
 def test_a_beat_changes_the_heartbeat_in_the_database(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
-    [claim] = claims.take([proposal()])
+    queue = queue_in(tmp_path)
+    [claim] = queue.claim([proposal()])
     with sqlite3.connect(tmp_path / "optuna.db") as database:
         database.execute("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00'")
-    assert claims.store.heartbeats()[claim.number][1] > 1e6
-    claims.store.beat(claims.heartbeats.held)
-    assert abs(claims.store.heartbeats()[claim.number][1]) < 60
+    assert queue.store.heartbeats()[claim.number][1] > 1e6
+    queue.store.beat(queue.heartbeats.held)
+    assert abs(queue.store.heartbeats()[claim.number][1]) < 60
 
 
 def test_a_lost_set_keeps_its_answers_so_far(tmp_path: Path) -> None:
-    first, second = claims_in(tmp_path, "elsewhere:1:1"), claims_in(tmp_path)
-    [claim] = first.take([proposal()])
+    first, second = queue_in(tmp_path, "elsewhere:1:1"), queue_in(tmp_path)
+    [claim] = first.claim([proposal()])
     answer(claim, 32)
     first.commit([(claim, Outcome.CONTINUE)])
-    second._abandon(second.study.get_trials(), f"{keys.REASON_LOST}: silent", 1)
+    second._requeue(second.study.get_trials(), f"{keys.REASON_LOST}: silent", 1)
     lost, again = read_records(second.study.get_trials())
     assert (lost.questions, lost.evaluated) == (32, 32)
     assert lost.answers is not None
@@ -284,15 +284,15 @@ def test_a_lost_set_keeps_its_answers_so_far(tmp_path: Path) -> None:
 
 
 def test_a_set_that_was_lost_often_is_taken_alone(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
+    queue = queue_in(tmp_path)
     sets = [LayerSet.of(layer) for layer in range(4)]
-    claims.take([Proposal(layers, Phase.probe, Goal.fast) for layers in sets])
-    deadly, *others = claims.study.get_trials()
-    claims._abandon([deadly], f"{keys.REASON_LOST}: silent", ALONE_FROM)
-    claims._abandon(others, f"{keys.REASON_LOST}: silent", 1)
+    queue.claim([Proposal(layers, Phase.probe, Goal.fast) for layers in sets])
+    deadly, *others = queue.study.get_trials()
+    queue._requeue([deadly], f"{keys.REASON_LOST}: silent", ALONE_FROM)
+    queue._requeue(others, f"{keys.REASON_LOST}: silent", 1)
 
     def pop() -> list[LayerSet]:
-        taken: list[Claim] = claims.pop_waiting(claims.study.get_trials(), 16)
+        taken: list[Claim] = queue.claim_waiting(queue.study.get_trials(), 16)
         return [claim.layers for claim in taken]
 
     assert pop() == [sets[0]]
@@ -300,11 +300,11 @@ def test_a_set_that_was_lost_often_is_taken_alone(tmp_path: Path) -> None:
 
 
 def test_a_set_that_is_lost_too_often_is_given_up_with_the_last_reason(tmp_path: Path) -> None:
-    claims = claims_in(tmp_path)
-    claims.take([proposal()])
+    queue = queue_in(tmp_path)
+    queue.claim([proposal()])
     reason = f"{keys.REASON_LOST}: RuntimeError: the device has left"
-    claims._abandon(claims.study.get_trials(), reason, MAX_RETRIES + 1)
-    [trial] = claims.study.get_trials()
+    queue._requeue(queue.study.get_trials(), reason, MAX_RETRIES + 1)
+    [trial] = queue.study.get_trials()
     assert trial.state == TrialState.FAIL
     assert "4 tries; the last: RuntimeError: the device has left" in trial.user_attrs[keys.REASON]
     assert given_up(read_records([trial])) == {SET}

@@ -20,7 +20,7 @@ from optlayers.search import RacingPruner
 from optlayers.storage.connect import open_study
 from optlayers.testing import ReplayEvaluator
 from optlayers.trials.records import read_records
-from optlayers.workers.queue import check_alive
+from optlayers.workers.queue import check_not_all_failed
 from optlayers.workers.worker import Worker
 from tests.helpers import soundness
 from tests.helpers.replay import (
@@ -156,10 +156,10 @@ def test_an_evaluation_that_raises_gives_its_claims_back(tmp_path: Path) -> None
 
 def test_a_study_in_which_everything_fails_ends_with_the_reason() -> None:
     one = create_trial(state=TrialState.FAIL, user_attrs={"reason": "NaN in the logits"})
-    check_alive([one] * 9)
-    check_alive([*[one] * 20, create_trial(state=TrialState.COMPLETE, value=0.5)])
+    check_not_all_failed([one] * 9)
+    check_not_all_failed([*[one] * 20, create_trial(state=TrialState.COMPLETE, value=0.5)])
     with pytest.raises(RunError, match="all 10 trials have failed; the last one: NaN"):
-        check_alive([one] * 10)
+        check_not_all_failed([one] * 10)
 
 
 def test_other_questions_than_the_study_began_with_are_refused(tmp_path: Path) -> None:
