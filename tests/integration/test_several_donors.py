@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 import optlayers
 from optlayers.checkpoints.info import check_definition, read_info
@@ -27,6 +26,7 @@ from optlayers.layerset import LayerSet
 from optlayers.report.document import as_data, markdown, sections
 from optlayers.report.page import page
 from optlayers.trials.answers import decode_answers
+from tests.helpers.invoke import invoke
 from tests.helpers.paths import DEMO_TASKS
 from tests.helpers.tiny import tiny_llama, train_tiny_tokenizer
 
@@ -125,12 +125,7 @@ def searched(trio: Trio) -> optlayers.SearchResult:
 
 
 def run(trio: Trio, *arguments: str) -> str:
-    from optlayers.cli.app import app, command_group
-
-    command_group()
-    done = CliRunner().invoke(app, [*arguments, "--study", str(trio.file)], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    return invoke(*arguments, "--study", str(trio.file))
 
 
 def test_the_search_finds_one_layer_of_each_donor(searched: optlayers.SearchResult) -> None:

@@ -23,6 +23,7 @@ from optlayers.layerset import LayerSet
 from optlayers.trials.answers import encode_answers
 from optlayers.trials.statistics import StratifiedScore
 from tests.helpers.commands import Commands, Done
+from tests.helpers.earlier import DATA, VERSIONS
 from tests.helpers.hub import Hub
 from tests.helpers.tiny import export, parents_in
 
@@ -89,6 +90,15 @@ def test_an_honest_checkpoint_passes(exported: Path, verify: Verify) -> None:
     assert found["differing"] == []
     assert found["mine"] == found["recorded"]
     assert found["generated"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_checkpoint_of_an_earlier_version_passes(version: str, verify: Verify) -> None:
+    folder = DATA / version / "checkpoint"
+    code, out, err = verify(folder, "--limit", "40", study=DATA / version / "tiny.yaml")
+    assert code == 0, err + out
+    assert "0 answers differ" in out
+    assert out.rstrip().endswith("checkpoint: pass")
 
 
 def copy(exported: Path, tmp_path: Path, **info: object) -> Path:

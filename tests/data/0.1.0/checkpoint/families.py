@@ -1,0 +1,343 @@
+"""Model families: how to build, name and call one decoder layer of each kind of model.
+
+A family is what a hybrid needs to know of a model class. To add one, add a `Family` to
+`FAMILIES`; nothing else in optlayers names a model class. docs/families.md walks through one.
+Shapes: B batch, T tokens, E hidden size. This file needs torch, transformers, `parts.py` and
+`llamba.py` alone, so that it travels with an exported checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+from transformers import initialization as init
+from transformers import models as transformers_models
+from transformers.cache_utils import Cache
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from .llamba import LlambaBlock, LlambaConfig
+from .parts import (
+    Call,
+    Halves,
+    LayerInputs,
+    Rotary,
+    ScaledEmbedding,
+    call_attention,
+    call_attention_and_mamba,
+    call_attention_or_mamba,
+    masks,
+    mix_llamba,
+    mix_side_by_side,
+    softcap,
+)
+
+
+def _call_llamba(layer: Any, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
+    out: torch.Tensor = layer(h, inputs.padding_mask, past_key_values=inputs.past_key_values)
+    return out
+
+
+def _llama_norm(config: Any) -> nn.Module:
+    norm: nn.Module = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+    return norm
+
+
+def _all_full(config: Any) -> list[str]:
+    return ["full_attention"] * int(config.num_hidden_layers)
+
+
+def _all_windowed(config: Any) -> list[str]:
+    """Where a config names no kinds, a window holds for every layer."""
+    kind = "full_attention" if config.sliding_window is None else "sliding_attention"
+    return [kind] * int(config.num_hidden_layers)
+
+
+def _named(config: Any) -> list[str]:
+    return list(config.layer_types)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model: the names of its parts in a checkpoint, and how to make and call them.
+
+    `kinds` gives the kind of each layer in the words of transformers' caches. `call` runs a whole
+    layer, `halves` its parts. `scale` is what the embedding is multiplied with, and whether that
+    is rounded to the weights' dtype first; `finish` is what happens to the logits after the head.
+    """
+
+    build_layer: Callable[[Any, int], nn.Module]
+    build_norm: Callable[[Any], nn.Module]
+    build_rotary: Callable[[Any], nn.Module | None] | None
+    halves: Halves
+    embedding: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    norm: str = "model.norm"
+    head: str = "lm_head"
+    kinds: Callable[[Any], list[str]] = _all_full
+    call: Call = call_attention
+    scale: Callable[[Any], tuple[float, bool] | None] = lambda config: None
+    finish: Callable[[Any, torch.Tensor], torch.Tensor] = lambda config, logits: logits
+
+    def build_embedding(self, config: Any) -> nn.Embedding:
+        """The embedding table, with the family's scale where it has one."""
+        rows, width = embedding_rows(config), config.hidden_size
+        scale = self.scale(config)
+        return nn.Embedding(rows, width) if scale is None else ScaledEmbedding(rows, width, *scale)
+
+    def inputs(
+        self,
+        config: Any,
+        rotary: nn.Module | None,
+        kind: str,
+        h: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: Any = None,
+        cache: Cache | None = None,
+        layer: int | None = None,
+    ) -> LayerInputs:
+        """What layers of one kind need beside h [B, T, E]; see `parts.masks`."""
+        turned: Rotary | None = None
+        if rotary is not None:
+            turned = self.turn(rotary, kind, h, position_ids)
+        # Without a mask or a cache there is nothing to be found out from the positions.
+        packed = None if attention_mask is None and cache is None else position_ids
+        causal, padding = masks(config, kind, h, attention_mask, cache, layer, packed)
+        return LayerInputs(turned, causal, padding, position_ids, cache)
+
+    @staticmethod
+    def turn(rotary: nn.Module, kind: str, h: torch.Tensor, position_ids: torch.Tensor) -> Rotary:
+        """cos and sin of the positions, by kind of layer where the model tells them apart."""
+        made: Rotary
+        if hasattr(rotary, "layer_types"):
+            made = rotary(h, position_ids, kind)
+        else:
+            made = rotary(h, position_ids=position_ids)
+        return made
+
+
+PRE_NORM = Halves(("input_layernorm", None), ("post_attention_layernorm", None))
+POST_NORM = Halves((None, "post_attention_layernorm"), (None, "post_feedforward_layernorm"))
+BOTH_NORMS = Halves(
+    ("input_layernorm", "post_attention_layernorm"),
+    ("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+)
+BESIDE = Halves(
+    ("input_layernorm", None),
+    ("pre_ff_layernorm", None),
+    mixers=("mamba", "self_attn"),
+    mlp_name="feed_forward",
+)
+
+
+def _plain(module: str, name: str, **more: Any) -> Family:
+    """A family of transformers whose decoder is shaped and called as Llama's, but for `more`.
+
+    module: its folder in transformers; name: how its classes begin. They are imported when they
+    are first needed, since most studies need one or two families.
+    """
+
+    def make(part: str) -> Callable[..., nn.Module]:
+        package = getattr(transformers_models, module)
+        made: Callable[..., nn.Module] = getattr(
+            getattr(package, f"modeling_{module}"), f"{name}{part}"
+        )
+        return made
+
+    family = Family(
+        build_layer=lambda config, index: make("DecoderLayer")(config, index),
+        build_norm=lambda config: make("RMSNorm")(config.hidden_size, eps=config.rms_norm_eps),
+        build_rotary=lambda config: make("RotaryEmbedding")(config=config),
+        halves=PRE_NORM,
+    )
+    return replace(family, **more)
+
+
+def _root(config: Any) -> tuple[float, bool]:
+    return float(config.hidden_size) ** 0.5, True
+
+
+def _multiplied(config: Any) -> tuple[float, bool] | None:
+    scale = float(config.embedding_multiplier)
+    return None if scale == 1.0 else (scale, False)
+
+
+_bamba = _plain("bamba", "Bamba")
+_falcon = _plain("falcon_h1", "FalconH1")
+_granite = _plain("granitemoehybrid", "GraniteMoeHybrid")
+
+
+def _bamba_layer(config: Any, index: int) -> nn.Module:
+    from transformers.models.bamba.modeling_bamba import BambaDecoderLayer
+
+    layer: nn.Module = BambaDecoderLayer(config, index, config.layers_block_type[index])
+    return layer
+
+
+def _falcon_layer(config: Any, index: int) -> nn.Module:
+    from transformers.models.falcon_h1.modeling_falcon_h1 import compute_mup_vector
+
+    layer: Any = _falcon.build_layer(config, index)
+    # The whole model gives this to its layers; a plain attribute would stay on its device.
+    with torch.device("cpu"):
+        vector = compute_mup_vector(config)
+    layer.mamba.register_buffer("mup_vector", vector, persistent=False)
+    layer.mamba.mup_config = config
+    made: nn.Module = layer
+    return made
+
+
+def _granite_rotary(config: Any) -> nn.Module | None:
+    """Granite 4 mostly has no positions at all."""
+    if config.position_embedding_type != "rope" or _granite.build_rotary is None:
+        return None
+    return _granite.build_rotary(config)
+
+
+FAMILIES: dict[str, Family] = {
+    "bamba": replace(
+        _bamba,
+        build_layer=_bamba_layer,
+        norm="model.final_layernorm",
+        kinds=_named,
+        call=call_attention_or_mamba,
+        halves=BESIDE,
+    ),
+    "falcon_h1": replace(
+        _falcon,
+        build_layer=_falcon_layer,
+        norm="model.final_layernorm",
+        kinds=_named,
+        call=call_attention_and_mamba,
+        halves=replace(BESIDE, run_mixer=mix_side_by_side),
+        scale=_multiplied,
+        finish=lambda config, logits: logits * config.lm_head_multiplier,
+    ),
+    "gemma2": _plain(
+        "gemma2", "Gemma2", kinds=_named, halves=BOTH_NORMS, scale=_root, finish=softcap
+    ),
+    "gemma3_text": _plain(
+        "gemma3", "Gemma3", kinds=_named, halves=BOTH_NORMS, scale=_root, finish=softcap
+    ),
+    "granitemoehybrid": replace(
+        _granite,
+        build_rotary=_granite_rotary,
+        kinds=_named,
+        call=call_attention_or_mamba,
+        halves=replace(PRE_NORM, mixers=("mamba", "self_attn"), mlp_name="shared_mlp"),
+        scale=_multiplied,
+        finish=lambda config, logits: logits / config.logits_scaling,
+    ),
+    "llama": _plain("llama", "Llama"),
+    "llamba": Family(
+        build_layer=LlambaBlock,
+        build_norm=_llama_norm,
+        build_rotary=None,
+        halves=replace(PRE_NORM, mixers=("mixer",), run_mixer=mix_llamba),
+        embedding="backbone.embedding",
+        layers="backbone.layers",
+        norm="backbone.final_layernorm",
+        kinds=_named,
+        call=_call_llamba,
+    ),
+    "mistral": _plain("mistral", "Mistral", kinds=_all_windowed),
+    "olmo2": _plain("olmo2", "Olmo2", halves=POST_NORM),
+    "phi3": _plain("phi3", "Phi3", kinds=_all_windowed),
+    "qwen2": _plain("qwen2", "Qwen2", kinds=_named),
+    "qwen3": _plain("qwen3", "Qwen3", kinds=_named),
+    "smollm3": _plain("smollm3", "SmolLM3", kinds=_named),
+}
+
+# What is known not to fit, and why; docs/families.md says more.
+UNFIT = {
+    "zamba2": "its attention blocks are shared by many layers and read the embeddings again, so "
+    "no layer of it stands alone",
+    "gemma3": "it reads images too; save its language model alone (model_type gemma3_text)",
+}
+
+
+def model_type_of(data: dict[str, Any]) -> str | None:
+    """The model type of a `config.json`; an old Llamba file may lack it, and is known by its parts.
+
+    None where it is not known: other Mamba files have an `ssm_cfg` too.
+    """
+    return data.get("model_type") or ("llamba" if {"ssm_cfg", "mlp_cfg"} <= data.keys() else None)
+
+
+def config_from_dict(data: dict[str, Any]) -> PreTrainedConfig:
+    """The transformers config of a `config.json`; an old Llamba file may lack its model type.
+
+    Raises `ValueError` for a model type that has no family.
+    """
+    model_type = model_type_of(data)
+    rest = {k: _plain_floats(v) for k, v in data.items() if k not in ("model_type", "auto_map")}
+    if model_type is None:
+        raise ValueError("no model_type is named; add it, such as llama")
+    if model_type not in FAMILIES:
+        raise _no_family(model_type)
+    if model_type == "llamba":
+        return LlambaConfig(**rest)
+    config = AutoConfig.for_model(model_type, **rest)
+    experts = getattr(config, "num_local_experts", None)
+    if experts:
+        raise ValueError(
+            f"model_type {model_type!r} with {experts} experts has no adapter: transformers "
+            "stores them otherwise than it runs them; choose a model without experts"
+        )
+    return config
+
+
+def _plain_floats(value: Any) -> Any:
+    """What JSON has no number for is written `{"__float__": "Infinity"}` by transformers."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _plain_floats(item) for key, item in value.items()}
+    return [_plain_floats(item) for item in value] if isinstance(value, list) else value
+
+
+def _no_family(model_type: object) -> ValueError:
+    if model_type in UNFIT:
+        return ValueError(
+            f"model_type {model_type!r} has no adapter in optlayers/models/families.py: "
+            f"{UNFIT[str(model_type)]}"
+        )
+    known = ", ".join(sorted(FAMILIES))
+    return ValueError(
+        f"model_type {model_type!r} has no adapter (there is one for {known}); "
+        "add a Family to optlayers/models/families.py"
+    )
+
+
+def family_of(config: Any) -> Family:
+    """The family of a config; raises `ValueError` naming the file to add one to."""
+    if config.model_type not in FAMILIES:
+        raise _no_family(config.model_type)
+    return FAMILIES[config.model_type]
+
+
+def embedding_rows(config: Any) -> int:
+    """Rows of the embedding table in the checkpoint: Llamba pads its vocabulary."""
+    return int(getattr(config, "padded_vocab_size", config.vocab_size))
+
+
+def attention_of(config: Any, wanted: str) -> str:
+    """The attention implementation: torch's own has no caps on its scores, plain code has."""
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return "eager" if capped and wanted == "sdpa" else wanted
+
+
+def restore_buffers(module: nn.Module) -> None:
+    """Give a module that was made without weights the buffers that no checkpoint holds."""
+    if hasattr(module, "mup_config"):
+        from transformers.models.falcon_h1.modeling_falcon_h1 import compute_mup_vector
+
+        init.copy_(module.mup_vector, compute_mup_vector(module.mup_config))
+    elif "RotaryEmbedding" in type(module).__name__ and hasattr(module, "layer_types"):
+        fresh: nn.Module = type(module)(module.config)
+        for name, buffer in fresh.named_buffers():
+            init.copy_(module.get_buffer(name), buffer)
