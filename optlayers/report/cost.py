@@ -26,6 +26,7 @@ from optlayers.report.section import (
     line,
     plot,
     row_axis,
+    table,
 )
 from optlayers.results.course import PhaseCost, Step
 from optlayers.results.view import StudyView
@@ -80,13 +81,13 @@ def read_baselines(path: Path) -> list[Baseline]:
 
 def score_by_cost(view: StudyView, baselines: Sequence[Baseline] = ()) -> Section | None:
     """Best score against cost, with the phases, and beside other searches."""
-    course = view.course
+    course, total = view.course, view.course.total.stop
     if not course.full and not course.fast:
         return None
 
     def staircase(steps: list[Step], name: str, colour: str, width: float) -> dict[str, Any]:
         last = [*steps, steps[-1]]  # drawn to the end of the search
-        x = [round(cost, 3) for cost in (*(s.cost for s in steps), course.cost)]
+        x = [round(cost, 3) for cost in (*(s.cost for s in steps), total)]
         hover = "%{x:.1f} full evaluations<br>%{y:.1f} %, layers %{text}<extra></extra>"
         look = {"text": [layers_text(s.layers) for s in last], "width": width, "shape": "hv"}
         return line(name, x, hundredths([s.score for s in last]), colour, hover, **look)
@@ -101,7 +102,7 @@ def score_by_cost(view: StudyView, baselines: Sequence[Baseline] = ()) -> Sectio
         colour, dash = SEARCHES[number % len(SEARCHES)], DASHES[number % len(DASHES)]
         x, y = [round(c, 2) for c in other.cost], hundredths(other.score)
         data.append(line(other.name, x, y, colour, hover, width=1.5, dash=dash, shape="hv"))
-    end = max([course.cost, *(min(b.cost[-1], 2 * course.cost) for b in baselines)])
+    end = max([total, *(min(b.cost[-1], 2 * total) for b in baselines)])
     shown = [y for trace in data for y in trace["y"]]
     span = max(max(shown) - min(shown), 2.0)
     # The lowest part of the plot is left to the names of the phases.
@@ -115,7 +116,7 @@ def score_by_cost(view: StudyView, baselines: Sequence[Baseline] = ()) -> Sectio
         short="Score by cost",
         alt=(
             f"Staircase of the best score so far: {percent(best[-1].score)} with layers "
-            f"{layers_text(best[-1].layers)} after {best[-1].cost:.1f} of {course.cost:.1f} full "
+            f"{layers_text(best[-1].layers)} after {best[-1].cost:.1f} of {total:.1f} full "
             f"evaluations. Phases: {phases}.{beside}"
         ),
         note=(
@@ -204,35 +205,15 @@ def funnel_chart(view: StudyView) -> Section | None:
 
 def cost_by_phase(view: StudyView) -> Section:
     """What each phase took, and what was saved."""
-    course, funnel, saved = view.course, view.funnel, view.savings
-    rows = [
-        (
-            p.phase,
-            p.trials,
-            p.sets,
-            f"{p.questions:,}",
-            f"{p.stop - p.start:.1f}",
-            percent((p.stop - p.start) / course.cost if course.cost else None, 0),
-            duration(p.seconds),
-        )
-        for p in [
-            *course.phases,
-            PhaseCost(
-                phase="all",
-                start=0.0,
-                stop=course.cost,
-                trials=sum(p.trials for p in course.phases),
-                sets=funnel.evaluated,
-                questions=course.questions,
-                seconds=course.seconds,
-            ),
-        ]
-    ]
+    course, sets, saved = view.course, view.funnel.evaluated, view.savings
+    if not course.phases:
+        note = "Nothing has been evaluated yet."
+        return Section(name="cost", title="What it cost", short="Cost", note=note)
     note = f"A full evaluation is one layer set on all {max(1, view.n_full):,} questions."
     if saved.racing is not None:
         note += (
             f" Racing and fast questions first saved {percent(saved.racing)} of the questions of "
-            f"evaluating all {funnel.evaluated:,} sets in full"
+            f"evaluating all {sets:,} sets in full"
         )
         if saved.prefixes is not None:
             note += (
@@ -241,13 +222,22 @@ def cost_by_phase(view: StudyView) -> Section:
             )
         note += "."
     note += " The base, the donor and held-out questions are not included."
-    empty = not course.phases
     return Section(
         name="cost",
         title="What it cost",
         short="Cost",
-        note="Nothing has been evaluated yet." if empty else note,
-        head=("phase", "trials", "layer sets", "questions", "full evaluations", "share", "time"),
-        rows=[] if empty else rows,
+        note=note,
         sortable=False,
+        **table(
+            [*course.phases, course.total],
+            {
+                "phase": lambda p: p.phase,
+                "trials": lambda p: p.trials,
+                "layer sets": lambda p: p.sets,
+                "questions": lambda p: f"{p.questions:,}",
+                "full evaluations": lambda p: f"{p.stop - p.start:.1f}",
+                "share": lambda p: percent((p.stop - p.start) / (course.total.stop or 1.0), 0),
+                "time": lambda p: duration(p.seconds),
+            },
+        ),
     )

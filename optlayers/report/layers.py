@@ -38,17 +38,14 @@ def layer_effects(view: StudyView) -> Section | None:
     """What each layer adds on average, with 95 % intervals."""
     if view.effects is None:
         return None
-    found = view.effects.layers
-    # Numbers on the axis, or with several donors the layers' names in their order.
-    several, labels = len(view.donors) > 1, [view.label(i) for i in range(view.n_choices)]
+    found, labels = view.effects.explanation.layers, view.choices
     data: list[dict[str, Any]] = []
     for name, colour, symbol, mine in (
         ("helps", BLUE, "circle", [e for e in found if e.is_sure and e.effect > 0]),
         ("harms", ORANGE, "diamond", [e for e in found if e.is_sure and e.effect < 0]),
         ("not significant", GREY, "circle-open", [e for e in found if not e.is_sure]),
     ):
-        places = [e.layers.indices[0] for e in mine]
-        x = [labels[i] for i in places] if several else places
+        x = [labels[e.layers.indices[0]] for e in mine]
         bars = {"type": "data", "color": colour, "thickness": 2, "width": 0}
         bars["array"] = hundredths([e.ci_high - e.effect for e in mine])
         look = {"symbol": symbol, "error_y": bars, "customdata": [e.sets for e in mine]}
@@ -59,8 +56,7 @@ def layer_effects(view: StudyView) -> Section | None:
     best = ", ".join(
         f"layer {layers_text(view.space.labels(e.layers))} ({points(e.effect)})" for e in ranked
     )
-    place = {"range": [-0.7, view.n_choices - 0.3], "tick0": 0, "showgrid": False}
-    place["dtick"] = 1 if view.n_choices <= 16 else 2
+    ticks = {"range": [-0.7, len(labels) - 0.3], "tick0": 0, "dtick": 1 + (len(labels) > 16)}
     zero = {"zeroline": True, "zerolinecolor": SOFT, "zerolinewidth": 1}
     return Section(
         name="layer-effects",
@@ -74,7 +70,7 @@ def layer_effects(view: StudyView) -> Section | None:
         ),
         plot=plot(
             data,
-            xaxis=name_axis(labels, "layer", **place) if several else axis("layer", **place),
+            xaxis=name_axis(labels, "layer", **ticks),
             yaxis=axis("points added", **zero),
         ),
         height=400,
@@ -88,17 +84,16 @@ def pair_synergy(view: StudyView) -> Section | None:
     found = view.effects
     if found is None:
         return None
-    n = view.n_choices
-    labels = [view.label(i) for i in range(n)]
+    labels, n = view.choices, len(view.choices)
     values = [hundredths([float(v) for v in row], 1) for row in found.synergy]
     texts = [[""] * n for _ in range(n)]
-    for pair in found.pairs:
+    for pair in found.explanation.pairs:
         i, j = pair.layers.indices
         text = f"{points(pair.effect)} points, ± {100 * float(found.half[i, j]):.1f}"
         texts[i][j] = f"layers {labels[i]} and {labels[j]}: {text}"
         texts[j][i] = f"layers {labels[j]} and {labels[i]}: {text}"
     most = max((abs(v) for row in values for v in row if v is not None), default=1.0) or 1.0
-    sure = [e for e in found.pairs if e.is_sure]
+    sure = [e for e in found.explanation.pairs if e.is_sure]
     strongest = "; ".join(
         f"{layers_text(view.space.labels(e.layers))}: {points(e.effect)} points" for e in sure[:4]
     )
@@ -129,7 +124,7 @@ def pair_synergy(view: StudyView) -> Section | None:
         square=True,
         expanded=True,
         head=("layers", "points", "95 % interval", "sets"),
-        rows=[_effect_row(view, effect) for effect in found.pairs[:MOST_PAIRS]],
+        rows=[_effect_row(view, effect) for effect in found.explanation.pairs[:MOST_PAIRS]],
     )
 
 
@@ -139,10 +134,10 @@ def evolution(view: StudyView) -> Section | None:
     if not found or not view.n_layers:
         return None
     names = ["probe" if g.number < 0 else str(g.number) for g in found]
-    labels, share = [view.label(i) for i in range(view.n_choices)], found[-1].share
-    top = sorted(range(view.n_choices), key=lambda i: -share[i])[:4]
+    labels, share = view.choices, found[-1].share
+    top = sorted(range(len(view.choices)), key=lambda i: -share[i])[:4]
     last = ", ".join(f"layer {labels[i]} {percent(share[i], 0)}" for i in top)
-    values = [[round(100 * g.share[i]) for g in found] for i in range(view.n_choices)]
+    values = [[round(100 * g.share[i]) for g in found] for i in range(len(view.choices))]
     hover = "generation %{x}, layer %{y}<br>%{z} % of the best sets<extra></extra>"
     look: dict[str, Any] = {"zmax": 100, "hovertemplate": hover}
     return Section(
@@ -163,7 +158,7 @@ def evolution(view: StudyView) -> Section | None:
             xaxis=axis("generation", type="category", showgrid=False),
             yaxis=axis("layer", type="category", showgrid=False, autorange="reversed"),
         ),
-        height=160 + 18 * view.n_choices,
+        height=160 + 18 * len(view.choices),
         head=("generation", "new sets", "best first score", "most frequent pairs (sets)"),
         rows=[
             (

@@ -69,8 +69,8 @@ def tiles(view: StudyView) -> list[Tile]:
         span = interval(reference.ci_low, reference.ci_high)
         found.append(Tile(f"{reference.title} alone", percent(reference.score), span))
     course, saved, workers = view.course, view.savings, len(view.workers)
-    price = f"for the cost of {course.cost:.0f} full evaluations"
-    time = duration(course.seconds) if course.seconds else ""
+    price = f"for the cost of {course.total.stop:.0f} full evaluations"
+    time = duration(course.total.seconds) if course.total.seconds else ""
     if view.funnel.evaluated:
         more = f", in {time}" if held is not None and time else ""
         found.append(Tile("layer sets", f"{view.funnel.evaluated:,}", price + more))
@@ -125,7 +125,7 @@ def leaderboard_table(view: StudyView, most: int) -> Section:
         name="leaderboard",
         title="Leaderboard",
         note=(
-            f"The best of {view.funnel.evaluated:,} layer sets, from {view.course.questions:,} "
+            f"The best of {view.funnel.evaluated:,} layer sets, from {view.question_evaluations:,} "
             "answers. The best of many scores is partly luck"
             + ("; a held-out score, on questions that no decision has seen, is not" if held else "")
             + f". Sets on all {view.n_full:,} questions come before those on part of them. Behind: "
@@ -220,5 +220,7 @@ def versions_table(view: StudyView) -> Section | None:
         for name, version in worker.versions.items():
             found.setdefault(name, {})[version] = None
     rows = [(name, ", ".join(versions)) for name, versions in found.items()]
+    if not rows:
+        return None
     head = ("package", "version")
-    return Section(name="versions", title="Versions", head=head, rows=rows) if rows else None
+    return Section(name="versions", title="Versions", head=head, rows=rows, sortable=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
@@ -24,10 +25,10 @@ class Step:
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """What one phase took.
+    """What one phase took, or the whole search (`all`).
 
-    start, stop: full evaluations of the search when its first trial started and its last one
-    ended. seconds: wall time in which at least one of its trials ran.
+    start, stop: full evaluations of the search before its first and after its last trial. seconds:
+    wall time in which at least one of its trials ran.
     """
 
     phase: str
@@ -43,24 +44,10 @@ class PhaseCost:
 class Course:
     """The best score on all questions (full) and on the fast ones against cost, and the phases."""
 
-    full: list[Step] = field(default_factory=list)
-    fast: list[Step] = field(default_factory=list)
-    phases: list[PhaseCost] = field(default_factory=list)
-
-    @property
-    def cost(self) -> float:
-        """Full evaluations of the whole search."""
-        return max((p.stop for p in self.phases), default=0.0)
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all phases."""
-        return sum(p.seconds for p in self.phases)
-
-    @property
-    def questions(self) -> int:
-        """Question evaluations, over all layer sets."""
-        return sum(p.questions for p in self.phases)
+    full: list[Step]
+    fast: list[Step]
+    phases: list[PhaseCost]
+    total: PhaseCost
 
 
 def course(
@@ -80,32 +67,35 @@ def course(
         if t.datetime_complete is not None
     }
     evaluated = [r for r in records if r.is_evaluated and r.number in times]
-    found = Course()
-    cost = 0.0
-    # Of each phase: cost before and after a trial, and its record.
-    by_phase: dict[str, list[tuple[float, float, Record]]] = {}
-    for record in sorted(evaluated, key=lambda r: (times[r.number][1], r.number)):
-        before, cost = cost, cost + record.evaluated / max(1, n_full)
-        phase = record.phase or Phase.explore.value
-        by_phase.setdefault(phase, []).append((before, cost, record))
-        full = record.score if record.is_full else None
-        for line, score in ((found.full, full), (found.fast, record.intermediate.get(n_fast))):
-            if score is not None and (not line or score > line[-1].score):
-                line.append(Step(cost, float(score), record.number, space.labels(record.layers)))
-    for name in (phase.value for phase in Phase if phase.value in by_phase):
-        mine = by_phase[name]
-        found.phases.append(
-            PhaseCost(
-                phase=name,
-                start=mine[0][0],
-                stop=mine[-1][1],
-                trials=len(mine),
-                sets=len({r.layers.indices for _, _, r in mine}),
-                questions=sum(r.evaluated for _, _, r in mine),
-                seconds=union_length([times[r.number] for _, _, r in mine]),
-            )
+    evaluated.sort(key=lambda r: (times[r.number][1], r.number))
+    cost = list(
+        itertools.accumulate([r.evaluated / max(1, n_full) for r in evaluated], initial=0.0)
+    )
+    full: list[Step] = []
+    fast: list[Step] = []
+    by_phase: dict[str, list[int]] = {}
+    for place, record in enumerate(evaluated):
+        by_phase.setdefault(record.phase or Phase.explore.value, []).append(place)
+        score = record.score if record.is_full else None
+        for line, new in ((full, score), (fast, record.intermediate.get(n_fast))):
+            if new is not None and (not line or new > line[-1].score):
+                layers = space.labels(record.layers)
+                line.append(Step(cost[place + 1], float(new), record.number, layers))
+
+    def total(name: str, places: Sequence[int]) -> PhaseCost:
+        mine = [evaluated[place] for place in places]
+        return PhaseCost(
+            phase=name,
+            start=cost[places[0]] if places else 0.0,
+            stop=cost[places[-1] + 1] if places else 0.0,
+            trials=len(mine),
+            sets=len({r.layers.indices for r in mine}),
+            questions=sum(r.evaluated for r in mine),
+            seconds=union_length([times[r.number] for r in mine]),
         )
-    return found
+
+    phases = [total(name, by_phase[name]) for name in Phase if name in by_phase]
+    return Course(full, fast, phases, total("all", range(len(evaluated))))
 
 
 def union_length(intervals: list[tuple[float, float]]) -> float:

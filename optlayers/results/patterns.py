@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optlayers.layerset import Labels, LayerSet, LayerSpace
-from optlayers.search import Effect, Explanation, Phase, explain
+from optlayers.search import Explanation, Phase, explain
 from optlayers.trials.record import Record
 
 # The best sets whose layers show what the search has learned.
@@ -32,16 +32,6 @@ class Effects:
     explanation: Explanation
     synergy: Matrix
     half: Matrix
-
-    @property
-    def layers(self) -> Sequence[Effect]:
-        """What each choice adds on average."""
-        return self.explanation.layers
-
-    @property
-    def pairs(self) -> Sequence[Effect]:
-        """Synergies of all pairs that were evaluated, significant and strong ones first."""
-        return self.explanation.pairs
 
 
 def effects(records: Sequence[Record], space: LayerSpace) -> Effects | None:

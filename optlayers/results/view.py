@@ -271,11 +271,8 @@ class StudyView:
         """The best sets after each generation."""
         return generations(self.records, self.space) if self.n_layers else []
 
-    @property
-    def n_choices(self) -> int:
-        """What a layer set chooses from: the layers of each donor."""
-        return self.space.n_choices if self.n_layers else 0
-
-    def label(self, choice: int) -> str:
-        """One choice: `7`, or with several donors `7@a`."""
-        return self.space.text(LayerSet.of(choice))
+    @cached_property
+    def choices(self) -> list[str]:
+        """What a layer set chooses from: `7`, or with several donors `7@a`."""
+        n_choices = self.space.n_choices if self.n_layers else 0
+        return [self.space.text(LayerSet.of(choice)) for choice in range(n_choices)]

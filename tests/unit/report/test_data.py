@@ -148,8 +148,8 @@ def test_what_was_paid_adds_up(finished: Finished) -> None:
     view = finished.view
     records = read_records(finished.study.get_trials(deepcopy=False))
     paid = sum(r.evaluated for r in records)
-    assert view.course.questions == paid
-    assert view.course.cost == pytest.approx(paid / 160)
+    assert view.course.total.questions == paid
+    assert view.course.total.stop == pytest.approx(paid / 160)
     assert [p.phase for p in view.course.phases] == ["probe", "explore", "validate", "refine"]
     [worker] = view.workers
     assert worker.questions == paid
@@ -186,16 +186,16 @@ def test_every_full_set_has_its_fast_score_beside_it(finished: Finished) -> None
 def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
     found = finished.view.effects
     assert found is not None
-    ranked = sorted(found.layers, key=lambda e: -e.effect)
+    ranked = sorted(found.explanation.layers, key=lambda e: -e.effect)
     assert {e.layers.indices[0] for e in ranked[:3]} == set(BEST.indices)
     assert all(e.is_sure for e in ranked[:3])
     assert np.isnan(np.diag(found.synergy)).all()
     np.testing.assert_array_equal(found.synergy, found.synergy.T)
-    for pair in found.pairs:
+    for pair in found.explanation.pairs:
         i, j = pair.layers.indices
         assert found.synergy[i, j] == pair.effect
         assert found.half[j, i] == pytest.approx(pair.ci_high - pair.effect)
-    assert np.isfinite(found.synergy).sum() == 2 * len(found.pairs)
+    assert np.isfinite(found.synergy).sum() == 2 * len(found.explanation.pairs)
     assert effects([], LayerSpace(N_LAYERS)) is None
 
 
