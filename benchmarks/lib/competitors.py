@@ -18,7 +18,7 @@ import optuna
 from benchmarks.lib.landscapes import Known
 from optlayers.config.study import StudyDefinition
 from optlayers.inference.prefix_tree import layer_passes
-from optlayers.layerset import LayerSet, LayerSpace, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.rungs import Rungs
 from optlayers.testing.simulation import Simulation
@@ -76,14 +76,14 @@ class Oracle:
 
 def exhaustive(oracle: Oracle, rng: np.random.Generator) -> None:
     """All sets, small ones first."""
-    sets = list(all_layer_sets(oracle.known.n_layers, 1, oracle.known.max_layers))
+    sets = list(LayerSpace(oracle.known.n_layers, 1, oracle.known.max_layers))
     for start in range(0, len(sets), 64):
         oracle.ask(sets[start : start + 64])
 
 
 def random_sets(oracle: Oracle, rng: np.random.Generator) -> None:
     """Sets drawn evenly from all."""
-    sets = list(all_layer_sets(oracle.known.n_layers, 1, oracle.known.max_layers))
+    sets = list(LayerSpace(oracle.known.n_layers, 1, oracle.known.max_layers))
     order = rng.permutation(len(sets))
     for start in range(0, len(sets), COHORT):
         oracle.ask([sets[i] for i in order[start : start + COHORT]])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from optlayers.config.study import load_study
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.surrogate import indicators
 from optlayers.testing import Landscape
 from optlayers.trials.statistics import StratifiedScore
@@ -75,7 +75,7 @@ def recorded(path: Path) -> Known:
     found = Landscape.load(path)
     sets = dict(found.index)
     most = max((len(layers) for layers in sets), default=0)
-    for layers in all_layer_sets(found.n_layers, 1, most):
+    for layers in LayerSpace(found.n_layers, 1, most):
         if layers not in sets:
             raise InputError(
                 f"landscape {path}: layer set {layers} is not in it; record every set of 1 to "
@@ -185,7 +185,7 @@ def synthetic(family: str, seed: int) -> Known:
     its difficulty, or by a guess of one in four, half of them the same for all sets.
     """
     rng = np.random.default_rng([seed, list(FAMILIES).index(family)])
-    sets = list(all_layer_sets(LAYERS, 0, 4))
+    sets = list(LayerSpace(LAYERS, 0, 4))
     skill = FAMILIES[family](rng, indicators(sets, LAYERS)) + 0.05
     n_full = SUBJECTS * PER_SUBJECT
     questions = Question.draw(n_full, rng)

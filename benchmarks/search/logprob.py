@@ -23,8 +23,7 @@ from optuna.trial import TrialState
 from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.inference.device import pick_device, pick_dtype
-from optlayers.layerset import LayerSet
-from optlayers.search import LayerSpace
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.history import individuals_from
 from optlayers.search.individual import Individual
 from optlayers.search.logprobs import note_rung
@@ -163,7 +162,7 @@ def main() -> None:
         sets = [LayerSet.parse(text) for text in loaded["sets"]]
         right, sure = loaded["right"].astype(float), loaded["sure"].astype(float)
     if args.save is not None:
-        texts = [layers.text() for layers in sets]
+        texts = [str(layers) for layers in sets]
         np.savez_compressed(
             args.save, n_layers=n_layers, sets=texts, right=right.astype(bool), sure=sure
         )

@@ -3,7 +3,7 @@
 Record, with the models of a study (`ModelEvaluator` in `optlayers.evaluation.evaluator`):
 
     evaluator = ModelEvaluator(load_study("mine.yaml"), torch.device("cuda"), torch.bfloat16)
-    sets = list(all_layer_sets(evaluator.n_layers, 0, 2))
+    sets = list(LayerSpace(evaluator.n_layers, 0, 2))
     Landscape.record(evaluator, sets).save(Path("mine.npz"))
 
 or make answers up, and replay them, here through a whole search of a small study:
@@ -11,7 +11,7 @@ or make answers up, and replay them, here through a whole search of a small stud
     >>> import numpy as np
     >>> from optlayers.config.study import parse_study
     >>> from optlayers.evaluation.questions import Subject, order_questions
-    >>> from optlayers.layerset import all_layer_sets
+    >>> from optlayers.layerset import LayerSpace
     >>> from optlayers.storage.connect import open_study
     >>> from optlayers.testing import Landscape, ReplayEvaluator
     >>> from optlayers.workers.worker import Worker
@@ -24,7 +24,7 @@ or make answers up, and replay them, here through a whole search of a small stud
     ... questions: {fast: 10}
     ... ''', "mine.yaml", folder)
     >>> order = order_questions([Subject("capitals", 40, 1.0)], study.questions)
-    >>> sets = list(all_layer_sets(6, 0, 2))
+    >>> sets = list(LayerSpace(6, 0, 2))
     >>> answers = np.random.default_rng(0).random((len(sets), order.n_full)) < 0.5
     >>> landscape = Landscape.of(6, order, sets, answers)
     >>> stored = open_study(f"sqlite:///{folder}/optuna.db", study)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import Subject, order_questions
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import RacingPruner
 from optlayers.storage.connect import open_study
 from optlayers.testing import Landscape, ReplayEvaluator
@@ -58,7 +58,7 @@ def landscape() -> Landscape:
     hardness = rng.random(order.n_full)
     worth = np.full(N_LAYERS, 0.01)
     worth[[2, 5, 7]] = 0.2
-    sets = list(all_layer_sets(N_LAYERS, 0, 3))
+    sets = list(LayerSpace(N_LAYERS, 0, 3))
     rows = []
     for layers in sets:
         skill = 0.25 + sum(worth[i] for i in layers) + 0.1 * (layers == BEST)

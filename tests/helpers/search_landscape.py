@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 
 N_LAYERS = 16
 N_SUBJECTS = 6
@@ -60,7 +60,7 @@ class Landscape:
     def best(self, minimum: int = 1, maximum: int = 4) -> tuple[float, set[LayerSet]]:
         """The highest full score, and the sets that reach it."""
         if (minimum, maximum) not in self._best:
-            scores = {s: self.score(s) for s in all_layer_sets(N_LAYERS, minimum, maximum)}
+            scores = {s: self.score(s) for s in LayerSpace(N_LAYERS, minimum, maximum)}
             top = max(scores.values())
             sets = {layers for layers, score in scores.items() if score == top}
             self._best[minimum, maximum] = top, sets

@@ -24,7 +24,7 @@ import torch
 from optlayers.config.study import load_study
 from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.testing import Landscape
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,7 +38,7 @@ def _part(job: tuple[str, int, int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     torch.set_num_threads(1)
     definition = load_study(study)
     evaluator = ModelEvaluator(definition, torch.device("cpu"), torch.float32)
-    sets = list(all_layer_sets(evaluator.n_layers, 0, definition.layers.max))
+    sets = list(LayerSpace(evaluator.n_layers, 0, definition.layers.max))
     rows = []
     for answers in evaluator.evaluate(sets, start, stop):
         if isinstance(answers, EvaluationError):
@@ -58,7 +58,7 @@ def record(study: str, workers: int) -> Landscape:
     jobs = [(study, start, min(n_full, start + step)) for start in range(0, n_full, step)]
     started = time.monotonic()
     parts: list[np.ndarray[Any, np.dtype[np.bool_]]] = []
-    sets = list(all_layer_sets(evaluator.n_layers, 0, definition.layers.max))
+    sets = list(LayerSpace(evaluator.n_layers, 0, definition.layers.max))
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for answers in pool.imap(_part, jobs):
             parts.append(answers)

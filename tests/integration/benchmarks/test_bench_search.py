@@ -10,7 +10,7 @@ import pytest
 
 from optlayers.config.fields import Questions
 from optlayers.evaluation.questions import Subject, order_questions
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.testing import Landscape
 from tests.helpers.commands import Commands, Done
 
@@ -49,7 +49,7 @@ def bench(commands: Commands, tmp_path: Path) -> Bench:
 
 
 def test_a_recorded_landscape_gets_a_row_for_every_search(bench: Bench, tmp_path: Path) -> None:
-    write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, 2)))
+    write(tmp_path / "mine.npz", list(LayerSpace(LAYERS, 0, 2)))
     searches = ["optlayers", "greedy addition", "exhaustive"]
     words = ["--landscapes", "mine.npz", "--searches", *searches]
     code, out, err = bench(*words)
@@ -83,7 +83,7 @@ def test_a_pairs_recording_is_what_its_models_answer(
     assert refused.code == 2
     assert "expected one donor and tasks that are right or wrong" in refused.err.splitlines()[-1]
     found = Landscape.load(tmp_path / "tiny.npz")
-    sets = list(all_layer_sets(LAYERS, 0, 3))
+    sets = list(LayerSpace(LAYERS, 0, 3))
     assert list(found.index) == sets
     evaluator = ModelEvaluator(load_study(str(tiny_study)), torch.device("cpu"), torch.float32)
     answers = evaluator.evaluate(sets, 0, evaluator.order.n_full)
@@ -97,7 +97,7 @@ def test_a_pairs_recording_is_what_its_models_answer(
 def test_all_searches_run_on_a_landscape_of_small_sets(
     bench: Bench, tmp_path: Path, most: int
 ) -> None:
-    write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, most)))
+    write(tmp_path / "mine.npz", list(LayerSpace(LAYERS, 0, most)))
     code, out, err = bench("--landscapes", "mine.npz")
     assert code == 0, err
     for search in ("optlayers", "predecessor's GA", "TPE", "NSGA-II", "beam of 3"):
@@ -105,7 +105,7 @@ def test_all_searches_run_on_a_landscape_of_small_sets(
 
 
 def test_what_is_recorded_is_drawn_anew_without_a_run(bench: Bench, tmp_path: Path) -> None:
-    write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 0, 2)))
+    write(tmp_path / "mine.npz", list(LayerSpace(LAYERS, 0, 2)))
     searches = ["--searches", "optlayers", "greedy addition"]
     code, _, err = bench("--landscapes", "mine.npz", *searches, "--out", "made")
     assert code == 0, err
@@ -127,7 +127,7 @@ def test_what_is_recorded_is_drawn_anew_without_a_run(bench: Bench, tmp_path: Pa
 def test_the_best_set_is_that_of_the_weights_in_the_file(tmp_path: Path) -> None:
     from benchmarks.lib.landscapes import recorded
 
-    write(tmp_path / "mine.npz", list(all_layer_sets(LAYERS, 1, 2)))
+    write(tmp_path / "mine.npz", list(LayerSpace(LAYERS, 1, 2)))
     known, truth = recorded(tmp_path / "mine.npz"), Landscape.load(tmp_path / "mine.npz").scores()
     for layers, row in known.index.items():
         assert known.scores[row] == pytest.approx(truth[layers], abs=1e-12)
@@ -142,7 +142,7 @@ def test_the_best_set_is_that_of_the_weights_in_the_file(tmp_path: Path) -> None
 
 
 def test_a_landscape_that_is_none_or_not_whole_is_one_line(bench: Bench, tmp_path: Path) -> None:
-    write(tmp_path / "holes.npz", list(all_layer_sets(LAYERS, 0, 2))[:-1])
+    write(tmp_path / "holes.npz", list(LayerSpace(LAYERS, 0, 2))[:-1])
     (tmp_path / "text.npz").write_text("answers")
     cases = {
         "holes.npz": "landscape holes.npz: layer set 4,5 is not in it; record every set of 1 to 2",

@@ -12,7 +12,7 @@ import torch
 from optlayers.config.study import load_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.evaluator import ModelEvaluator
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.testing import Landscape
 from studies.demo.build import make_tasks as maker
 from studies.demo.build import questions as demo
@@ -33,7 +33,7 @@ def evaluator() -> ModelEvaluator:
 
 
 def test_the_landscape_holds_every_set_of_up_to_four_layers(landscape: Landscape) -> None:
-    assert sorted(landscape.index) == sorted(all_layer_sets(16, 0, 4))
+    assert sorted(landscape.index) == sorted(LayerSpace(16, 0, 4))
     assert landscape.answers.shape == (2517, landscape.order.n_full)
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet, all_layer_sets
-from optlayers.search import LayerSpace
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import Individual
 from optlayers.search.initial import scored_set
@@ -22,7 +21,7 @@ def individual(text: str, fitness: float, generation: int = 0) -> Individual:
 
 def random_individuals(count: int, seed: int = 0) -> list[Individual]:
     rng = np.random.default_rng(seed)
-    sets = list(all_layer_sets(16, 1, 4))
+    sets = list(LayerSpace(16, 1, 4))
     picks = rng.choice(len(sets), count, replace=False)
     return [
         Individual(sets[int(p)], round(float(rng.random()), 2), i // 20)
@@ -96,7 +95,7 @@ def test_scores_of_zero_do_not_stop_the_initialisation() -> None:
 
 def test_nothing_seen_claimed_or_excluded_is_proposed_until_the_space_ends() -> None:
     space = LayerSpace(n_layers=6, min_layers=1, max_layers=3)
-    sets = list(all_layer_sets(6, 1, 3))
+    sets = list(LayerSpace(6, 1, 3))
     crowd = [Individual(s, i / 50, i // 5) for i, s in enumerate(sets[:20])]
     claimed, excluded = sets[20:25], sets[25:28]
     search = GeneticSearch(space=space, population_size=5)
@@ -106,7 +105,7 @@ def test_nothing_seen_claimed_or_excluded_is_proposed_until_the_space_ends() -> 
 
 def test_generations_count_finished_and_claimed_sets() -> None:
     crowd = [i._replace(generation=0) for i in random_individuals(12)]
-    claimed = [s for s in all_layer_sets(16, 2, 2) if s not in {i.layers for i in crowd}][:3]
+    claimed = [s for s in LayerSpace(16, 2, 2) if s not in {i.layers for i in crowd}][:3]
     search = GeneticSearch(space=SPACE, population_size=10)
     found = search.propose(crowd, claimed, np.random.default_rng(0), 8)
     assert [generation for _, generation in found] == [1] * 5 + [2] * 3

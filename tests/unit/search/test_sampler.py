@@ -10,7 +10,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 
 from optlayers.errors import InputError
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import PatternGASampler, Phase
 from optlayers.search.history import individuals_from
 from optlayers.search.selection import select_parents
@@ -62,7 +62,7 @@ def numbered(sets: Sequence[LayerSet]) -> list[str]:
 def test_asked_sets_keep_the_budget_and_never_repeat_until_all_are_seen() -> None:
     sampler = new_sampler()
     found = ask_and_tell(new_study(sampler), sampler, sampler.space.size)
-    assert sorted(found) == sorted(all_layer_sets(8, 1, 3))
+    assert sorted(found) == sorted(LayerSpace(8, 1, 3))
 
 
 def test_when_all_are_seen_the_best_known_set_is_given_again() -> None:
@@ -77,7 +77,7 @@ def test_claimed_sets_are_not_proposed_again() -> None:
     sampler = new_sampler()
     study = new_study(sampler)
     asked = [study.ask(sampler.search_space()) for _ in range(40)]
-    study.enqueue_trial(LayerSet.of(0, 7).to_params(8))
+    study.enqueue_trial(LayerSpace(8).params(LayerSet.of(0, 7)))
     found = [LayerSet.from_params(trial.params) for trial in asked]
     more = [p.layers for p in sampler.propose(study, 99)]
     assert len({*found, *more, LayerSet.of(0, 7)}) == sampler.space.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.genetic import MOST_PAUSED, _likeliest
 from optlayers.search.individual import Individual
 from optlayers.search.surrogate import MOST, Surrogate, indicators
@@ -22,7 +22,7 @@ def truth(layers: LayerSet) -> float:
 
 def observed(count: int, noise: float = 0.0, seed: int = 0) -> tuple[list[Individual], set[int]]:
     rng = np.random.default_rng(seed)
-    sets = list(all_layer_sets(N, 1, 3))
+    sets = list(LayerSpace(N, 1, 3))
     rows = set(rng.choice(len(sets), count, replace=False).tolist())
     return [
         Individual(sets[r], truth(sets[r]) + float(rng.normal(0, noise)), variance=noise**2)
@@ -32,7 +32,7 @@ def observed(count: int, noise: float = 0.0, seed: int = 0) -> tuple[list[Indivi
 
 def test_sets_that_were_not_seen_are_predicted() -> None:
     observations, rows = observed(100)
-    sets = list(all_layer_sets(N, 1, 3))
+    sets = list(LayerSpace(N, 1, 3))
     unseen = [s for r, s in enumerate(sets) if r not in rows]
     model = Surrogate(observations, N)
     wanted = np.array([truth(s) for s in unseen])
@@ -44,7 +44,7 @@ def test_sets_that_were_not_seen_are_predicted() -> None:
 
 def test_its_intervals_hold_what_they_promise() -> None:
     inside = total = 0
-    sets = list(all_layer_sets(N, 1, 3))
+    sets = list(LayerSpace(N, 1, 3))
     wanted = np.array([truth(s) for s in sets])
     for seed in range(10):
         observations, _ = observed(60, noise=0.03, seed=seed)
@@ -56,7 +56,7 @@ def test_its_intervals_hold_what_they_promise() -> None:
 
 def test_a_pair_that_works_together_is_chosen_from_its_parts() -> None:
     observations, _ = observed(100, noise=0.01)
-    sets = [s for s in all_layer_sets(N, 3, 3) if s not in {o.layers for o in observations}]
+    sets = [s for s in LayerSpace(N, 3, 3) if s not in {o.layers for o in observations}]
     chosen = Surrogate(observations, N).choose(sets, 5, np.random.default_rng(0))
     assert len(set(chosen)) == 5
     assert np.mean([truth(s) for s in chosen]) > np.quantile([truth(s) for s in sets], 0.9)
@@ -64,7 +64,7 @@ def test_a_pair_that_works_together_is_chosen_from_its_parts() -> None:
 
 def test_the_choice_depends_on_the_generator_alone() -> None:
     observations, _ = observed(50, noise=0.02)
-    sets = list(all_layer_sets(N, 2, 2))
+    sets = list(LayerSpace(N, 2, 2))
     first, again, other = (
         Surrogate(observations, N).choose(sets, 8, np.random.default_rng(seed))
         for seed in (1, 1, 2)
@@ -83,7 +83,7 @@ def test_it_stays_small_however_many_trials_there_are() -> None:
 
 
 def test_equal_scores_are_no_fault_and_one_observation_is() -> None:
-    sets = list(all_layer_sets(N, 1, 1))
+    sets = list(LayerSpace(N, 1, 1))
     model = Surrogate([Individual(s, 0.25, variance=0.001) for s in sets], N)
     np.testing.assert_allclose(model.mean(sets), 0.25, atol=1e-6)
     with pytest.raises(ValueError, match="1 observations; a model needs 2"):
@@ -99,7 +99,7 @@ def test_of_many_paused_sets_those_that_the_model_holds_for_best_compete() -> No
     model = Surrogate(observations, N)
     few = [o.layers for o in observations[:20]]
     assert _likeliest(few, model) == few
-    many = list(all_layer_sets(N, 1, 4))
+    many = list(LayerSpace(N, 1, 4))
     assert len(many) > MOST_PAUSED
     kept = _likeliest(many, model)
     worth = model.mean(many)

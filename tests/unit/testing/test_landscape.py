@@ -10,11 +10,11 @@ import optlayers.testing
 from optlayers.config.fields import Questions
 from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.questions import Subject, order_questions
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.testing import Landscape, ReplayEvaluator
 
 SUBJECTS = [Subject("capitals", 9, 0.75), Subject("recall", 4, 0.25)]
-SETS = list(all_layer_sets(5, 0, 2))
+SETS = list(LayerSpace(5, 0, 2))
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_a_trial_of_the_worker_is_read_by_its_attributes() -> None:
 
 def test_a_plain_trial_is_read_by_its_parameters() -> None:
     study = optuna.create_study(direction="maximize")
-    study.enqueue_trial(LayerSet.of(1, 2).to_params(4))
+    study.enqueue_trial(LayerSpace(4).params(LayerSet.of(1, 2)))
     (waiting,) = read_records(study.trials)
     assert waiting.layers == LayerSet.of(1, 2)
     assert waiting.is_claimed
