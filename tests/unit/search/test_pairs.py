@@ -8,23 +8,16 @@ import numpy as np
 import pytest
 
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search import pairs
-from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import Individual
 from optlayers.search.pairs import PairSets, pair_share
 from optlayers.search.surrogate import Surrogate
-
-GOOD = ({1, 6}, {8, 11})
-
-
-def skill(layers: LayerSet) -> float:
-    """Two pairs that are worth something only together, and four decoys."""
-    held = set(layers)
-    return sum(0.2 for pair in GOOD if pair <= held) + 0.07 * len(held & {0, 3, 4, 9})
+from tests.helpers.search_suite import PAIRS, skill_of_pairs
 
 
 def model(space: LayerSpace, sets: list[LayerSet]) -> Surrogate:
-    return Surrogate([Individual(s, skill(s), variance=1e-4) for s in sets], space.n_choices)
+    return Surrogate(
+        [Individual(s, skill_of_pairs(s), variance=1e-4) for s in sets], space.n_choices
+    )
 
 
 def test_what_a_pair_adds_is_the_combination_of_its_four_sets() -> None:
@@ -57,7 +50,7 @@ def test_the_pair_that_the_model_expects_joins_the_best_part_of_the_best() -> No
     rng = np.random.default_rng(1)
     best = LayerSet.of(0, 3, 8, 11)
     known = [best, *(space.random(rng, 4) for _ in range(80)), LayerSet.of(1, 2, 6, 7)]
-    known = [s for s in known if not (GOOD[0] | GOOD[1]) <= set(s)]
+    known = [s for s in known if not (PAIRS[0] | PAIRS[1]) <= set(s)]
     looking = PairSets(space, model(space, known), best, [s.indices for s in known])
     found = [looking.together(frozenset(), rng) for _ in range(10)]
     assert sum(s == LayerSet.of(1, 6, 8, 11) for s in found) >= 5
@@ -87,29 +80,3 @@ def test_the_share_grows_while_nothing_better_is_found() -> None:
     shares = [pair_share(found, place, 10) for place in (20, 25, 30, 40, 50, 200)]
     assert shares == pytest.approx([0.0, 0.0, 0.1, 0.3, 0.5, 0.5])
     assert pair_share(found[:1], 200, 10) == 0.0
-
-
-def evaluated_until_found(seed: int) -> int:
-    """Sets that a search looks at before it meets both pairs; at most 330."""
-    space = LayerSpace(n_layers=12, min_layers=1, max_layers=4)
-    search = GeneticSearch(space=space, population_size=12)
-    known = {LayerSet.of(i): skill(LayerSet.of(i)) for i in range(12)}
-    people = [Individual(s, value) for s, value in known.items()]
-    while len(people) < 330:
-        rng = np.random.default_rng([seed, len(people)])
-        for layers, generation in search.propose(people, (), rng, 4):
-            assert layers not in known
-            assert generation is not None
-            known[layers] = skill(layers)
-            people.append(Individual(layers, known[layers], generation))
-        if any((GOOD[0] | GOOD[1]) <= set(s) for s in known):
-            break
-    return len(people)
-
-
-def test_a_search_finds_two_pairs_that_say_nothing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    looking = [evaluated_until_found(seed) for seed in range(6)]
-    monkeypatch.setattr(pairs, "LARGEST_SHARE", 0.0)
-    without = [evaluated_until_found(seed) for seed in range(6)]
-    assert max(looking) < 330
-    assert np.mean(looking) < 0.8 * np.mean(without)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
-from optlayers.search import PatternGASampler, Phase, Rungs
-from optlayers.testing.simulation import Simulation
-from optlayers.trials.record import Record
+from optlayers.search import Phase
 from optlayers.trials.records import best_by_layers
-from tests.helpers.search_landscape import N_FAST, N_FULL, N_LAYERS, Landscape, landscape_of
+from tests.helpers.search_landscape import N_FAST, N_FULL, landscape_of
+from tests.helpers.search_suite import SearchSuite, best_full, definition, search, study_of
 
 ORDER = ["probe", "explore", "validate", "refine", "done"]
 
@@ -23,50 +20,6 @@ ORDER = ["probe", "explore", "validate", "refine", "done"]
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def definition(seed: int, **changes: Any) -> StudyDefinition:
-    fields: dict[str, Any] = {
-        "name": "simulated",
-        "base": {"model": "base"},
-        "donor": {"model": "donor"},
-        "layers": {"min": 1, "max": 4},
-        "tasks": [{"name": "made_up"}],
-        "explore": {"population": 12, "generations": 12, "patience": 5},
-        "validate": {"top": 6},
-        "refine": {"top": 2, "verify": 4, "rounds": 5},
-        "seed": seed,
-    }
-    return StudyDefinition.model_validate({**fields, **changes})
-
-
-def study_of(
-    landscape: Landscape, seed: int, failing: frozenset[LayerSet] = frozenset()
-) -> Simulation:
-    return Simulation(
-        definition(seed),
-        N_LAYERS,
-        Rungs(N_FAST, N_FULL, landscape.strata),
-        lambda layers, n: None if layers in failing else landscape.answers(layers, n),
-    )
-
-
-def search(seed: int, workers: int = 3) -> Simulation:
-    study = study_of(landscape_of(seed), seed)
-    study.run(workers, seed)
-    return study
-
-
-def best_full(records: list[Record]) -> Record:
-    full = [r for r in best_by_layers(records).values() if r.is_full]
-    return max(full, key=lambda r: r.score or 0.0)
-
-
-def test_the_true_best_is_found_for_nearly_every_seed() -> None:
-    found = sum(
-        best_full(search(seed).records).layers in landscape_of(seed).best()[1] for seed in range(4)
-    )
-    assert found >= 3
 
 
 def test_phases_pass_in_order_and_no_question_is_paid_twice() -> None:
@@ -138,19 +91,5 @@ def test_more_generations_reopen_a_finished_study() -> None:
     assert len(study.records) > before
 
 
-def test_the_sampler_needs_far_fewer_sets_than_random_draws() -> None:
-    needed = []
-    for seed in range(5):
-        landscape = landscape_of(seed)
-        _, best = landscape.best()
-        sampler = PatternGASampler(n_layers=N_LAYERS, population_size=20, seed=seed)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        for _ in range(600):
-            trial = study.ask(sampler.search_space())
-            layers = LayerSet.from_params(trial.params)
-            study.tell(trial, landscape.score(layers))
-            if layers in best:
-                break
-        needed.append(len(study.trials))
-    # Random draws without repetition need half of the 2,516 sets in the median.
-    assert sorted(needed)[2] < 300
+class TestSearches(SearchSuite):
+    seeds = 2
