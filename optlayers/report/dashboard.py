@@ -1,13 +1,13 @@
-"""What optuna-dashboard shows of a study beyond its trials: notes, figures, and reports.
+"""What optuna-dashboard shows of a study beside its trials: notes, figures, and reports of exports.
 
-Written when a search ends and while the dashboard runs, never by a worker at work; notes of trials
-go in together, in one commit.
+Written when a search ends and while the dashboard runs, never by a working worker.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -16,78 +16,76 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from optlayers.config.study import StudyDefinition
-from optlayers.report.document import figures, sections
+from optlayers.report.document import definition_text, figures, sections, study_argument
+from optlayers.report.formats import interval, layers_text, percent
 from optlayers.report.images import titled
-from optlayers.report.notes import MARK, study_note, trial_note
+from optlayers.report.tables import question
+from optlayers.results.answers import subject_scores
 from optlayers.results.view import StudyView
+from optlayers.search import Goal
 from optlayers.storage.connect import DEFAULT_URL, DEFINITION
 from optlayers.storage.dashboard import has_note, save_figures, save_trial_notes
+from optlayers.storage.redact import MASK
 from optlayers.storage.store import store_of
+from optlayers.trials import keys
 from optlayers.trials.record import Record
 
-# The dashboard looks at every note for every trial: more of them would make it slow.
+# The dashboard searches all notes for each trial, so more of them would make it slow.
 MOST_NOTES = 1500
-# Its panels for figures are so high, and cut off what is higher.
+# Height of its panels for figures, in pixels; it cuts off what is higher.
 PANEL_HEIGHT = 440
-SHOWN = "optlayers:shown"
-# Changes with what is drawn, so that studies of before are drawn anew.
-LOOK = 4
+# The system attribute with what was written last: its version, and the number of finished trials.
+WRITTEN = "optlayers:shown"
+# Raised when notes or figures change, so that those of earlier versions are replaced.
+VERSION = 5
+# Notes with this line are replaced; notes that somebody wrote are not.
+MARK = "*Written by optlayers.*"
 ARTIFACTS_ENV = "OPTLAYERS_ARTIFACTS"
 REPORTS = ("README.md", "checkpoint_info.json")
 
 
+def annotate_all(storage: Any, shown_url: str) -> None:
+    """`annotate` every study of optlayers in a database."""
+    for name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        try:
+            definition = StudyDefinition.model_validate(study.user_attrs.get(DEFINITION))
+        except ValidationError:
+            continue  # not a study of optlayers, or of another version
+        annotate(study, definition, shown_url)
+
+
 def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -> int:
-    """Write what is missing: names, the study's note, the trials' notes, the figures.
+    """Write the study's note, missing notes of trials, and the figures.
 
-    Returns the number of trials that got a note. Does nothing where nothing has finished since the
-    last time. `shown_url` is the database's, without password, for the commands in the note.
+    Returns the number of trials that got a note. Writes nothing if no trial has finished since the
+    last call. shown_url: of the database, without its password, for the commands in the note.
     """
-    view = StudyView.of(definition, study)
-    records = [record for record in view.records if record.state.is_finished()]
-    store = store_of(study)
-    attrs = store.attrs()
-    if attrs.get(SHOWN) == [LOOK, len(records)] or not records:
-        return 0
-    _write_study_note(study, view, shown_url, attrs)
-    written = _write_trial_notes(study, view, records, attrs)
-    _write_figures(study, view)
-    store.put_attrs({SHOWN: [LOOK, len(records)]})
-    return written
-
-
-def _write_study_note(
-    study: optuna.Study, view: StudyView, shown_url: str, attrs: dict[str, Any]
-) -> None:
     from optuna_dashboard import get_note, save_note
 
-    option = "" if shown_url == DEFAULT_URL else shown_url
-    text = study_note(view.definition, option)
+    view, store = StudyView.of(definition, study), store_of(study)
+    records = [record for record in view.records if record.state.is_finished()]
+    attrs, written = store.attrs(), [VERSION, len(records)]
+    if attrs.get(WRITTEN) == written or not records:
+        return 0
+    text = study_note(definition, "" if shown_url == DEFAULT_URL else shown_url)
     old = get_note(study) if "dashboard:note_ver" in attrs else ""
     if text != old and (not old or MARK in old):
         save_note(study, text)
-
-
-def _write_trial_notes(
-    study: optuna.Study, view: StudyView, records: list[Record], attrs: dict[str, Any]
-) -> int:
-    """Notes of the trials that have none, the best first, in one commit."""
-    chosen = sorted(records, key=lambda r: (not r.is_full, -(r.score or 0.0)))[:MOST_NOTES]
-    store = store_of(study)
-    notes = {
-        record.number: trial_note(view, record)
-        for record in chosen
-        if not has_note(store, attrs, record.number)
-    }
-    save_trial_notes(study, notes)
-    return len(notes)
+    best = sorted(records, key=lambda r: (not r.is_full, -(r.score or 0.0)))[:MOST_NOTES]
+    missing = [record for record in best if not has_note(store, attrs, record.number)]
+    save_trial_notes(study, {record.number: trial_note(view, record) for record in missing})
+    _write_figures(study, view)
+    store.put_attrs({WRITTEN: written})
+    return len(missing)
 
 
 def _write_figures(study: optuna.Study, view: StudyView) -> None:
-    """All figures, in one commit."""
     import plotly.graph_objects as go
 
     drawn = {}
@@ -95,34 +93,98 @@ def _write_figures(study: optuna.Study, view: StudyView) -> None:
         plot = titled(figure, columns=2)
         plot["layout"]["height"] = PANEL_HEIGHT
         if figure.height > 2 * PANEL_HEIGHT:
-            # A name for every row would be one over the other.
+            # Names of all rows would overlap.
             plot["layout"]["yaxis"] = {**plot["layout"]["yaxis"], "tickmode": "auto"}
         drawn[f"optlayers-{figure.name}"] = go.Figure(plot, skip_invalid=True)
     save_figures(study, drawn)
 
 
-def annotate_all(storage: Any, shown_url: str) -> int:
-    """`annotate` every study of optlayers in a database; how many trials got a note."""
-    written = 0
-    for name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=name, storage=storage)
-        stored = study.user_attrs.get(DEFINITION)
-        try:
-            definition = StudyDefinition.model_validate(stored)
-        except ValidationError:
-            # Not one of ours, or of another version.
-            continue
-        written += annotate(study, definition, shown_url)
-    return written
+# ------------------------------------------------------------------ notes
+
+
+def study_note(definition: StudyDefinition, shown_url: str) -> str:
+    """What the study searches for, its definition, and the commands for it.
+
+    shown_url: of the database, without its password; empty for the default.
+    """
+    name, study = definition.name, study_argument(definition.name)
+    setup, option = "", f" --study {study}"
+    if MASK in shown_url:
+        setup = f"export OPTLAYERS_STORAGE={shlex.quote(shown_url)}  # the password for {MASK}\n"
+    elif shown_url:
+        option += f" --storage {shlex.quote(shown_url)}"
+    if study != name:
+        setup = f"# {study}: the study file, or the definition below\n{setup}"
+    donor = definition.donor_names[0]
+    of = "the donor" if definition.donors is None else f"donor {donor}"
+    commands = "\n".join(
+        f"optlayers {command}{option}{rest}"
+        for command, rest in (
+            ("search", ""),
+            ("status", " --watch"),
+            ("leaderboard", ""),
+            ("report", " --out report.html"),
+            ("export-best", " --top 5 --out exports"),
+        )
+    )
+    return (
+        f"# {name}\n\n{question(definition, '`')}\n\n"
+        f"A trial is one layer set: `layer_07 = {donor}` puts layer 7 of {of} into the base. The "
+        "objective, *score*, is the share of right answers. A pruned trial answered only part of "
+        "the questions, and its score is less certain. The table under *Smart Selection* sorts "
+        "trials by the user attributes `score`, `size` (number of layers), `questions`, "
+        "`generation` and other numbers. The dashboard's importances are computed from complete "
+        "trials alone. Nearly all of these have the best layers, which therefore look unimportant "
+        "there. *What each layer adds* is computed from all trials.\n\n"
+        f"```bash\n{setup}{commands}\n```\n\n```yaml\n{definition_text(definition)}```\n\n{MARK}\n"
+    )
+
+
+def trial_note(view: StudyView, record: Record) -> str:
+    """The layer set of a trial, how far it came, and its answers by subject."""
+    layers = layers_text(view.space.labels(record.layers))
+    lines = [f"## Layers {layers}", "", _stage(record), ""]
+    if record.answers is not None and view.scorer is not None and view.subject_names:
+        scores = subject_scores(view.subject_names, view.scorer, record.answers)
+        lines += ["| subject | right | questions | share |", "|---|--:|--:|--:|"]
+        lines += [
+            f"| {s.name} | {s.winner * s.questions:.6g} | {s.questions} | {percent(s.winner, 0)} |"
+            for s in scores
+        ]
+        lines.append("")
+    return "\n".join([*lines, MARK, ""])
+
+
+def _stage(record: Record) -> str:
+    where = record.phase or "outside the phases"
+    if record.generation is not None:
+        where += f", generation {record.generation}"
+    if record.round is not None:
+        where += f", round {record.round}"
+    if record.state == TrialState.FAIL:
+        return f"**Stage**: {where}; it failed: {record.reason or 'no reason was stored'}"
+    score = f"{percent(record.score)} on {record.questions} questions"
+    if record.ci_low is not None and record.ci_high is not None:
+        span = interval(record.ci_low, record.ci_high)
+        score = f"{percent(record.score)} ({span}) on {record.questions} questions"
+    if record.is_full:
+        outcome = "all questions"
+    elif record.goal == Goal.race or record.reason == keys.REASON_BEATEN:
+        outcome = "raced out"
+    elif record.goal == Goal.step:
+        outcome = "paused for better ones"
+    else:
+        outcome = "fast questions only"
+    return f"**Stage**: {where}; **{outcome}**: {score}"
 
 
 # ------------------------------------------------------------------ artifacts
 
 
 def artifact_folder(url: str) -> Path:
-    """Where reports of exports lie: beside an SQLite database, else in this folder.
+    """The folder of reports of exports: beside an SQLite database, else in the current folder.
 
-    The environment variable OPTLAYERS_ARTIFACTS names another place.
+    The environment variable OPTLAYERS_ARTIFACTS names another one.
     """
     named = os.environ.get(ARTIFACTS_ENV)
     if named:
@@ -132,37 +194,28 @@ def artifact_folder(url: str) -> Path:
 
 
 def keep_reports(study: optuna.Study, url: str, exports: Iterable[Path]) -> int:
-    """Keep model card and checkpoint_info.json of exported checkpoints as the study's artifacts.
+    """Store model card and checkpoint_info.json of exported checkpoints as artifacts of the study.
 
-    An artifact of the same name is replaced. Returns how many files were kept.
+    An artifact of the same name is replaced. Returns the number of files stored.
     """
     from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
-    folder = artifact_folder(url)
+    folder, store = artifact_folder(url), store_of(study)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = 0
+    # By file name. Optuna's own list of artifacts ends at a removed one.
+    texts = [text for key, text in store.attrs().items() if key.startswith("artifacts:")]
+    old = {meta["filename"]: meta["artifact_id"] for meta in map(json.loads, texts) if meta}
+    files = [export / name for export in exports for name in REPORTS]
+    files = [file for file in files if file.is_file()]
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
         warnings.simplefilter("ignore")
-        store = FileSystemArtifactStore(base_path=str(folder))
-        old = _kept(study)
-        for export in exports:
-            for name in REPORTS:
-                if not (export / name).is_file():
-                    continue
-                copy = Path(scratch) / f"{export.name}-{name}"
-                shutil.copyfile(export / name, copy)
-                before = old.get(copy.name)
-                upload_artifact(artifact_store=store, file_path=str(copy), study_or_trial=study)
-                if before is not None:
-                    # As the dashboard removes one.
-                    store_of(study).put_attrs({f"artifacts:{before}": json.dumps(None)})
-                    (folder / before).unlink(missing_ok=True)
-                kept += 1
-    return kept
-
-
-def _kept(study: optuna.Study) -> dict[str, str]:
-    """The artifacts of a study by file name. Optuna's own list of them ends at a removed one."""
-    attrs = store_of(study).attrs()
-    found = [json.loads(text) for key, text in attrs.items() if key.startswith("artifacts:")]
-    return {meta["filename"]: meta["artifact_id"] for meta in found if meta is not None}
+        target = FileSystemArtifactStore(base_path=str(folder))
+        for file in files:
+            copy = Path(scratch) / f"{file.parent.name}-{file.name}"
+            shutil.copyfile(file, copy)
+            upload_artifact(artifact_store=target, file_path=str(copy), study_or_trial=study)
+            if copy.name in old:
+                # As the dashboard removes an artifact.
+                store.put_attrs({f"artifacts:{old[copy.name]}": json.dumps(None)})
+                (folder / old[copy.name]).unlink(missing_ok=True)
+    return len(files)

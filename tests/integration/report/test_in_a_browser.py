@@ -1,4 +1,4 @@
-"""The report and the dashboard as a reader meets them: in a real browser."""
+"""The report and the dashboard in a real browser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def html(finished: Finished) -> Path:
 
 
 def opened(chrome: Any, path: Path, faults: list[str], **options: Any) -> Any:
-    """The report, drawn; what goes wrong, and what leaves the machine, is in `faults`."""
+    """The report, drawn; errors and requests to the network are in `faults`."""
     tab = chrome.new_page(**options)
     tab.set_default_timeout(PATIENCE)
     tab.on("console", lambda said: faults.append(said.text) if said.type != "log" else None)
@@ -50,7 +50,7 @@ def opened(chrome: Any, path: Path, faults: list[str], **options: Any) -> Any:
     return tab
 
 
-def test_the_report_opens_cleanly_with_marks_in_every_figure(
+def test_the_report_opens_without_errors_and_draws_every_figure(
     chrome: Any, html: Path, finished: Finished
 ) -> None:
     faults: list[str] = []
@@ -114,7 +114,7 @@ def test_the_leaderboard_sorts_both_ways_and_says_so(chrome: Any, html: Path) ->
     tab.close()
 
 
-def test_it_reads_on_a_phone_in_the_dark_and_in_print(chrome: Any, html: Path) -> None:
+def test_it_fits_phones_dark_mode_and_paper(chrome: Any, html: Path) -> None:
     faults: list[str] = []
     phone = {"width": 375, "height": 700}
     tab = opened(chrome, html, faults, viewport=phone, color_scheme="dark")
@@ -216,7 +216,7 @@ def test_the_dashboard_shows_the_study_its_layers_and_a_trial(
     tab.close()
 
 
-def test_notes_are_written_once_and_those_of_people_are_left_alone(
+def test_notes_are_written_once_and_edited_notes_are_kept(
     dashboard: str, finished: Finished
 ) -> None:
     from optuna_dashboard import get_note, save_note

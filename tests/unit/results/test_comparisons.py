@@ -1,4 +1,4 @@
-"""The evidence beside the leaderboard: paired differences, ties, held-out scores."""
+"""Comparisons of leaderboard rows: paired differences, ties, held-out scores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def record(number: int, layers: tuple[int, ...], answers: NDArray[np.bool_]) -> 
 
 
 def right(first: int, flipped: int = 0) -> NDArray[np.bool_]:
-    """The first so many right; then as many at the end as were made wrong at the start."""
+    """The first `first` answers right, with `flipped` moved from the start to the end."""
     answers = np.arange(N) < first
     answers[:flipped] = False
     if flipped:
@@ -44,7 +44,7 @@ def right(first: int, flipped: int = 0) -> NDArray[np.bool_]:
     return answers
 
 
-def test_differences_are_paired_and_ties_are_those_that_cannot_be_told_apart(
+def test_differences_are_paired_and_ties_are_differences_that_are_not_significant(
     tmp_path: Path,
 ) -> None:
     study = study_in(tmp_path)

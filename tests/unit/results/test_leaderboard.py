@@ -23,7 +23,7 @@ def order_of(*records: Record) -> list[list[int]]:
     return [row.layers for row in leaderboard(definition(), records)]
 
 
-def test_full_evaluations_stand_before_fast_ones_however_high() -> None:
+def test_full_evaluations_rank_before_fast_ones_of_any_score() -> None:
     rows = leaderboard(definition(), [record(0, (1,), 0.9, 32), record(1, (2,), 0.5, 160)])
     assert [(r.rank, r.layers, r.fidelity) for r in rows] == [(1, [2], "full"), (2, [1], "fast")]
 
@@ -35,7 +35,7 @@ def test_ties_go_to_fewer_layers_and_then_to_lower_indices() -> None:
     assert found == [[3], [4], [1, 2]]
 
 
-def test_of_one_set_the_trial_with_most_questions_counts() -> None:
+def test_the_trial_with_most_questions_counts_for_its_set() -> None:
     [row] = leaderboard(definition(), [record(0, (1,), 0.9, 32), record(3, (1,), 0.6, 160)])
     assert (row.trial, row.score, row.questions, row.fidelity) == (3, 0.6, 160, "full")
 
@@ -70,7 +70,7 @@ def test_a_study_without_trials_is_starting(tmp_path: Path) -> None:
     }
 
 
-def test_a_finished_search_is_told_in_the_fields_that_others_rely_on(tmp_path: Path) -> None:
+def test_status_and_leaderboard_of_a_finished_search_have_their_fields(tmp_path: Path) -> None:
     worker_in(tmp_path).run()
     study = study_in(tmp_path)
     trials = study.get_trials(deepcopy=False)

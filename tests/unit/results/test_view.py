@@ -1,33 +1,21 @@
-"""What a report gathers, against the truth that the search was replayed from."""
+"""What a view of a study says, against the truth that its search was replayed from."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from pathlib import Path
-
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 from optuna.trial import TrialState
 
-from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.report.cost import PHASES, SEARCHES, read_baselines
-from optlayers.report.document import as_data, figures, markdown, sections
-from optlayers.report.formats import short_names
-from optlayers.report.page import numeric, page, typeset
-from optlayers.report.section import DARK, SOFT, SURFACE
 from optlayers.results.course import union_length
 from optlayers.results.patterns import effects
 from optlayers.results.progress import Failure, failures, funnel, savings
-from optlayers.results.view import StudyView
 from optlayers.trials.record import Record
 from optlayers.trials.records import read_records
 from optlayers.trials.statistics import StratifiedScore, paired_difference
 from optlayers.trials.worker_state import WorkerState
-from tests.helpers.finished import Finished, changed
-from tests.helpers.replay import BEST, N_LAYERS, definition, landscape, study_in
+from tests.helpers.finished import Finished
+from tests.helpers.replay import BEST, N_LAYERS, landscape
 
 
 def record(number: int, layers: tuple[int, ...], **more: object) -> Record:
@@ -57,7 +45,7 @@ def test_the_funnel_counts_distinct_sets_by_how_far_they_came() -> None:
     assert [count for _, count, _ in found.steps()] == [7, 4, 2, 2, 1]
 
 
-def test_what_failed_is_told_apart_from_what_went_back() -> None:
+def test_failures_are_grouped_by_reason_and_returned_sets_come_last() -> None:
     none = {"state": TrialState.FAIL, "score": None}
     nan = "NaN in the logits; these layers do not work together"
     found = failures(
@@ -77,36 +65,6 @@ def test_what_failed_is_told_apart_from_what_went_back() -> None:
     ]
 
 
-def test_numbers_are_set_as_in_print() -> None:
-    assert typeset("-2.6 of 97.4 %, demo-pair, p-1") == "\u22122.6 of 97.4\u00a0%, demo-pair, p-1"
-    columns = ([1], ["-2.6"], ["94.4 to 98.8 %"], ["<0.001"], ["48 of 1,140"])
-    assert all(numeric([column, [""], [None]], 0) for column in columns)
-    assert not any(numeric([[text]], 0) for text in ("0, 10", "vm", "2.13.0+cpu", "", "5 workers"))
-
-
-def test_subjects_have_names_as_one_would_say_them() -> None:
-    assert short_names(["mmlu_anatomy", "mmlu_world_religions"]) == ["anatomy", "world religions"]
-    assert short_names(["arc", "mmlu_anatomy"]) == ["arc", "mmlu anatomy"]
-    assert short_names(["mmlu", "mmlu_anatomy"]) == ["mmlu", "mmlu anatomy"]
-    assert short_names(["s0"]) == ["s0"]
-
-
-def test_colours_stand_out_in_both_lights() -> None:
-    def bright(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return float(np.dot(parts, (0.2126, 0.7152, 0.0722)))
-
-    def contrast(one: str, other: str) -> float:
-        low, high = sorted((bright(one), bright(other)))
-        return (high + 0.05) / (low + 0.05)
-
-    # WCAG 2, level AA: 4.5 for text, 3 for what a figure draws.
-    for colour, least in ((SOFT, 4.5), *((c, 3.0) for c in {*SEARCHES, *PHASES.values()})):
-        assert contrast(colour, SURFACE) >= least
-        assert contrast(DARK[colour], DARK[SURFACE]) >= least
-
-
 def test_savings_are_against_every_set_in_full_and_every_pass_alone() -> None:
     records = [record(0, (1,), evaluated=32), record(1, (2,), evaluated=160, **FULL)]
     found = savings(records, [WorkerState("a", passes=30, saved_passes=10)], 160)
@@ -116,7 +74,7 @@ def test_savings_are_against_every_set_in_full_and_every_pass_alone() -> None:
     assert savings([], [], 160).together is None
 
 
-def test_the_report_agrees_with_the_truth(finished: Finished) -> None:
+def test_scores_and_comparisons_agree_with_the_landscape(finished: Finished) -> None:
     view, known = finished.view, landscape()
     truth = known.scores()
     assert view.best is not None
@@ -144,7 +102,7 @@ def test_the_report_agrees_with_the_truth(finished: Finished) -> None:
         assert row.donor is not None
 
 
-def test_what_was_paid_adds_up(finished: Finished) -> None:
+def test_costs_add_up(finished: Finished) -> None:
     view = finished.view
     records = read_records(finished.study.get_trials(deepcopy=False))
     paid = sum(r.evaluated for r in records)
@@ -172,7 +130,7 @@ def test_what_was_paid_adds_up(finished: Finished) -> None:
     assert view.funnel.fast == len(reached) < view.funnel.evaluated
 
 
-def test_every_full_set_has_its_fast_score_beside_it(finished: Finished) -> None:
+def test_every_full_set_has_its_fast_score(finished: Finished) -> None:
     """Though the trial that took it further may have asked later questions only."""
     view, known = finished.view, landscape()
     assert len(view.fast_and_full) == len([r for r in view.compared if r.fidelity == "full"])
@@ -183,7 +141,7 @@ def test_every_full_set_has_its_fast_score_beside_it(finished: Finished) -> None
         assert pair.full == pytest.approx(scale.score(answers))
 
 
-def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
+def test_the_best_layers_have_the_largest_effects(finished: Finished) -> None:
     found = finished.view.effects
     assert found is not None
     ranked = sorted(found.explanation.layers, key=lambda e: -e.effect)
@@ -199,68 +157,6 @@ def test_the_layers_that_matter_stand_out(finished: Finished) -> None:
     assert effects([], LayerSpace(N_LAYERS)) is None
 
 
-def test_time_under_way_counts_overlaps_once() -> None:
+def test_overlapping_trials_count_once_in_the_time() -> None:
     assert union_length([(0, 10), (5, 12), (20, 21), (20.5, 20.7)]) == 13
     assert union_length([]) == 0
-
-
-def test_every_figure_is_valid_and_has_words_and_a_table(finished: Finished) -> None:
-    found = figures(sections(finished.view))
-    assert len(found) == 9
-    for figure in found:
-        drawn = go.Figure(figure.plot)
-        assert len(drawn.data) > 0
-        assert len(figure.alt) > 30
-        assert figure.rows
-        assert all(len(row) == len(figure.head) for row in figure.rows), figure.name
-    assert len({figure.name for figure in found}) == 9
-
-
-def test_json_holds_every_set_and_markdown_every_section(finished: Finished) -> None:
-    view = finished.view
-    data = json.loads(json.dumps(as_data(view), allow_nan=False))
-    assert data["format"] == 1
-    assert len(data["entries"]) == len(view.compared)
-    assert data["entries"][0]["layers"] == list(BEST.indices)
-    assert data["effects"]["synergy"][0][0] is None
-    assert data["definition"]["name"] == "replayed"
-    text = markdown(view, sections(view), "figures")
-    for part in ("## Leaderboard", "## What it cost", "```yaml", "2, 5, 7", "figures/funnel.svg"):
-        assert part in text
-    widths = [line.count("|") for line in text.splitlines() if line.startswith("| rank")]
-    assert widths
-
-
-def test_a_study_that_has_just_begun_has_a_report_too(tmp_path: Path) -> None:
-    view = StudyView.of(definition(), study_in(tmp_path))
-    found = sections(view)
-    assert figures(found) == []
-    assert "Nothing has been evaluated yet" in page(view, found)
-    assert json.dumps(as_data(view), allow_nan=False)
-
-
-def test_names_cannot_break_out_of_the_page(finished: Finished) -> None:
-    bad = '</script><img src=x onerror=alert(1)>"'
-    subjects = [dataclasses.replace(s, name=bad) for s in finished.view.subjects]
-    definition = finished.definition.model_copy(update={"name": bad})
-    view = changed(finished.view, definition=definition, subjects=subjects)
-    text = page(view, sections(view))
-    assert "<img" not in text
-    assert text.count("</script>") == 4
-    view = changed(finished.view, workers=[WorkerState("a:1:2", hardware=bad)])
-    assert "&lt;img" in markdown(view, sections(view))
-    assert "<img" not in markdown(view, sections(view))
-
-
-def test_baselines_are_drawn_and_a_bad_file_is_told(tmp_path: Path, finished: Finished) -> None:
-    path = tmp_path / "baselines.json"
-    path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3, 0.4]}}}')
-    found = figures(sections(finished.view, read_baselines(path)))
-    [plot] = [figure.plot for figure in found if figure.name == "score-by-cost"]
-    assert plot is not None
-    assert "random" in [trace["name"] for trace in plot["data"]]
-    path.write_text('{"searches": {"random": {"cost": [1, 5], "score": [0.3]}}}')
-    with pytest.raises(InputError, match=r"baselines\.json"):
-        read_baselines(path)
-    with pytest.raises(InputError, match="No such file"):
-        read_baselines(tmp_path / "none.json")

@@ -8,8 +8,7 @@ from pathlib import Path
 import optuna
 
 from optlayers.config.study import parse_study
-from optlayers.report.dashboard import keep_reports
-from optlayers.report.notes import study_note
+from optlayers.report.dashboard import keep_reports, study_note
 
 
 def note(name: str = "mine", url: str = "") -> str:
