@@ -48,21 +48,20 @@ class ModelEvaluator(Evaluator):
         limit: int | None = None,
     ) -> None:
         parents = open_parents(definition)
-        base = parents.base
         tokenizer: Any = load_tokenizer(definition)
         say("loading tasks")
         self.tasks = TaskSet.of(definition, limit)
         say("loading models")
         reference = load_reference(definition, parents, device, dtype)
         for donor in parents.donors:
-            if note := differing_ends(base, donor):
+            if note := differing_ends(parents.base, donor):
                 say(note)
         self.stack = LayerStack.load(parents, device, dtype, say=say, graft=definition.graft)
-        tokens, rows = len(tokenizer), embedding_rows(base.config)
+        tokens, rows = len(tokenizer), embedding_rows(parents.base.config)
         if tokens > rows:
             raise ModelError(
-                f"the tokenizer has {tokens} tokens and base {base.name} embeds {rows}; choose "
-                "models of one vocabulary, or name a fitting tokenizer"
+                f"the tokenizer has {tokens} tokens and base {parents.base.name} embeds {rows}; "
+                "choose models of one vocabulary, or name a fitting tokenizer"
             )
         # Answers other than right and wrong are never computed in eight bits.
         fp8 = definition.questions.fast_precision == "fp8"
@@ -75,7 +74,7 @@ class ModelEvaluator(Evaluator):
         hybrid = HybridConfig(base_config=first, donor_config=second, other_configs=others)
         self.tasks.prepare(tokenizer, hybrid)
         self.engine = Engine(self.stack, self.tasks, device)
-        self.texts = Texts.of(
+        self.texts = Texts(
             definition, tokenizer, self.stack, device, self.tasks.max_length, limit, reference
         )
         subjects = [*self.tasks.subjects, *self.texts.subjects]
@@ -141,8 +140,7 @@ class ModelEvaluator(Evaluator):
 
     def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers | EvaluationError]:
         """The answers [held-out questions] of each set, or the error that it met."""
-        held = self.order.held_subject, self.order.held_document
-        return self._checked(self.answers(layer_sets, *held))
+        return self.answers(layer_sets, self.order.held_subject, self.order.held_document)
 
     def all_questions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Subject and document of every question, subject by subject, in lm-eval's order."""

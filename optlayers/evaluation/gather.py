@@ -25,49 +25,48 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Targets:
-    """The tokens that a batch has to predict, M of them.
+    """The tokens that a batch has to predict: M targets of R requests, from K hidden states.
 
-    positions: (sequence, position) of each of the K hidden states that are needed. states, tokens,
-    requests [M]: of each target the hidden state, the token (its index in `vocabulary`, where that
-    is not empty) and the request. vocabulary: the rows of the head that suffice; empty: all.
+    positions [K]: (sequence, position) of the hidden states. states, tokens [M]: the hidden state
+    and the token of each target (its index in `vocabulary`, unless that is empty). requests,
+    starts [R]: the number and the first target of each request. vocabulary: the rows of the head
+    that suffice; empty: all.
     """
 
     positions: list[tuple[int, int]]
     states: list[int]
     tokens: list[int]
-    requests: NDArray[np.int64]
+    requests: list[int]
+    starts: list[int]
     vocabulary: list[int]
 
     @classmethod
     def of(cls, batch: Sequence[TokenSequence], relative: bool) -> Targets:
         """relative: log-likelihoods may be off by a constant for each question."""
         numbers: dict[tuple[int, int], int] = {}
-        states, tokens, requests = [], [], []
+        states, tokens, requests, starts = [], [], [], []
         for b, sequence in enumerate(batch):
             for request, targets in sequence.requests:
-                start = len(sequence.tokens) - len(targets)
-                for offset, target in enumerate(targets):
-                    states.append(numbers.setdefault((b, start + offset), len(numbers)))
-                    tokens.append(target)
-                    requests.append(request)
+                requests.append(request)
+                starts.append(len(tokens))
+                tokens += targets
+                length = len(sequence.tokens)
+                for position in range(length - len(targets), length):
+                    states.append(numbers.setdefault((b, position), len(numbers)))
         vocabulary: list[int] = []
         if relative and all(sequence.single for sequence in batch):
             vocabulary = sorted(set(tokens))
             index = {token: i for i, token in enumerate(vocabulary)}
             tokens = [index[token] for token in tokens]
-        return cls(list(numbers), states, tokens, np.array(requests, dtype=np.int64), vocabulary)
+        return cls(list(numbers), states, tokens, requests, starts, vocabulary)
 
     def add_to(self, found: NDArray[np.float64], values: NDArray[np.float64]) -> None:
         """Set found [requests, 2]: the sum of each request's targets, and whether all are greedy.
 
         values [2, M]: log-likelihoods, and 1 where the target is the likeliest token.
         """
-        # The targets of a request are adjacent.
-        present, start = np.unique(self.requests, return_index=True)
-        order = np.argsort(start)
-        present, start = present[order], start[order]
-        found[present, 0] = np.add.reduceat(values[0], start)
-        found[present, 1] = np.logical_and.reduceat(values[1] > 0, start)
+        found[self.requests, 0] = np.add.reduceat(values[0], self.starts)
+        found[self.requests, 1] = np.logical_and.reduceat(values[1] > 0, self.starts)
 
 
 def distinct_sequences(questions: Sequence[Question]) -> list[TokenSequence]:

@@ -8,7 +8,6 @@ Shapes: B chunks, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +54,15 @@ def read_chunks(spec: TaskSpec, path: Path, tokenizer: Any, max_length: int) -> 
     return [Request((start, *run[:-1]), tuple(run)) for run in full]
 
 
-@dataclass
 class Texts:
     """The texts of a study with their chunks, and how to evaluate them.
 
-    reference: the donor as a transformers model, for `kl`; None where no text needs it.
+    limit: take the first chunks of each. reference: the donor as a transformers model, for `kl`.
+    subjects: one for each text; its size is its number of chunks.
     """
 
-    specs: list[TaskSpec]
-    chunks: list[list[Request]]
-    stack: LayerStack
-    device: torch.device
-    reference: Any = None
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         definition: StudyDefinition,
         tokenizer: Any,
         stack: LayerStack,
@@ -78,23 +70,15 @@ class Texts:
         max_length: int,
         limit: int | None,
         reference: Any,
-    ) -> Texts:
-        """The texts of a study; `limit` takes the first chunks of each."""
-        specs = [spec for spec in definition.tasks if spec.text is not None]
-        paths = [Path(definition.resolve(str(spec.text))) for spec in specs]
-        chunks = [
-            read_chunks(spec, path, tokenizer, max_length)[:limit]
-            for spec, path in zip(specs, paths, strict=True)
-        ]
-        return cls(specs, chunks, stack, device, reference)
-
-    @property
-    def subjects(self) -> list[Subject]:
-        """One subject for each text; its size is its number of chunks."""
-        return [
-            Subject(spec.name, len(chunks), spec.weight)
-            for spec, chunks in zip(self.specs, self.chunks, strict=True)
-        ]
+    ) -> None:
+        self.stack, self.device, self.reference = stack, device, reference
+        self.specs = [spec for spec in definition.tasks if spec.text is not None]
+        self.chunks: list[list[Request]] = []
+        self.subjects: list[Subject] = []
+        for spec in self.specs:
+            path = Path(definition.resolve(str(spec.text)))
+            self.chunks.append(read_chunks(spec, path, tokenizer, max_length)[:limit])
+            self.subjects.append(Subject(spec.name, len(self.chunks[-1]), spec.weight))
 
     def values(
         self, layer_sets: Sequence[LayerSet], text: int, numbers: Sequence[int]
@@ -118,7 +102,12 @@ class Texts:
         tokens = torch.tensor([chunk.tokens for chunk in chunks], device=self.device)
         targets = torch.tensor([chunk.targets for chunk in chunks], device=self.device)
         wanted = targets.shape[1]
-        theirs = self._reference_logs(tokens, wanted) if kl else None
+        theirs = None
+        if kl:
+            # Over the vocabulary that both have.
+            vocabulary = stack.sides[0].config.vocab_size
+            logits = self.reference(tokens).logits[:, -wanted:, :vocabulary]
+            theirs = torch.log_softmax(logits.float(), dim=-1)
         h, inputs = stack.begin(tokens)
         found = np.full((len(layer_sets), len(chunks)), np.nan)
 
@@ -142,12 +131,6 @@ class Texts:
         walk(layer_sets, stack.space, h, run, arrive)
         # Rounding can put the divergence of a model from itself slightly above 0.
         return np.asarray(np.minimum(found, 0.0))
-
-    def _reference_logs(self, tokens: torch.Tensor, wanted: int) -> torch.Tensor:
-        """The donor's log-probabilities [B, T, V] over the vocabulary that both have."""
-        config = self.stack.sides[0].config
-        logits = self.reference(tokens).logits[:, -wanted:, : config.vocab_size]
-        return torch.log_softmax(logits.float(), dim=-1)
 
 
 def load_reference(
