@@ -44,7 +44,10 @@ class Targets:
     def of(cls, batch: Sequence[TokenSequence], relative: bool) -> Targets:
         """relative: log-likelihoods may be off by a constant for each question."""
         numbers: dict[tuple[int, int], int] = {}
-        states, tokens, requests, starts = [], [], [], []
+        states: list[int] = []
+        tokens: list[int] = []
+        requests: list[int] = []
+        starts: list[int] = []
         for b, sequence in enumerate(batch):
             for request, targets in sequence.requests:
                 requests.append(request)
