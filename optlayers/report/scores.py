@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 from optlayers.layerset import BASE, DONOR, LayerSet
@@ -23,7 +22,6 @@ from optlayers.report.section import (
     INK,
     ORANGE,
     SOFT,
-    Cell,
     Section,
     axis,
     dots,
@@ -32,7 +30,7 @@ from optlayers.report.section import (
     row_axis,
     table,
 )
-from optlayers.results.answers import Reference, SubjectScore
+from optlayers.results.answers import Reference
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
 
@@ -257,21 +255,10 @@ def by_subject(view: StudyView) -> Section | None:
             hover = "%{y}<br>%{x:.1f} %<extra>" + name + "</extra>"
             x, look = hundredths(shares), {"size": 10, "symbol": symbol}
             data.append(dots(name, x, names, colour, hover, **look))
-    columns: dict[str, Callable[[SubjectScore], Cell]] = {
-        "subject": lambda s: s.name,
-        "questions": lambda s: s.questions,
-        "weight": lambda s: percent(s.weight),
-        "winner": lambda s: percent(s.winner),
-    }
     more = " Base and donor were not evaluated on these questions."
-    if BASE in view.references:
-        gain = points(subjects[-1].winner - (subjects[-1].base or 0.0))
+    if subjects[-1].base is not None:
+        gain = points(subjects[-1].winner - subjects[-1].base)
         more = f" It gains most in {names[-1]}, {gain} points over the base."
-        columns[BASE] = lambda s: percent(s.base)
-    if view.donors[0] in view.references:
-        columns[donor] = lambda s: percent(s.donor)
-    if BASE in view.references:
-        columns["gain, points"] = lambda s: points(s.winner - (s.base or 0.0))
     other_scale = axis("", overlaying="x", matches="x", side="top")
     return Section(
         name="subjects",
@@ -290,6 +277,17 @@ def by_subject(view: StudyView) -> Section | None:
             yaxis=row_axis(names),
         ),
         height=130 + 22 * len(subjects),
-        **table(reversed(subjects), columns),
+        **table(
+            subjects[::-1],
+            {
+                "subject": lambda s: s.name,
+                "questions": lambda s: s.questions,
+                "weight": lambda s: percent(s.weight),
+                "winner": lambda s: percent(s.winner),
+                BASE: lambda s: percent(s.base),
+                donor: lambda s: percent(s.donor),
+                "gain, points": lambda s: points(None if s.base is None else s.winner - s.base),
+            },
+        ),
         expanded=True,
     )

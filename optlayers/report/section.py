@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -60,10 +60,14 @@ class Section:
     sortable: bool = True
 
 
-def table(items: Iterable[Item], columns: Mapping[str, Callable[[Item], Cell]]) -> dict[str, Any]:
-    """`head` and `rows` of a section: a column for each name, and a row for each item."""
-    cells = [[cell(item) for cell in columns.values()] for item in items]
-    return {"head": list(columns), "rows": cells}
+def table(items: Sequence[Item], columns: Mapping[str, Callable[[Item], Cell]]) -> dict[str, Any]:
+    """`head` and `rows` of a section: a column for each name, and a row for each item.
+
+    Columns in which all cells are empty are left out.
+    """
+    found = {name: [cell(item) for item in items] for name, cell in columns.items()}
+    found = {name: cells for name, cells in found.items() if set(cells) - {"", None}}
+    return {"head": list(found), "rows": list(zip(*found.values(), strict=True))}
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

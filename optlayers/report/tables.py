@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from optlayers.config.metrics import REAL_METRICS, describe
 from optlayers.config.study import StudyDefinition
 from optlayers.report.formats import duration, interval, layers_text, p_text, percent, points
-from optlayers.report.section import Cell, Section, table
+from optlayers.report.section import Section, table
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
 from optlayers.trials.records import MAX_FAILURES
@@ -102,25 +101,6 @@ def leaderboard_table(view: StudyView, most: int) -> Section:
     def asked(row: LeaderboardRow) -> str:
         return f"{row.questions:,}" + (f" of {view.n_full:,}" if row.fidelity == "fast" else "")
 
-    columns: dict[str, Callable[[LeaderboardRow], Cell]] = {
-        "rank": lambda r: r.rank,
-        "layers": lambda r: layers_text(r.layers),
-        "size": lambda r: r.n_layers,
-        "score": lambda r: percent(r.score),
-        "95 % interval": lambda r: interval(r.ci_low, r.ci_high),
-        "behind": lambda r: points(r.behind),
-        "p": lambda r: p_text(r.p_value),
-        "tied": lambda r: "tied" if r.tied else "",
-        "over base": over_base,
-        "held-out": lambda r: percent(r.held_out.score if r.held_out else None),
-        "questions": asked,
-        "phase": lambda r: r.record.phase,
-        "trial": lambda r: r.trial,
-    }
-    if not over:
-        del columns["over base"]
-    if not held:
-        del columns["held-out"]
     return Section(
         name="leaderboard",
         title="Leaderboard",
@@ -134,7 +114,24 @@ def leaderboard_table(view: StudyView, most: int) -> Section:
             + (" Over base: the difference to the base alone in points." if over else "")
             + (f" The other {left:,} are in the JSON report." if left else "")
         ),
-        **table(rows, columns),
+        **table(
+            rows,
+            {
+                "rank": lambda r: r.rank,
+                "layers": lambda r: layers_text(r.layers),
+                "size": lambda r: r.n_layers,
+                "score": lambda r: percent(r.score),
+                "95 % interval": lambda r: interval(r.ci_low, r.ci_high),
+                "behind": lambda r: points(r.behind),
+                "p": lambda r: p_text(r.p_value),
+                "tied": lambda r: "tied" if r.tied else "",
+                "over base": over_base,
+                "held-out": lambda r: percent(r.held_out.score if r.held_out else None),
+                "questions": asked,
+                "phase": lambda r: r.record.phase,
+                "trial": lambda r: r.trial,
+            },
+        ),
     )
 
 

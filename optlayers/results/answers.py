@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from optlayers.layerset import BASE, DONOR, Labels, LayerSpace
+from optlayers.layerset import BASE, DONOR, Labels
 from optlayers.trials import keys
 from optlayers.trials.answers import Answers, decode_answers
-from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers
 from optlayers.trials.statistics import StratifiedScore
 
 
@@ -71,19 +69,6 @@ def reference_answers(attrs: Mapping[str, Any], name: str) -> Answers | None:
     return None if packed is None or n_full is None else decode_answers(packed, int(n_full))
 
 
-def references(
-    attrs: Mapping[str, Any], scorer: StratifiedScore, space: LayerSpace
-) -> dict[str, Reference]:
-    """The base and the donors, by name, as far as they have answered the questions."""
-    found = {}
-    for name in (BASE, *space.donors):
-        answers = reference_answers(attrs, name)
-        if answers is not None:
-            interval = scorer.interval(answers)
-            found[name] = Reference(name, *interval, questions=len(answers), answers=answers)
-    return found
-
-
 def subject_scores(
     names: Sequence[str],
     scorer: StratifiedScore,
@@ -104,17 +89,3 @@ def subject_scores(
     weights = (scorer.weights / scorer.weights.sum()).tolist()
     columns = zip(names, asked.tolist(), weights, *map(shares, (answers, base, donor)), strict=True)
     return [SubjectScore(*values) for values in columns if values[1]]
-
-
-def fast_and_full(
-    records: Sequence[Record], scorer: StratifiedScore, n_fast: int, space: LayerSpace
-) -> list[FastAndFull]:
-    """Fast and full score of each layer set that answered all questions, by trial number.
-
-    Computed from the answers: a trial that takes a set further reports later questions only.
-    """
-    return [
-        FastAndFull(space.labels(r.layers), scorer.score(r.answers[:n_fast]), float(r.score))
-        for r in sorted(best_by_layers(records).values(), key=lambda r: r.number)
-        if r.is_full and r.answers is not None and r.score is not None
-    ]

@@ -18,9 +18,7 @@ from optlayers.results.answers import (
     FastAndFull,
     Reference,
     SubjectScore,
-    fast_and_full,
     reference_answers,
-    references,
     scorer_of,
     subject_scores,
 )
@@ -41,7 +39,7 @@ from optlayers.search import Phase, phase_of
 from optlayers.trials import keys
 from optlayers.trials.cost import Cost, cost_of
 from optlayers.trials.record import Record
-from optlayers.trials.records import read_records
+from optlayers.trials.records import best_by_layers, read_records
 from optlayers.trials.statistics import StratifiedScore, spearman
 from optlayers.trials.worker_state import WorkerState, read_workers
 
@@ -139,7 +137,13 @@ class StudyView:
     @cached_property
     def references(self) -> dict[str, Reference]:
         """The base and the donors, by name, as far as they have answered the questions."""
-        return references(self.attrs, self.scorer, self.space) if self.scorer else {}
+        found = {}
+        for name in (BASE, *self.donors):
+            answers = reference_answers(self.attrs, name)
+            if answers is not None and self.scorer is not None:
+                interval = self.scorer.interval(answers)
+                found[name] = Reference(name, *interval, len(answers), answers)
+        return found
 
     @cached_property
     def subjects(self) -> list[SubjectScore]:
@@ -152,10 +156,19 @@ class StudyView:
 
     @cached_property
     def fast_and_full(self) -> list[FastAndFull]:
-        """Fast and full score of each layer set that answered all questions."""
+        """Fast and full score of each layer set that answered all questions, by trial number.
+
+        Computed from the answers: a trial that takes a set further reports later questions only.
+        """
         if self.scorer is None or not self.n_fast:
             return []
-        return fast_and_full(self.records, self.scorer, self.n_fast, self.space)
+        return [
+            FastAndFull(
+                self.space.labels(r.layers), self.scorer.score(r.answers[: self.n_fast]), r.score
+            )
+            for r in sorted(best_by_layers(self.records).values(), key=lambda r: r.number)
+            if r.is_full and r.answers is not None and r.score is not None
+        ]
 
     @cached_property
     def rank_correlation(self) -> float | None:
