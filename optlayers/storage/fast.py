@@ -1,7 +1,7 @@
-"""FastStore: trials and attributes written to Optuna's tables, a cohort in one commit.
+"""FastStore: a study's trials and attributes in Optuna's tables, a cohort in one commit.
 
-Works on SQLite, PostgreSQL, MySQL and MariaDB. The tables are Optuna's own; `tables.difference`
-says whether they are as this module expects.
+It works on SQLite, PostgreSQL, MySQL and MariaDB. `tables.difference` says whether the tables of
+the installed Optuna are as this module expects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEARTBEATS = _tables["trial_heartbeats"]
 
 
 class FastStore(StudyStore):
-    """A store by Optuna's tables: every call is one commit."""
+    """A `StudyStore` whose every call is one commit, never half written."""
 
     def __init__(self, study: optuna.Study) -> None:
         super().__init__(study)
@@ -56,7 +56,7 @@ class FastStore(StudyStore):
         """As in `StudyStore`, each trial with its first heartbeat."""
 
         def write(connection: Connection, again: bool) -> list[int | None]:
-            count = self._lock(connection)
+            count = self._lock_study(connection)
             active = self._active(connection)
             taken = [attrs.get(unique) for attrs in active.values()]
             found: list[int | None] = []
@@ -76,7 +76,7 @@ class FastStore(StudyStore):
 
         return self._commit(write) if wanted else []
 
-    def _lock(self, connection: Connection) -> int:
+    def _lock_study(self, connection: Connection) -> int:
         """Keep others from making trials of the study until the commit; its number of trials.
 
         As Optuna does: so numbers, and ids, are in the order of the commits.
@@ -140,7 +140,7 @@ class FastStore(StudyStore):
         ids = sorted(((self.trial_id(c.number), c) for c in changes), key=lambda pair: pair[0])
 
         def write(connection: Connection, again: bool) -> set[int]:
-            count = self._lock(connection) if any(c.requeue for c in changes) else 0
+            count = self._lock_study(connection) if any(c.requeue for c in changes) else 0
             done = [(i, c) for i, c in ids if _swap(connection, i, c)]
             _replace_parts(connection, done)
             requeued = [c.requeue for _, c in done if c.requeue is not None]
@@ -155,7 +155,7 @@ class FastStore(StudyStore):
         """As in `StudyStore`."""
 
         def write(connection: Connection, again: bool) -> None:
-            self._lock(connection)
+            self._lock_study(connection)
             self._replace_attrs(connection, attrs)
 
         if attrs:
@@ -166,7 +166,7 @@ class FastStore(StudyStore):
         here = (STUDY_ATTRS.c.study_id == self.study_id, STUDY_ATTRS.c.key == key)
 
         def write(connection: Connection, again: bool) -> bool:
-            self._lock(connection)
+            self._lock_study(connection)
             text = connection.execute(select(STUDY_ATTRS.c.value_json).where(*here)).scalar()
             found = None if text is None else json.loads(text)
             if found != old:

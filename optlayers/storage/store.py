@@ -1,9 +1,8 @@
-"""StudyStore: the trials and attributes of one Optuna study, written in whole steps.
+"""StudyStore: the trials and attributes of one Optuna study, changed by one worker at a time.
 
-Optuna's public calls read, then write a trial piece by piece, each piece in a commit of its own.
-A `StudyStore` makes or changes the trials of a whole cohort so that no two workers take one trial.
-`FastStore` writes Optuna's tables, a cohort in one commit. `PlainStore` uses the public calls: it
-is slower, and serves every storage and every version of Optuna.
+Here it uses Optuna's public calls, for any storage and any version of Optuna. They write a trial
+piece by piece, each piece in a commit of its own; `fast.FastStore` does the same with Optuna's
+tables, a whole cohort in one commit.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import contextlib
 import fcntl
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,10 +61,12 @@ class Change:
     requeue: NewTrial | None = None
 
 
-class StudyStore(ABC):
+class StudyStore:
     """The trials and system attributes of one study; trials are named by their numbers.
 
-    Made by `store_of`. `retry` says how long its calls wait while the database is away.
+    A lock keeps the processes apart that write by public calls to one database: a file beside an
+    SQLite database, a lock of the server elsewhere. `retry` says how long calls wait while the
+    database is away.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -79,63 +79,12 @@ class StudyStore(ABC):
         """The id of a trial, unique in its database."""
         return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
 
-    def attrs(self) -> dict[str, Any]:
-        """The system attributes of the study."""
-        return self.storage.get_study_system_attrs(self.study_id)
-
-    @abstractmethod
     def insert_running(self, wanted: Sequence[NewTrial], unique: str) -> list[int | None]:
         """Make RUNNING trials; returns their numbers.
 
         None for a trial whose attribute `unique` is that of a RUNNING or WAITING trial, or of one
         before it in `wanted`.
         """
-
-    @abstractmethod
-    def swap_states(self, changes: Sequence[Change]) -> set[int]:
-        """Change trials; returns the numbers of those that were in their old state.
-
-        Nothing is written for the others.
-        """
-
-    @abstractmethod
-    def put_attrs(self, attrs: Mapping[str, Any]) -> None:
-        """Set system attributes of the study."""
-
-    @abstractmethod
-    def swap_attr(self, key: str, old: Any, new: Any) -> bool:
-        """Set a system attribute of the study if it is `old` (None: not set); whether it was."""
-
-    @abstractmethod
-    def beat(self, numbers: Iterable[int]) -> None:
-        """Renew the heartbeats of running trials."""
-
-    @abstractmethod
-    def heartbeats(self) -> dict[int, tuple[str, float]]:
-        """The heartbeat of every RUNNING trial, as a text that changes, and its age in seconds.
-
-        The age is by the database's clock; 0 where the store does not know it.
-        """
-
-
-def store_of(study: optuna.Study) -> StudyStore:
-    """The store of a study: fast where `open_storage` found Optuna's tables as expected."""
-    if getattr(study._storage, "is_fast", False):
-        from optlayers.storage.fast import FastStore
-
-        return FastStore(study)
-    return PlainStore(study)
-
-
-class PlainStore(StudyStore):
-    """A store by Optuna's public calls alone.
-
-    A lock keeps the processes apart that write in this way to one database: a file beside an
-    SQLite database, a lock of the server elsewhere.
-    """
-
-    def insert_running(self, wanted: Sequence[NewTrial], unique: str) -> list[int | None]:
-        """As in `StudyStore`, with a commit for every trial."""
         with self._lock():
             active = self.storage.get_all_trials(self.study_id, deepcopy=False, states=ACTIVE)
             taken = [trial.user_attrs.get(unique) for trial in active]
@@ -159,7 +108,10 @@ class PlainStore(StudyStore):
         return self.storage.create_new_trial(self.study_id, template_trial=template)
 
     def swap_states(self, changes: Sequence[Change]) -> set[int]:
-        """As in `StudyStore`; the new state of a trial is written after all else of it."""
+        """Change trials; returns the numbers of those that were in their old state.
+
+        Nothing is written to the others.
+        """
         with self._lock():
             return {change.number for change in changes if self._swap(change)}
 
@@ -184,13 +136,17 @@ class PlainStore(StudyStore):
             self._create(change.requeue, TrialState.WAITING)
         return True
 
+    def attrs(self) -> dict[str, Any]:
+        """The system attributes of the study."""
+        return self.storage.get_study_system_attrs(self.study_id)
+
     def put_attrs(self, attrs: Mapping[str, Any]) -> None:
-        """As in `StudyStore`, with a commit for every attribute."""
+        """Set system attributes of the study."""
         for key, item in attrs.items():
             self.storage.set_study_system_attr(self.study_id, key, item)
 
     def swap_attr(self, key: str, old: Any, new: Any) -> bool:
-        """As in `StudyStore`."""
+        """Set a system attribute of the study if it is `old` (None: not set); whether it was."""
         with self._lock():
             if self.attrs().get(key) != old:
                 return False
@@ -198,16 +154,19 @@ class PlainStore(StudyStore):
             return True
 
     def beat(self, numbers: Iterable[int]) -> None:
-        """As in `StudyStore`, in a system attribute of each trial."""
+        """Renew the heartbeats of running trials."""
         for number in sorted(numbers):
-            # One that has ended in the meantime needs no heartbeat.
+            # A trial that has just ended needs no heartbeat.
             with contextlib.suppress(UpdateFinishedTrialError, KeyError):
                 self.storage.set_trial_system_attr(
                     self.trial_id(number), HEARTBEAT_ATTR, time.time()
                 )
 
     def heartbeats(self) -> dict[int, tuple[str, float]]:
-        """As in `StudyStore`; all ages are 0."""
+        """The heartbeat of every RUNNING trial, as a text that changes, and its age in seconds.
+
+        The age is by the database's clock, and 0 where that is not known, as here.
+        """
         states = (TrialState.RUNNING,)
         running = self.storage.get_all_trials(self.study_id, deepcopy=False, states=states)
         return {t.number: (str(t.system_attrs.get(HEARTBEAT_ATTR)), 0.0) for t in running}
@@ -232,3 +191,12 @@ def _server_lock(engine: Engine) -> Connection:
     while connection.execute(text(_SERVER_LOCKS[engine.dialect.name])).scalar() != 1:
         pass
     return connection
+
+
+def store_of(study: optuna.Study) -> StudyStore:
+    """The store of a study: fast where `open_storage` found Optuna's tables as expected."""
+    if getattr(study._storage, "is_fast", False):
+        from optlayers.storage.fast import FastStore
+
+        return FastStore(study)
+    return StudyStore(study)

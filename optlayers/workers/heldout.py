@@ -33,6 +33,7 @@ from optlayers.trials.records import (
 )
 from optlayers.trials.statistics import StratifiedScore
 from optlayers.workers.once import are_done, do_once
+from optlayers.workers.watchdog import Watchdog
 
 PARTS = 4  # of the held-out check, so that several workers share it
 
@@ -42,6 +43,7 @@ def check(
     definition: StudyDefinition,
     records: Sequence[Record],
     evaluator: Evaluator,
+    watchdog: Watchdog,
     worker: str,
     *,
     end: float | None = None,
@@ -55,9 +57,9 @@ def check(
     if study.user_attrs.get(keys.N_HELD) != held:
         study.set_user_attr(keys.N_HELD, held)
     work = {
-        name: functools.partial(_answer_held_out, study, evaluator, sets)
+        name: functools.partial(_answer_held_out, study, evaluator, watchdog, sets)
         if sets
-        else functools.partial(_answer_references, study, evaluator)
+        else functools.partial(_answer_references, study, evaluator, watchdog)
         for name, sets in _missing(study, definition, records, evaluator.n_layers).items()
     }
     do_once(study, worker, work, end=end, say=say)
@@ -101,7 +103,9 @@ def _missing(
     return found
 
 
-def _answer_held_out(study: optuna.Study, evaluator: Evaluator, sets: Sequence[LayerSet]) -> None:
+def _answer_held_out(
+    study: optuna.Study, evaluator: Evaluator, watchdog: Watchdog, sets: Sequence[LayerSet]
+) -> None:
     """Answer the held-out questions with these sets and store the answers."""
     order = evaluator.order
     scorer = StratifiedScore(strata=order.held_subject, weights=order.weights)
@@ -111,7 +115,9 @@ def _answer_held_out(study: optuna.Study, evaluator: Evaluator, sets: Sequence[L
     missing = [layers for layers in sets if names[layers] not in known]
     if not missing:
         return
-    for layers, answers in zip(missing, evaluator.held_out(missing), strict=True):
+    with watchdog.limit(len(missing) * len(order.held_subject)):
+        found = evaluator.held_out(missing)
+    for layers, answers in zip(missing, found, strict=True):
         if isinstance(answers, EvaluationError):
             continue
         # The questions are sorted by subject here; the interval needs no order.
@@ -128,14 +134,16 @@ def _answer_held_out(study: optuna.Study, evaluator: Evaluator, sets: Sequence[L
         )
 
 
-def _answer_references(study: optuna.Study, evaluator: Evaluator) -> None:
+def _answer_references(study: optuna.Study, evaluator: Evaluator, watchdog: Watchdog) -> None:
     """Answer the questions of the search with the base and the donors and store the answers."""
     known = study.user_attrs
     wanted = references(space_in(known))
     missing = {n: layers for n, layers in wanted.items() if keys.REFERENCE + n not in known}
     if not missing:
         return
-    found = evaluator.evaluate(list(missing.values()), 0, evaluator.order.n_full)
+    n_full = evaluator.order.n_full
+    with watchdog.limit(len(missing) * n_full):
+        found = evaluator.evaluate(list(missing.values()), 0, n_full)
     for name, answers in zip(missing, found, strict=True):
         if not isinstance(answers, EvaluationError):
             study.set_user_attr(keys.REFERENCE + name, encode_answers(answers))

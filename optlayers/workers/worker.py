@@ -39,7 +39,7 @@ from optlayers.trials.record import Record
 from optlayers.workers import heldout as holdout
 from optlayers.workers.once import do_once
 from optlayers.workers.queue import Claim, TrialQueue, check_not_all_failed, revision
-from optlayers.workers.watchdog import WatchedEvaluator
+from optlayers.workers.watchdog import Watchdog
 
 # Between two looks while there is nothing to do; it grows.
 POLL_SECONDS, LONGEST_POLL = 0.25, 1.0
@@ -85,7 +85,7 @@ class Worker:
         space = self.definition.space(self.evaluator.n_layers)
         self.queue = TrialQueue(self.study, space, self.device)
         self.queue.heartbeats.on_hang = self._hung
-        self.watched = WatchedEvaluator(self.evaluator, self.queue.heartbeats, self.hang_seconds)
+        self.watchdog = Watchdog(self.queue.heartbeats, self.hang_seconds)
         self.status = StatusReporter(
             self.study, self.queue.worker, self.device, self.evaluator.hardware
         )
@@ -159,7 +159,8 @@ class Worker:
                         self.study,
                         self.definition,
                         self._records(),
-                        self.watched,
+                        self.evaluator,
+                        self.watchdog,
                         self.queue.worker,
                         end=end,
                         say=self.say,
@@ -296,11 +297,12 @@ class Worker:
             start, paid = 0, start
         began = time.monotonic()
         sets = [claim.layers for claim in group]
+        total = len(sets) * (stop - start)
         try:
-            results = self.watched.judge(sets, start, stop)
+            with self.watchdog.limit(total):
+                results = self.evaluator.judge(sets, start, stop)
         finally:
             passes = layer_passes(sets, self.queue.space) * (stop - start)
-            total = len(sets) * (stop - start)
             seconds = time.monotonic() - began
             self.status.count(total, passes, total * self.evaluator.n_layers - passes, seconds)
         answered = []

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.lib.forked_worker import CONTEXT
 from optlayers.storage import tables
 from optlayers.storage.connect import open_study
-from optlayers.storage.store import PlainStore, StudyStore, store_of
+from optlayers.storage.store import StudyStore, store_of
 from tests.helpers.replay import definition, url_in, worker_at
 from tests.helpers.soundness import assert_sound
 from tests.helpers.storage_suite import StorageSuite, open_store
@@ -57,7 +57,7 @@ def test_a_search_by_public_calls_is_the_same_search(
 def search_plainly(url: str, index: int) -> None:
     tables.difference = lambda: "moved"
     worker = worker_at(url, index=index, seconds=1e-4, small=True)
-    assert isinstance(worker.queue.store, PlainStore)
+    assert type(worker.queue.store) is StudyStore
     assert worker.run()
 
 

@@ -22,7 +22,7 @@ from optlayers.storage.dashboard import has_note, save_figures, save_trial_notes
 from optlayers.storage.fast import FastStore
 from optlayers.storage.read import FastRDBStorage
 from optlayers.storage.retry import RetryPolicy
-from optlayers.storage.store import PlainStore, StudyStore, store_of
+from optlayers.storage.store import StudyStore, store_of
 from tests.helpers.replay import N_LAYERS, definition, study_in, url_in
 from tests.helpers.storage_suite import StorageSuite, new, open_store
 
@@ -112,7 +112,7 @@ def test_another_optuna_is_used_by_its_public_calls_and_one_line_says_so(
     assert words in found
     monkeypatch.setattr(tables, "difference", lambda: found)
     study = open_study(url_in(tmp_path), definition(), say=said.append)
-    assert isinstance(store_of(study), PlainStore)
+    assert type(store_of(study)) is StudyStore
     [line] = said
     assert line.startswith(f"Optuna {optuna.__version__} is not as expected ({found}): its public")
     assert "slower" in line

@@ -126,7 +126,7 @@ def test_two_workers_ask_base_and_donor_once(tmp_path: Path) -> None:
     evaluators = [Counting(), Counting()]
     workers = [worker_at(url, index=i, small=True) for i in range(2)]
     for worker, evaluator in zip(workers, evaluators, strict=True):
-        worker.watched.evaluator = evaluator
+        worker.evaluator = evaluator
     with ThreadPoolExecutor(2) as pool:
         assert all(pool.map(lambda worker: worker.run(), workers))
     asked = evaluators[0].asked + evaluators[1].asked
