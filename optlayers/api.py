@@ -124,7 +124,7 @@ def load_hybrid(
         >>> tuple(model(**tokens).logits.shape)[-1] == model.config.vocab_size
         True
     """
-    from optlayers.checkpoints.memory import assemble
+    from optlayers.checkpoints.assembly import assemble
     from optlayers.checkpoints.parents import open_for
     from optlayers.inference.device import pick_device, pick_dtype
 

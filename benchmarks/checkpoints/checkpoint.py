@@ -132,9 +132,10 @@ def largest_file(folder: Path) -> Path:
 
 def export(work: Path, layers: str) -> dict[str, float]:
     """Export as the command does, less the model card; seconds, bytes and the most memory."""
+    from optlayers.checkpoints.card import hash_ahead
     from optlayers.checkpoints.parents import Parents
-    from optlayers.checkpoints.reader import Checkpoint, hash_ahead
-    from optlayers.checkpoints.writer import export_hybrid
+    from optlayers.checkpoints.reader import Checkpoint
+    from optlayers.checkpoints.writer import CheckpointWriter
     from optlayers.layerset import LayerSet
 
     base, donor = (Checkpoint(name, work / name) for name in ("base", "donor"))
@@ -153,8 +154,8 @@ def export(work: Path, layers: str) -> dict[str, float]:
         return {"sources.json": json.dumps({"base": base.sha256, "donor": donor.sha256})}
 
     chosen = LayerSet.parse(layers, base.n_layers)
-    parents = Parents(base, (donor,))
-    export_hybrid(parents, chosen, work / "hybrid", work / "donor", documents, progress)
+    writer = CheckpointWriter(Parents(base, (donor,)), work / "donor")
+    writer.write(chosen, work / "hybrid", documents, progress)
     took = time.perf_counter() - start
     return {"seconds": took, "bytes": total, "peak": peak_memory(), "before": before}
 

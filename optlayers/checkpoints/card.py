@@ -1,22 +1,26 @@
-"""The model card of an exported checkpoint, and the other documents that go along."""
+"""The documents of an exported checkpoint: `checkpoint_info.json`, model card, licence files."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from optlayers.checkpoints.hashes import INFO
+from optlayers.checkpoints.files import INFO
 from optlayers.checkpoints.info import checkpoint_info
-from optlayers.checkpoints.licence import licence_texts
 from optlayers.checkpoints.parents import Parents
-from optlayers.checkpoints.reader import hash_ahead
+from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.graft import Graft
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
+
+LICENCES = ("LICENSE*", "LICENCE*", "USE_POLICY*", "NOTICE*")
 
 CARD = """\
 ---
@@ -55,14 +59,14 @@ whether to run the code named there; `trust_remote_code=False` loads the tokeniz
 
 ## Licences
 
-Both parts keep theirs, and both hold for the whole.
+The licences of all parts hold for the whole.
 
 | part | licence |
 |---|---|
 | base, {base} | {base_licence} |
 {donor_licences}
 
-{licence_files}`checkpoint_info.json` holds the same for machines, with the SHA-256 of
+{licence_files}`checkpoint_info.json` holds the same for programs, with the SHA-256 of
 every source file and of every file here, which `optlayers verify` compares.
 """
 
@@ -74,10 +78,10 @@ def documents(
     score: dict[str, Any] | None,
     dtype: str | None = None,
 ) -> Callable[[Mapping[str, str]], dict[str, str]]:
-    """What makes the documents of a checkpoint, text by file name, of the SHA-256 of its files.
+    """A function that makes the documents of a checkpoint, text by file name.
 
-    These are `README.md`, `checkpoint_info.json` and the licence files of both parts. The sources
-    are hashed from now on, beside what else is done.
+    Its argument is the SHA-256 of the other files by name. Hashing of the sources starts at once,
+    in a thread.
     """
     wait = hash_ahead(*parents.all)
     several = len(parents.donors) > 1
@@ -85,52 +89,79 @@ def documents(
 
     def make(files: Mapping[str, str]) -> dict[str, str]:
         wait()
-        licences = licence_texts(parents.base.folder, "base")
-        for name, checkpoint in zip(names, parents.donors, strict=True):
-            licences |= licence_texts(checkpoint.folder, name)
-        own = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in licences.items()}
+        texts: dict[str, str] = {}
+        for name, parent in zip(("base", *names), parents.all, strict=True):
+            texts |= licence_texts(parent.folder, name)
+        own = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
         info = checkpoint_info(definition, parents, layers, score, dtype, {**files, **own})
         return {
             INFO: json.dumps(info, indent=2) + "\n",
-            "README.md": model_card(info, sorted(licences)),
-            **licences,
+            "README.md": model_card(info, sorted(texts)),
+            **texts,
         }
 
     return make
 
 
+def hash_ahead(*checkpoints: Checkpoint) -> Callable[[], None]:
+    """Start hashing checkpoints in a thread; returns a function that waits for it."""
+
+    def hash_all() -> None:
+        # An error here is raised again where the hash is used.
+        with contextlib.suppress(Exception):
+            for checkpoint in checkpoints:
+                _ = checkpoint.sha256
+
+    hashing = threading.Thread(target=hash_all, daemon=True)
+    hashing.start()
+    return hashing.join
+
+
+def licence_texts(folder: Path, part: str) -> dict[str, str]:
+    """The licence files of a folder, by their names in the export: `base-LICENSE`."""
+    return {
+        f"{part}-{path.name}": path.read_text(encoding="utf-8", errors="replace")
+        for pattern in LICENCES
+        for path in sorted(folder.glob(pattern))
+        if path.is_file() and path.stat().st_size < 1_000_000
+    }
+
+
 def model_card(info: dict[str, Any], licence_files: list[str]) -> str:
-    """The model card, markdown with a YAML head as the Hugging Face hub reads it."""
+    """The model card: markdown with a YAML head, as the Hugging Face hub reads it."""
     base, layers = info["base"], info["layers"]
-    # Each donor with what it is called here.
-    donors = [(f"donor {d['name']}", d) for d in info["donors"]] if "donors" in info else []
-    donors = donors or [("donor", info["donor"])]
-    several = len(donors) > 1
-    parents = [part["model"] for part in (base, *(d for _, d in donors)) if part["on_hub"]]
+    several = "donors" in info
+    # Each donor with its name in the card.
+    if several:
+        donors = [(f"donor {donor['name']}", donor) for donor in info["donors"]]
+    else:
+        donors = [("donor", info["donor"])]
+    on_hub = [part["model"] for part in (base, *(d for _, d in donors)) if part["on_hub"]]
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["hybrid", "merge", "optlayers"],
-        # Two licences hold at once, which the hub has no word for.
+        # The hub has no term for several licences that hold together.
         "license": "other",
         "license_name": "see-both-parts",
     }
-    if parents:
-        front |= {"base_model": parents, "base_model_relation": "merge"}
-    models = " and ".join(_name(donor) for _, donor in donors)
+    if on_hub:
+        front |= {"base_model": on_hub, "base_model_relation": "merge"}
+    models = " and ".join(_short_name(donor) for _, donor in donors)
     shown = ", ".join(map(str, layers)) or "none"
     graft = Graft(info["swap"], (info["donor_map"],))
     if several:
         mapped = any(donor["donor_map"] for _, donor in donors)
         order = "by maps of indices" if mapped else "index for index"
+        called = " and ".join(f"{donor['model']} ({donor['name']})" for _, donor in donors)
     else:
-        order = graft.order(LayerSet(tuple(layers)))
+        order, called = graft.order(LayerSet(tuple(layers))), donors[0][1]["model"]
     files = ", ".join(f"`{name}`" for name in licence_files)
     return CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
-        title=f"{_name(base)} with {graft.parts} {shown} of {models}",
+        title=f"{_short_name(base)} with {graft.parts} {shown} of {models}",
         base=base["model"],
-        donor=" and ".join(_called(name, d) if several else d["model"] for name, d in donors),
+        donor=called,
         s="s" if several else "",
         donor_rows="\n".join(
             f"| {name} | {d['model']} ({d['model_type']}{_revision(d)}) |" for name, d in donors
@@ -152,16 +183,11 @@ def model_card(info: dict[str, Any], licence_files: list[str]) -> str:
         else "as in the sources, bit for bit",
         score=_score(info),
         base_licence=_licence(base),
-        licence_files=f"Their texts lie beside this file: {files}. " if files else "",
+        licence_files=f"Their texts are in this folder: {files}. " if files else "",
     )
 
 
-def _called(name: str, part: dict[str, Any]) -> str:
-    """A donor with its name in layer sets."""
-    return f"{part['model']} ({name.removeprefix('donor ')})"
-
-
-def _name(part: dict[str, Any]) -> str:
+def _short_name(part: dict[str, Any]) -> str:
     return str(part["model"]).rpartition("/")[2]
 
 
@@ -170,45 +196,41 @@ def _revision(part: dict[str, Any]) -> str:
 
 
 def _licence(part: dict[str, Any]) -> str:
-    return part["licence"] or "its folder names none; see where the model comes from"
+    return part["licence"] or "not named in its folder; see where the model comes from"
 
 
 def _score(info: dict[str, Any]) -> str:
-    score = info["score"]
-    tasks = " and ".join(
-        f"{task['name']} ({task['metric']}, {_shots(task)}, weight {task['weight']:g})"
-        for task in info["study"]["tasks"]
-    )
+    """The section on the score."""
+    score, study = info["score"], info["study"]
+    tasks = []
+    for task in study["tasks"]:
+        shots = "the task's own number of examples"
+        if task["num_fewshot"] is not None:
+            shots = f"{task['num_fewshot']}-shot"
+        tasks.append(f"{task['name']} ({task['metric']}, {shots}, weight {task['weight']:g})")
     if score is None:
-        return f"This layer set was not evaluated. The study {info['study']['name']} is on {tasks}."
-    lines = [
-        "| questions | score | 95 % interval |",
-        "|---|---|---|",
-        _line(f"{score['questions']} of the search ({score['fidelity']} fidelity)", score),
-    ]
+        return (
+            f"This layer set was not evaluated. The study {study['name']} is on "
+            f"{' and '.join(tasks)}."
+        )
+    rows = [(f"{score['questions']} of the search ({score['fidelity']} fidelity)", score)]
     held = score.get("held_out")
     if held:
-        lines.append(_line(f"{held['questions']} held out, which no decision has seen", held))
+        rows.append((f"{held['questions']} held out, never used in the search", held))
+    lines = ["| questions | score | 95 % interval |", "|---|---|---|"]
+    for what, row in rows:
+        low, high = 100 * row["ci_low"], 100 * row["ci_high"]
+        lines.append(f"| {what} | {100 * row['score']:.2f} % | {low:.1f} to {high:.1f} |")
     text = (
-        f"Measured in the study {info['study']['name']} with the prompts, choices and metrics of "
-        f"lm-eval {info['versions']['lm_eval'] or ''} on {tasks}"
+        f"Measured in the study {study['name']} with the prompts, choices and metrics of "
+        f"lm-eval {info['versions']['lm_eval'] or ''} on {' and '.join(tasks)}"
         f"{', on ' + score['device'] if score.get('device') else ''}. The questions are a fixed, "
         "shuffled sample of every subject, and each subject has the weight that lm-eval gives it. "
-        "The interval is for the choice of the questions."
+        "The interval covers the choice of questions."
     )
     if score.get("evaluated_sets", 0) > 1:
         text += (
-            f" {score['evaluated_sets']} layer sets were evaluated on questions of the search, "
-            "and the best of many flatters: the questions chose it."
+            f" {score['evaluated_sets']} layer sets were evaluated on the questions of the search; "
+            "as the best of them, this one has a score there that is too high on average."
         )
     return "\n".join([*lines, "", text])
-
-
-def _shots(task: dict[str, Any]) -> str:
-    shots = task["num_fewshot"]
-    return "the task's own number of examples" if shots is None else f"{shots}-shot"
-
-
-def _line(what: str, score: dict[str, Any]) -> str:
-    low, high = 100 * score["ci_low"], 100 * score["ci_high"]
-    return f"| {what} | {100 * score['score']:.2f} % | {low:.1f} to {high:.1f} |"

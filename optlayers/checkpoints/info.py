@@ -1,4 +1,4 @@
-"""`checkpoint_info.json`: what an exported checkpoint is made of, for machines."""
+"""`checkpoint_info.json`: what an exported checkpoint is made of, for programs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from optlayers import __version__
-from optlayers.checkpoints.hashes import INFO
-from optlayers.checkpoints.licence import licence_of
+from optlayers.checkpoints.files import INFO
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.fields import ModelSpec
@@ -32,17 +33,19 @@ def checkpoint_info(
 ) -> dict[str, Any]:
     """Layer set, score with interval (None: not evaluated), study, models with SHA-256, versions.
 
-    dtype: what the weights were converted to (None: not at all). files: the SHA-256 of what was
-    written, by name. With several donors, `donors` stands in place of `donor`, and layers are
-    texts such as 7@b. Reads the weight files of the sources whole, for
-    their hashes.
+    dtype: what the weights were converted to (None: not converted). files: the SHA-256 of what was
+    written, by name. With several donors, `donors` replaces `donor`, and layers are texts such as
+    7@b. Hashes the weight files of the sources.
     """
-    specs, names = definition.donor_specs, definition.donor_names
-    models = [_model(definition, *pair) for pair in zip(specs, parents.donors, strict=True)]
-    maps = definition.graft.maps
-    several = [
-        {"name": name, "donor_map": None if known is None else list(known), **model}
-        for name, known, model in zip(names, maps, models, strict=True)
+    donors = [
+        _model(definition, spec, donor)
+        for spec, donor in zip(definition.donor_specs, parents.donors, strict=True)
+    ]
+    named = [
+        {"name": name, "donor_map": None if places is None else list(places), **donor}
+        for name, places, donor in zip(
+            definition.donor_names, definition.graft.maps, donors, strict=True
+        )
     ]
     return {
         "layers": definition.space().labels(layers),
@@ -59,7 +62,7 @@ def checkpoint_info(
             "fingerprint": definition.fingerprint(),
         },
         "base": _model(definition, definition.base, parents.base),
-        **({"donors": several} if len(parents.donors) > 1 else {"donor": models[0]}),
+        **({"donors": named} if len(donors) > 1 else {"donor": donors[0]}),
         "files": dict(files or {}),
         "versions": {
             "optlayers": __version__,
@@ -80,7 +83,7 @@ def _model(definition: StudyDefinition, spec: ModelSpec, checkpoint: Checkpoint)
     where = definition.resolve(spec.model)
     on_hub = not Path(where).is_dir()
     return {
-        # A path would say more of the machine that this was made on than of the model.
+        # A whole path would reveal more about this machine than about the model.
         "model": spec.model if on_hub else Path(where).name,
         "on_hub": on_hub,
         "revision": spec.revision,
@@ -88,6 +91,21 @@ def _model(definition: StudyDefinition, spec: ModelSpec, checkpoint: Checkpoint)
         "licence": licence_of(checkpoint.folder),
         "sha256": checkpoint.sha256,
     }
+
+
+def licence_of(folder: Path) -> str | None:
+    """The licence that the model card in a folder names, or None."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        data = yaml.safe_load(text.split("---", 2)[1]) if text.startswith("---") else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    named = data.get("license")
+    if named in (None, "other"):
+        named = data.get("license_name") or named
+    return str(named) if named else None
 
 
 def read_info(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Fetching from ModelScope (modelscope.cn), for where Hugging Face cannot be reached.
 
-What is fetched lies in a folder of its own, under the model's name on Hugging Face, so that study
-files stay as they are. Needs the extra `modelscope`.
+A model goes into `models_folder` under its name on Hugging Face, so that study files need no
+change. Needs the extra `modelscope`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optlayers.checkpoints.fetch import (
-    ELSEWHERE,
-    SMALL,
-    WHOLE,
+    COMPLETE,
+    IGNORED,
+    SMALL_FILES,
     Needed,
     check_space,
+    hub_errors,
     local_folder,
-    store,
-    told,
+    models_folder,
     weight_files,
 )
 from optlayers.errors import InputError, ModelError
 
-# Models that have another name there.
+# Models with another name on ModelScope.
 NAMES = {
     "meta-llama/Llama-3.1-8B-Instruct": "LLM-Research/Meta-Llama-3.1-8B-Instruct",
     "meta-llama/Llama-3.2-3B-Instruct": "LLM-Research/Llama-3.2-3B-Instruct",
@@ -31,9 +31,9 @@ NAMES = {
 
 
 def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
-    """Fetch the needed files of a model; an interrupted fetch goes on. The folder.
+    """Fetch the needed files of a model, or continue an interrupted fetch; returns the folder.
 
-    Raises `InputError` where the client is not installed, `ModelError` where it fails.
+    Raises `InputError` where the client is not installed, `ModelError` where fetching fails.
     """
     folder = local_folder(where)
     if folder is not None:
@@ -45,7 +45,7 @@ def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
         raise InputError(
             "--source modelscope: the client is not installed; install optlayers[modelscope]"
         ) from None
-    folder = store() / where.replace("/", "--")
+    folder = models_folder() / where.replace("/", "--")
     name = NAMES.get(where, where)
 
     def fetch(files: list[str]) -> None:
@@ -54,13 +54,13 @@ def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
             revision=revision,
             local_dir=str(folder),
             allow_patterns=files,
-            ignore_patterns=ELSEWHERE,
+            ignore_patterns=IGNORED,
         )
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with told(where, revision):
-            fetch(SMALL)
+        with hub_errors(where, revision):
+            fetch(SMALL_FILES)
             if not (folder / "config.json").is_file():
                 raise ModelError(f"model {where}: ModelScope has no {name}; use another source")
             files = weight_files(folder, needed)
@@ -69,13 +69,13 @@ def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
             check_space(where, missing_bytes(folder, files, sizes), folder, "OPTLAYERS_MODELS")
             if files:
                 fetch(files)
-        (folder / WHOLE).touch()
+        (folder / COMPLETE).touch()
     except OSError as error:
         raise ModelError(f"model {where}: {folder} cannot be written ({error})") from None
     return folder
 
 
 def missing_bytes(folder: Path, files: Sequence[str], sizes: Mapping[str, int]) -> int:
-    """How much of some files, of known sizes, is still to be fetched into a folder."""
+    """Bytes of some files that are still to be fetched into a folder; sizes: of whole files."""
     here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
     return sum(max(0, sizes.get(name, 0) - here.get(name, 0)) for name in files)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from optlayers.checkpoints.fetch import decoder_layers, everything, open_model
-from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.reader import Checkpoint, ModelConfig
 from optlayers.config.graft import WHOLE, Graft
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError, ModelError
@@ -42,7 +42,7 @@ class Parents:
             check_pair(self.base, donor, graft, place)
 
 
-def check_pair(base: Checkpoint, donor: Checkpoint, graft: Graft = WHOLE, place: int = 0) -> None:
+def check_pair(base: ModelConfig, donor: ModelConfig, graft: Graft = WHOLE, place: int = 0) -> None:
     """Raise `ModelError` unless the two have the same hidden size and number of layers.
 
     With a map of layers the donor may have another number of layers; raises `InputError` where
@@ -110,7 +110,7 @@ def open_for(definition: StudyDefinition, layers: str) -> tuple[Parents, LayerSe
     return parents, definition.graft.space(parents.n_layers).parse(layers)
 
 
-def differing_ends(base: Checkpoint, donor: Checkpoint) -> str | None:
+def differing_ends(base: ModelConfig, donor: ModelConfig) -> str | None:
     """How base and donor differ outside their layers, in one line; None: they do not."""
     found = []
     mine, theirs = base.config.vocab_size, donor.config.vocab_size

@@ -6,24 +6,19 @@ import shlex
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from optlayers.errors import ExportError, InputError
+from optlayers.errors import ExportError, InputError, OptlayersError
 
-# What an earlier upload to the same repository may have left: transformers would load it.
+# Left by an earlier upload to the same repository, these would be loaded by transformers.
 STALE = ["*.safetensors", "*.safetensors.index.json"]
 
 
 def check_push(repo: str) -> str:
-    """Whether an upload to a repository can be tried, before anything is written; the repository.
+    """Check that an upload to a repository can be tried; returns its name with its owner.
 
-    A name without an owner gets the token's. Raises `InputError` for a name that is none and for a
+    A name without an owner gets the token's. Raises `InputError` for an invalid name and for a
     missing or refused token, `ExportError` where the hub cannot be reached.
     """
     try:
@@ -37,22 +32,16 @@ def check_push(repo: str) -> str:
         )
     try:
         me = HfApi().whoami()
-    except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        raise _refused(repo, error) from None
-    except (OfflineModeIsEnabled, OSError, RuntimeError) as error:
-        raise _unreachable(repo, error) from None
     except Exception as error:
-        # Transport errors belong to whichever HTTP library the hub client brings.
-        raise _unreachable(repo, error) from None
+        raise _failure(repo, error) from None
     return repo if "/" in repo else f"{me['name']}/{repo}"
 
 
 def push(folder: Path, repo: str, private: bool = False) -> str:
-    """Upload a checkpoint folder, and make the repository where there is none; its address.
+    """Upload a checkpoint folder, creating the repository if needed; returns its address.
 
-    Weights of an earlier upload that are not among these go. The folder stays where an upload
-    fails, and `hf upload` goes on with what the hub has of it. Raises `InputError` where the hub
-    refuses, `ExportError` where it cannot be reached.
+    Weights of an earlier upload are deleted there. After a failure the folder stays, and
+    `hf upload` continues the upload. Raises as `check_push`.
     """
     api = HfApi()
     try:
@@ -64,42 +53,38 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
             delete_patterns=STALE,
         )
     except Exception as error:
-        # The client wraps some of the hub's answers in errors of its own.
-        status = _status(error)
-        failed = _refused if status and status < 500 else _unreachable
-        raise failed(repo, error, folder) from None
+        raise _failure(repo, error, folder) from None
     return str(url)
 
 
-def _refused(repo: str, error: BaseException, written: Path | None = None) -> InputError:
-    status = _status(error)
-    why = {401: "the token is not valid", 403: "the token may not write there"}.get(
-        status, f"the hub answered {status or type(error).__name__}"
-    )
-    mend = "set HF_TOKEN to a token that may write to it, or mend the name"
-    return InputError(f"--push {repo}: {why}; {mend}{_then(repo, written)}")
+def _failure(repo: str, error: Exception, written: Path | None = None) -> OptlayersError:
+    """One line for an error of the hub, or of whichever HTTP library its client uses.
 
-
-def _unreachable(repo: str, error: BaseException, written: Path | None = None) -> ExportError:
+    written: the folder that `hf upload` can upload, since a second export would refuse it.
+    """
     status = _status(error)
+    then = ""
+    if written is not None:
+        then = f", then upload what is written with `hf upload {repo} {shlex.quote(str(written))}`"
+    if status and status < 500:
+        why = {401: "the token is not valid", 403: "the token may not write there"}.get(
+            status, f"the hub answered {status}"
+        )
+        return InputError(
+            f"--push {repo}: {why}; set HF_TOKEN to a token that may write to it, or correct the "
+            f"name{then}"
+        )
     why = f"the hub answered {status}" if status else "the hub cannot be reached"
-    mend = "wait a little" if status else "check the network"
-    again = _then(repo, written) or " and run it again"
-    return ExportError(f"--push {repo}: {why} ({type(error).__name__}); {mend}{again}")
+    fix = "wait a little" if status else "check the network"
+    then = then or " and run it again"
+    return ExportError(f"--push {repo}: {why} ({type(error).__name__}); {fix}{then}")
 
 
 def _status(error: BaseException | None) -> int:
-    """The hub's answer that an error comes from; 0: it did not answer."""
+    """The HTTP status of the hub's answer behind an error; 0: it did not answer."""
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:
             return int(response.status_code)
         error = error.__cause__
     return 0
-
-
-def _then(repo: str, written: Path | None) -> str:
-    """How to upload what is written already; a second export would refuse its folder."""
-    if written is None:
-        return ""
-    return f", then upload what is written with `hf upload {repo} {shlex.quote(str(written))}`"

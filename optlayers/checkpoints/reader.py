@@ -1,17 +1,15 @@
-"""Checkpoint: a model folder or hub id, read one tensor at a time.
+"""Checkpoint: a model folder, read one tensor at a time.
 
-Safetensors only: no pickle is ever opened. On the CPU the tensors are memory-mapped, so several
-processes on one machine share one copy (`converted` makes the file for those of another dtype).
+Safetensors only: no pickle is ever opened. Tensors are memory-mapped, so that processes of one
+machine share one copy (`inference/converted.py` does the same for another dtype).
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
 import re
-import threading
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +20,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
-from optlayers.checkpoints.hashes import hash_files
-from optlayers.checkpoints.tensorfile import Entry, read_header
+from optlayers.checkpoints.files import hash_files
+from optlayers.checkpoints.tensorfile import TensorEntry, read_header
 from optlayers.errors import ModelError
 from optlayers.models.families import config_from_dict, family_of
 
@@ -31,37 +29,28 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 
-class Checkpoint:
-    """A model on disk: its config, and its tensors by name.
+class ModelConfig:
+    """The `config.json` of a model folder.
 
-    `name` is what the user called it; `folder` is where it lies. `needed` says by name which
-    tensors will be asked for (default: all): a file that holds none of them may be missing. Raises
-    `ModelError` for a folder without config or safetensors, for a broken file, and for a model
-    that has no adapter.
+    name: what the user calls the model. Raises `ModelError` for a file that is missing or broken,
+    and for a model without an adapter.
     """
 
-    def __init__(
-        self, name: str, folder: Path, needed: Callable[[str], bool] = lambda tensor: True
-    ) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.folder = folder
-        self._needed = needed
         self.config_dict = self._read_json("config.json")
         try:
             self.config: PreTrainedConfig = config_from_dict(self.config_dict)
             family_of(self.config)
         except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-            # transformers spreads some of its messages over lines.
+            # Some messages of transformers have several lines.
             why = " ".join(str(error).split())
             raise ModelError(f"model {name}: config.json: {why}") from None
-        self._files = self._find_tensors()
-        self._handles: dict[str, Any] = {}
-        self._headers: dict[str, dict[str, Entry]] = {}
 
     def _read_json(self, file: str) -> dict[str, Any]:
-        path = self.folder / file
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads((self.folder / file).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ModelError(
                 f"model {self.name}: {file} is missing from {self.folder}; name a Hugging Face "
@@ -75,8 +64,30 @@ class Checkpoint:
             raise ModelError(f"model {self.name}: {file} holds no object; fetch it again")
         return data
 
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.config.num_hidden_layers)
+
+
+class Checkpoint(ModelConfig):
+    """A model on disk: its config, and its tensors by name.
+
+    needed: whether a tensor of that name will be read (default: all); a file that holds none of
+    those may be missing. Also raises `ModelError` for a folder without safetensors.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, needed: Callable[[str], bool] = lambda tensor: True
+    ) -> None:
+        super().__init__(name, folder)
+        self._needed = needed
+        self._files = self._find_tensors()
+        self._handles: dict[str, Any] = {}
+        self._headers: dict[str, dict[str, TensorEntry]] = {}
+
     def _find_tensors(self) -> dict[str, str]:
-        """Tensor name to the file that holds it."""
+        """The file of each tensor."""
         if (self.folder / INDEX).is_file():
             index = self._read_json(INDEX).get("weight_map")
             if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
@@ -101,13 +112,15 @@ class Checkpoint:
         return dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
 
     def _open(self, file: str) -> Any:
+        path = self.folder / file
         try:
-            return safe_open(self.folder / file, framework="pt", device="cpu")
+            return safe_open(path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
-            path = self.folder / file
             if path.exists() and not os.access(path, os.R_OK):
-                # The library says that there is no such file.
-                raise ModelError(f"model {self.name}: {path} may not be read; allow it") from None
+                # safetensors reports a missing file.
+                raise ModelError(
+                    f"model {self.name}: no permission to read {path}; change its permissions"
+                ) from None
             raise ModelError(
                 f"model {self.name}: {file} is not a whole safetensors file ({error}); "
                 "fetch it again"
@@ -128,9 +141,10 @@ class Checkpoint:
         """All tensor names, sorted."""
         return sorted(self._files)
 
-    def file_of(self, tensor: str) -> str:
-        """The file that holds a tensor."""
-        return self._files[tensor]
+    def names_below(self, prefix: str) -> list[str]:
+        """The names of the tensors of one module, without the prefix."""
+        start = prefix + "."
+        return [name[len(start) :] for name in self._files if name.startswith(start)]
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor by name, on the CPU and memory-mapped; raises `ModelError` if missing."""
@@ -150,8 +164,8 @@ class Checkpoint:
             ) from None
         return tensor
 
-    def entry(self, name: str) -> Entry:
-        """Where a tensor lies; nothing of it is read. Raises `ModelError` if missing."""
+    def entry(self, name: str) -> TensorEntry:
+        """The place of a tensor, from the header of its file; raises `ModelError` if missing."""
         file = self._files.get(name)
         if file is not None and file not in self._headers:
             try:
@@ -165,47 +179,18 @@ class Checkpoint:
             )
         return self._headers[file][name]
 
-    def tensors_below(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors of one module, by their names below `prefix`."""
-        return {n: self.tensor(f"{prefix}.{n}") for n in self.tensors_named_below(prefix)}
-
-    def tensors_named_below(self, prefix: str) -> list[str]:
-        """The names, less the prefix, of the tensors of one module."""
-        start = prefix + "."
-        return [name[len(start) :] for name in self._files if name.startswith(start)]
-
     @cached_property
     def sha256(self) -> dict[str, str]:
         """SHA-256 of every weight file, by file name.
 
-        Reads the files whole, several at a time; the Hugging Face cache has named those that it
-        fetched by their SHA-256, which is taken over.
+        Reads the files whole, except those that the Hugging Face cache has named by their SHA-256.
         """
         paths = {file: (self.folder / file).resolve() for file in sorted(set(self._files.values()))}
         named = {path: path.name for path in paths.values() if _is_blob(path)}
         hashes = hash_files(path for path in paths.values() if path not in named)
         return {file: named.get(path) or hashes[path] for file, path in paths.items()}
 
-    @property
-    def n_layers(self) -> int:
-        """Number of decoder layers."""
-        return int(self.config.num_hidden_layers)
-
-
-def hash_ahead(*checkpoints: Checkpoint) -> Callable[[], None]:
-    """Start to hash the sources beside what else is done; what it returns waits for that."""
-
-    def hash_all() -> None:
-        # What goes wrong here goes wrong again where the result is asked for.
-        with contextlib.suppress(Exception):
-            for checkpoint in checkpoints:
-                _ = checkpoint.sha256
-
-    hashing = threading.Thread(target=hash_all, daemon=True)
-    hashing.start()
-    return hashing.join
-
 
 def _is_blob(path: Path) -> bool:
-    """Whether a file is one that the Hugging Face cache has named by its SHA-256."""
+    """Whether a file of the Hugging Face cache is named by its SHA-256."""
     return path.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", path.name) is not None

@@ -1,4 +1,4 @@
-"""Where a checkpoint is to appear: whether it can, its partial folder, and what the killed left."""
+"""The folder that a checkpoint is written to: checks, a partial folder, leftovers, hard links."""
 
 from __future__ import annotations
 
@@ -12,49 +12,30 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from optlayers.errors import ExportError, InputError
+from optlayers.checkpoints.files import nearest_existing
+from optlayers.errors import InputError
 
 
 def check_target(out: Path) -> None:
-    """Raise `InputError` where no checkpoint can appear at `out`: it is there, or below a file.
-
-    An empty folder is taken, a link is not: what it leads to is not replaced.
-    """
+    """Raise `InputError` unless a checkpoint can be written at `out`, or it is an empty folder."""
     try:
         taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; choose another folder") from None
     if taken:
         raise InputError(f"--out {out}: it exists already; choose another, or remove it")
-    if not above(out).is_dir():
-        raise InputError(f"--out {out}: {above(out)} is no folder; choose another")
-
-
-def above(out: Path) -> Path:
-    """The nearest of the folders above that is there, whatever it is."""
-    return next(path for path in out.absolute().parents if os.path.lexists(path))
-
-
-def check_space(out: Path, what: str, need: int, mend: str) -> None:
-    """Raise `ExportError` where a disk has not that many bytes free for what goes to `out`.
-
-    what: what they are needed for, after a space; mend: what to do about it.
-    """
-    free = shutil.disk_usage(above(out / "any")).free
-    if free < need:
-        raise ExportError(
-            f"--out {out}: {need / 1e9:.2f} GB are needed{what} and {free / 1e9:.2f} GB are free; "
-            f"{mend}"
-        )
+    parent = nearest_existing(out.absolute().parent)
+    if not parent.is_dir():
+        raise InputError(f"--out {out}: {parent} is no folder; choose another")
 
 
 @contextlib.contextmanager
 def partial_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` to write in and to rename; what is left of it goes at the end.
+    """A new folder beside `out`, to write in and then rename; deleted at the end if still there.
 
-    It is locked meanwhile, so that `sweep` tells what the dead left from what is being written.
+    It is locked meanwhile, which tells `remove_leftovers` that it is in use.
     """
-    folder = out.parent / f"{_start(out)}{os.getpid()}"
+    folder = out.parent / f"{_prefix(out)}{os.getpid()}"
     folder.mkdir(parents=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -66,60 +47,37 @@ def partial_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(out: Path) -> None:
-    """Remove what killed exports to the same folder left behind on this host."""
-    for left in out.parent.glob(f"{glob.escape(_start(out))}*"):
-        pid = left.name.removeprefix(_start(out))
-        if pid.isdigit() and not _is_held(left, int(pid)):
+def remove_leftovers(out: Path) -> None:
+    """Remove the partial folders of killed exports to the same folder on this host."""
+    for left in out.parent.glob(f"{glob.escape(_prefix(out))}*"):
+        if left.name.removeprefix(_prefix(out)).isdigit() and not _is_locked(left):
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _start(out: Path) -> str:
+def _prefix(out: Path) -> str:
     return f".{out.name}.partial-{socket.gethostname()}-"
 
 
-def _is_held(folder: Path, pid: int) -> bool:
-    """Whether a living process writes in a partial folder.
+def _is_locked(folder: Path) -> bool:
+    """Whether another process holds the lock; also True where that cannot be known.
 
-    A process number says little: it is given again, and in containers it often is the same one.
+    The process number in the name is no proof: numbers are reused, often so in containers.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
-        return True  # it is gone, or not ours
+        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
     except OSError:
-        return pid != os.getpid() and _alive(pid)
+        return True
     finally:
         os.close(handle)
     return False
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def onto_disk(*paths: Path) -> None:
-    """Make what files hold, and what folders list, survive a power cut."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def link(source: Path, target: Path) -> bool:
-    """Link to a file; False where the file system cannot."""
+    """Make a hard link; False where the file system cannot."""
     try:
         os.link(source, target)
     except OSError:
@@ -128,9 +86,10 @@ def link(source: Path, target: Path) -> bool:
 
 
 def can_link(folder: Path) -> bool:
-    """Whether files that will lie in a folder can be linked to each other."""
+    """Whether the file system of a folder, or of its parent to be, has hard links."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".link-", dir=above(folder / "any")) as work:
+        parent = nearest_existing(folder)
+        with tempfile.TemporaryDirectory(prefix=".link-", dir=parent) as work:
             (Path(work) / "file").touch()
             return link(Path(work) / "file", Path(work) / "link")
     except OSError:

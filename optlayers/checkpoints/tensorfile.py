@@ -1,9 +1,8 @@
-"""Safetensors files, read and written a piece at a time.
+"""Safetensors files, copied through one small buffer.
 
-The library's own `save_file` wants all tensors of a file in memory; a checkpoint of many gigabytes
-is copied here through one small buffer. Format (huggingface.co/docs/safetensors): 8 bytes, little
-endian, the length of the header; the header, JSON of name to dtype, shape and data_offsets, padded
-with spaces; then the data.
+The library's `save_file` needs all tensors of a file in memory. Format
+(huggingface.co/docs/safetensors): the length of the header in 8 bytes, little endian; the header,
+JSON of name to dtype, shape and data_offsets, padded with spaces; the data.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ import torch
 from optlayers.errors import ModelError
 
 BUFFER_BYTES = 16_000_000
-# Values begin at a multiple of this in the file, so that they are aligned where it is mapped.
+# The data begin at a multiple of this, so that they are aligned when the file is mapped.
 ALIGNED = 64
-# Less than this is hashed sooner than a thread is woken.
+# Fewer bytes are hashed faster than a thread is woken.
 SMALL_BYTES = 500_000
-# A header longer than this is no header; the library has the same limit.
+# The library has the same limit.
 MAX_HEADER_BYTES = 100_000_000
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -40,8 +39,8 @@ BITS = {
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a tensor lies: file, dtype in the words of the format, shape, first byte, bytes."""
+class TensorEntry:
+    """The place of a tensor: file, dtype as the format names it, shape, first byte, bytes."""
 
     file: Path
     dtype: str
@@ -50,17 +49,17 @@ class Entry:
     size: int
 
     def converted(self, dtype: str | None) -> tuple[str, int]:
-        """Dtype and bytes after a conversion to a dtype of `FLOATS` (None: as it is).
+        """Dtype and bytes after conversion to a dtype of `FLOATS` (None: no conversion).
 
-        What holds no floating-point numbers stays as it is.
+        Tensors of other dtypes are not converted.
         """
         if dtype is None or self.dtype not in FLOATS:
             return self.dtype, self.size
         return dtype, math.prod(self.shape) * BITS[dtype] // 8
 
 
-def read_header(path: Path) -> dict[str, Entry]:
-    """Tensor name to its place in the file; raises `ModelError` for a file that is not whole."""
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The place of each tensor in a file; raises `ModelError` for a file that is not whole."""
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -73,7 +72,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         ) from None
 
 
-def _entries(path: Path, header: Any, start: int, total: int) -> dict[str, Entry]:
+def _entries(path: Path, header: Any, start: int, total: int) -> dict[str, TensorEntry]:
     found = {}
     for name, place in header.items():
         if name == "__metadata__":
@@ -84,21 +83,20 @@ def _entries(path: Path, header: Any, start: int, total: int) -> dict[str, Entry
             raise ValueError(f"tensor {name} ends at byte {start + last} of {total}")
         if (last - first) * 8 != math.prod(shape) * BITS[dtype]:
             raise ValueError(f"tensor {name} has {last - first} bytes for {dtype} {list(shape)}")
-        found[name] = Entry(path, dtype, shape, start + first, last - first)
+        found[name] = TensorEntry(path, dtype, shape, start + first, last - first)
     return found
 
 
 def write_tensors(
     path: Path,
-    tensors: Sequence[tuple[str, Entry]],
+    tensors: Sequence[tuple[str, TensorEntry]],
     dtype: str | None = None,
     advance: Callable[[int], None] = lambda written: None,
 ) -> str:
-    """Write a safetensors file from pieces of others, through one buffer, and onto the disk.
+    """Write a safetensors file from tensors of other files, and flush it; returns its SHA-256.
 
-    Returns the SHA-256 of what was written, which is hashed beside the writing. dtype: one of
-    `FLOATS`, to convert to. `advance(n)` is told of every n bytes written. Raises `OSError` where
-    the disk refuses, `ModelError` for a source that ends too early.
+    dtype: one of `FLOATS`, to convert to. advance: called with the number of bytes written. Raises
+    `OSError` for the target, `ModelError` for a source that ends too early.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -123,7 +121,7 @@ def write_tensors(
 
 
 class _Hashed:
-    """A file that is written and hashed at once."""
+    """A file that is written and hashed at the same time."""
 
     def __init__(self, stream: BinaryIO, beside: Executor) -> None:
         self.stream = stream
@@ -131,7 +129,7 @@ class _Hashed:
         self.digest = hashlib.sha256()
 
     def write(self, part: bytes | memoryview) -> None:
-        """Write some bytes; when it returns, their buffer may be used again."""
+        """Write some bytes; their buffer may be reused afterwards."""
         if len(part) < SMALL_BYTES:
             self.digest.update(part)
             self.stream.write(part)
@@ -141,11 +139,13 @@ class _Hashed:
         hashing.result()
 
 
-def _copy(entry: Entry, target: _Hashed, dtype: str | None, advance: Callable[[int], None]) -> None:
+def _copy(
+    entry: TensorEntry, target: _Hashed, dtype: str | None, advance: Callable[[int], None]
+) -> None:
     kind, _ = entry.converted(dtype)
-    # A whole number of values of any width fits into the buffer.
+    # The buffer holds a whole number of values of any width.
     buffer = bytearray(min(entry.size, BUFFER_BYTES - BUFFER_BYTES % 8))
-    # One output for all blocks: the C library hands freed blocks of this size back late.
+    # One output for all blocks, since the C library returns freed blocks of this size late.
     count = len(buffer) * 8 // BITS[entry.dtype] if kind != entry.dtype else 0
     values = torch.empty(count, dtype=FLOATS.get(kind))
     with entry.file.open("rb", buffering=0) as source:
@@ -163,7 +163,7 @@ def _copy(entry: Entry, target: _Hashed, dtype: str | None, advance: Callable[[i
             advance(len(part))
 
 
-def _fill(source: Any, part: memoryview, entry: Entry) -> None:
+def _fill(source: Any, part: memoryview, entry: TensorEntry) -> None:
     filled = 0
     while filled < len(part):
         count = source.readinto(part[filled:])

@@ -212,7 +212,8 @@ def _memory(sizes: ModelSizes, models: dict[str, Result], device: Any) -> Result
 
 def _disk(sizes: ModelSizes) -> Result:
     """Whether there is room for downloads, the study and one checkpoint."""
-    from optlayers.checkpoints.fetch import cache_folder, existing, free_bytes
+    from optlayers.checkpoints.fetch import cache_folder
+    from optlayers.checkpoints.files import free_bytes, nearest_existing
 
     here, cache = Path.cwd(), cache_folder()
     free = {"here": free_bytes(here), "in the Hugging Face cache": free_bytes(cache)}
@@ -220,7 +221,7 @@ def _disk(sizes: ModelSizes) -> Result:
         "here": STUDY_BYTES + (sizes.checkpoint or 0),
         "in the Hugging Face cache": sizes.download or 0,
     }
-    if here.stat().st_dev == existing(cache).stat().st_dev:
+    if here.stat().st_dev == nearest_existing(cache).stat().st_dev:
         free, need = {"here": free["here"]}, {"here": sum(need.values())}
     text = ", ".join(
         f"{free[place] / 1e9:.0f} GB free {place}, {need[place] / 1e9:.1f} GB needed"

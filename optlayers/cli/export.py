@@ -37,7 +37,7 @@ def export(
     parents, chosen = open_for(definition, layers)
     if exporter.score(chosen) is None:
         say(f"no score is recorded: {mask_password(storage)} has no evaluation of these layers")
-    address = exporter.write(parents, chosen, out)
+    address = exporter.write(exporter.writer(parents), chosen, out)
     exporter.keep_reports([out])
     if json:
         labels = definition.graft.space().labels(chosen)

@@ -36,9 +36,7 @@ def export_best(
     place. With --push each goes to a repository of its own: REPO-01-layers-3-7 and so on.
     """
     from optlayers.checkpoints.parents import open_parents
-    from optlayers.checkpoints.plan import Shelf
     from optlayers.checkpoints.target import can_link, check_target
-    from optlayers.checkpoints.writer import check_room
     from optlayers.cli.exporter import Exporter
     from optlayers.cli.tables import print_json
 
@@ -59,17 +57,18 @@ def export_best(
         targets.append(out / f"{row.rank:02d}-layers-{named}")
         check_target(targets[-1])
     parents = open_parents(definition)
-    shelf = Shelf() if link and can_link(out) else None
-    if link and shelf is None:
+    linked = link and can_link(out)
+    if link and not linked:
         say(f"--link: the disk of {out} has no hard links; equal layers are written again")
     sets = [row.record.layers for row in rows]
-    check_room(parents, sets, targets, dtype=dtype, shelf=shelf, graft=definition.graft)
+    writer = exporter.writer(parents, linked)
+    writer.check_space(sets, targets)
     for layers, target in zip(sets, targets, strict=True):
-        exporter.write(parents, layers, target, shelf, suffix=f"-{target.name}")
+        exporter.write(writer, layers, target, suffix=f"-{target.name}")
         if not json:
             print(target)
     exporter.keep_reports(targets)
-    if shelf is not None:
-        say(f"{shelf.linked / 1e9:.2f} GB were linked instead of written")
+    if linked:
+        say(f"{writer.linked_bytes / 1e9:.2f} GB were linked instead of written")
     if json:
         print_json([{**r.to_dict(), "out": str(t)} for r, t in zip(rows, targets, strict=True)])

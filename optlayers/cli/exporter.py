@@ -15,7 +15,7 @@ from optlayers.trials import keys
 
 if TYPE_CHECKING:
     from optlayers.checkpoints.parents import Parents
-    from optlayers.checkpoints.plan import Shelf
+    from optlayers.checkpoints.writer import CheckpointWriter
     from optlayers.results.leaderboard import LeaderboardRow
 
 
@@ -66,38 +66,29 @@ class Exporter:
             "held_out": {name: getattr(held, name) for name in names} if held else None,
         }
 
+    def writer(self, parents: Parents, link: bool = False) -> CheckpointWriter:
+        """The writer of the study's checkpoints; link: see `CheckpointWriter`."""
+        from optlayers.checkpoints.tokenizer import tokenizer_folder
+        from optlayers.checkpoints.writer import CheckpointWriter
+
+        tokenizer = tokenizer_folder(self.definition)
+        return CheckpointWriter(parents, tokenizer, self.definition.graft, self.dtype, link)
+
     def write(
-        self,
-        parents: Parents,
-        layers: LayerSet,
-        out: Path,
-        shelf: Shelf | None = None,
-        suffix: str = "",
+        self, writer: CheckpointWriter, layers: LayerSet, out: Path, suffix: str = ""
     ) -> str | None:
         """Write one checkpoint, and upload it if `push` was given; the address of the upload.
 
-        shelf: the files of earlier exports, to link to. suffix: added to the repository's name.
+        suffix: added to the repository's name.
         """
         from optlayers.checkpoints.card import documents
         from optlayers.checkpoints.push import push
-        from optlayers.checkpoints.tokenizer import tokenizer_folder
-        from optlayers.checkpoints.writer import export_hybrid
         from optlayers.cli.live import ByteProgress
 
-        definition = self.definition
-        texts = documents(definition, parents, layers, self.score(layers), self.dtype)
+        score = self.score(layers)
+        texts = documents(self.definition, writer.parents, layers, score, self.dtype)
         with ByteProgress(out.name) as progress:
-            export_hybrid(
-                parents,
-                layers,
-                out,
-                tokenizer_folder(definition),
-                texts,
-                progress,
-                dtype=self.dtype,
-                shelf=shelf,
-                graft=definition.graft,
-            )
+            writer.write(layers, out, texts, progress)
         if self.repository is None:
             return None
         repository = f"{self.repository}{suffix}"

@@ -128,15 +128,15 @@ def _ask(option: str, given: str | None, question: str, default: str | None = No
 
 def _read_configs(base: str, donor: str) -> list[Any]:
     """Both configs, once they are known to fit."""
+    from optlayers.checkpoints.fetch import open_config
     from optlayers.checkpoints.parents import check_pair
-    from optlayers.checkpoints.remote_config import peek
 
     found: list[Any] = []
     for part, model in (("base", base), ("donor", donor)):
         say(f"{part} {model}: reading its config")
-        found.append(peek(str(Path(model).expanduser()) if model.startswith("~") else model))
+        found.append(open_config(str(Path(model).expanduser()) if model.startswith("~") else model))
     check_pair(found[0], found[1])
-    sizes = [peeked.config.vocab_size for peeked in found]
+    sizes = [model.config.vocab_size for model in found]
     if sizes[0] != sizes[1]:
         say(
             f"note: the base has {sizes[0]} token embeddings, the donor {sizes[1]}; the hybrid "

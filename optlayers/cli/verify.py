@@ -42,7 +42,7 @@ def verify(
     with those that `export` wrote, its answers with those that the study recorded. Exit code 1 if
     something differs; code that was changed is not run.
     """
-    from optlayers.checkpoints.hashes import changed_files, runs_changed_code
+    from optlayers.checkpoints.files import changed_files, runs_changed_code
     from optlayers.checkpoints.info import check_definition, read_info
     from optlayers.cli.tables import print_json
     from optlayers.evaluation.isolated import IsolatedCheckpoint

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optlayers.checkpoints.hashes import INFO
+from optlayers.checkpoints.files import INFO
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import ModelError
 from optlayers.evaluation.questions import Subject, order_questions

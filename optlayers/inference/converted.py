@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from optlayers.checkpoints.fetch import store
+from optlayers.checkpoints.fetch import models_folder
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.tensorfile import ALIGNED, FLOATS, Entry, write_tensors
+from optlayers.checkpoints.tensorfile import ALIGNED, FLOATS, TensorEntry, write_tensors
 
 FOLDER = ".converted"
 LOCK = "lock"
@@ -42,7 +42,7 @@ class Wanted:
         self.entries = [(name, self.checkpoint.entry(name)) for name in self.names]
         # Those of whole cache lines first, so that all matrices are aligned.
         self.entries.sort(key=lambda item: item[1].converted(WORDS[self.dtype])[1] % ALIGNED != 0)
-        self.path = store() / FOLDER / f"{_key(self.entries, self.dtype)}.safetensors"
+        self.path = models_folder() / FOLDER / f"{_key(self.entries, self.dtype)}.safetensors"
 
     @property
     def size(self) -> int:
@@ -65,7 +65,7 @@ def hold(
     `OSError` where the disk or the file system refuses, with a reason for the user, and
     `ModelError` for a source that is broken.
     """
-    folder = store() / FOLDER
+    folder = models_folder() / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     held.callback(_tidy, folder)  # once all files are closed
     with _locked(folder):
@@ -108,7 +108,7 @@ def _tidy(folder: Path) -> None:
         _sweep(folder, set())
 
 
-def _key(entries: Sequence[tuple[str, Entry]], dtype: torch.dtype) -> str:
+def _key(entries: Sequence[tuple[str, TensorEntry]], dtype: torch.dtype) -> str:
     """A name for what is converted, new where a source has changed."""
     files = {str(entry.file.resolve()) for _, entry in entries}
     states = [(file, (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in sorted(files)]

@@ -100,7 +100,7 @@ def placement_of(
 
 def _named(checkpoint: Checkpoint, prefix: str, parts: set[str]) -> list[str]:
     """The names below the prefix of the tensors of one module, or of those parts of it."""
-    found = checkpoint.tensors_named_below(prefix)
+    found = checkpoint.names_below(prefix)
     return [name for name in found if not parts or name.split(".")[0] in parts]
 
 

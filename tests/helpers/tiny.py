@@ -17,7 +17,7 @@ from transformers import (
 
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.writer import export_hybrid
+from optlayers.checkpoints.writer import CheckpointWriter
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.models import LlambaConfig, LlambaForCausalLM
@@ -145,9 +145,12 @@ def parents_in(folder: Path) -> Parents:
     return Parents(base, (donor,))
 
 
-def export(parents: Parents, layers: LayerSet, out: Path, **options: Any) -> Path:
-    """A checkpoint with the donor's tokenizer and without documents."""
-    return export_hybrid(parents, layers, out, parents.donors[0].folder, {}, **options)
+def export(
+    parents: Parents, layers: LayerSet, out: Path, documents: Any = None, **options: Any
+) -> Path:
+    """A checkpoint with the donor's tokenizer; options: of `CheckpointWriter`."""
+    writer = CheckpointWriter(parents, parents.donors[0].folder, **options)
+    return writer.write(layers, out, documents)
 
 
 def stack_logits(parents: Parents, layers: LayerSet) -> Any:

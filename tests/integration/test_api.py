@@ -33,13 +33,13 @@ def test_an_assembled_hybrid_is_the_exported_one(tiny_study: Path, tmp_path: Pat
 
     from optlayers.checkpoints.parents import open_parents
     from optlayers.checkpoints.tokenizer import tokenizer_folder
-    from optlayers.checkpoints.writer import export_hybrid
+    from optlayers.checkpoints.writer import CheckpointWriter
     from optlayers.models import HybridForCausalLM
 
     definition = optlayers.load_study(str(tiny_study))
     parents = open_parents(definition)
     layers = optlayers.LayerSet.of(1, 4)
-    export_hybrid(parents, layers, tmp_path / "out", tokenizer_folder(definition), {})
+    CheckpointWriter(parents, tokenizer_folder(definition)).write(layers, tmp_path / "out")
     written = HybridForCausalLM.from_pretrained(tmp_path / "out").eval()
     ours = optlayers.load_hybrid(tiny_study, "1,4", device="cpu")
     tokens = torch.arange(1, 40)[None]

@@ -58,7 +58,7 @@ FORBIDDEN = {
 MOST_LINES = 350
 
 # Files that break a rule still. Remove what no longer does; add nothing.
-SHARED_CLASS_NAMES = {"Entry", "Halves"}
+SHARED_CLASS_NAMES: set[str] = set()
 TOO_LONG = {
     "search/sampler.py",
 }

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from optlayers.checkpoints import writer
 from optlayers.checkpoints.parents import Parents
-from optlayers.checkpoints.writer import export_hybrid
+from optlayers.checkpoints.writer import CheckpointWriter
 from optlayers.errors import ExportError
 from optlayers.layerset import LayerSet
 from tests.helpers.fresh import run_fresh
@@ -101,7 +101,7 @@ def test_a_disk_that_refuses_a_write_leaves_nothing(tiny_parents: Parents, tmp_p
     assert list((tmp_path / "disk").iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["_write_config", "copy_tokenizer", "_write_weights"])
+@pytest.mark.parametrize("moment", ["_write_json", "copy_tokenizer", "write_tensors"])
 def test_a_kill_half_way_leaves_nothing_that_looks_finished(
     tiny_parents: Parents,
     tmp_path: Path,
@@ -132,7 +132,8 @@ def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finishe
             time.sleep(60)
 
     def run() -> None:
-        export_hybrid(tiny_parents, LAYERS, out, tiny_parents.donors[0].folder, {}, slow)
+        tokenizer = tiny_parents.donors[0].folder
+        CheckpointWriter(tiny_parents, tokenizer).write(LAYERS, out, None, slow)
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
@@ -189,7 +190,7 @@ import os, sys
 from pathlib import Path
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.writer import export_hybrid
+from optlayers.checkpoints.writer import CheckpointWriter
 from optlayers.errors import ExportError
 from optlayers.layerset import LayerSet
 pair, disk = map(Path, sys.argv[1:])
@@ -203,7 +204,8 @@ def fill(done, total):
             except OSError:
                 pass
 try:
-    export_hybrid(Parents(base, (donor,)), LayerSet.of(1, 4), disk / "out", donor.folder, {}, fill)
+    writer = CheckpointWriter(Parents(base, (donor,)), donor.folder)
+    writer.write(LayerSet.of(1, 4), disk / "out", None, fill)
 except ExportError as error:
     print(error)
 print(sorted(os.listdir(disk)))

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from optlayers.checkpoints.card import documents
-from optlayers.checkpoints.hashes import changed_files, runs_changed_code
+from optlayers.checkpoints.files import changed_files, runs_changed_code
 from optlayers.checkpoints.info import read_info
 from optlayers.checkpoints.parents import open_parents
-from optlayers.checkpoints.writer import export_hybrid
 from optlayers.cli.doctor import _python
 from optlayers.config.study import load_study
 from optlayers.errors import ModelError
@@ -63,7 +62,7 @@ def exported(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     parents = open_parents(definition)
     out = tmp_path_factory.mktemp("verify") / "hybrid"
     texts = documents(definition, parents, LAYERS, score)
-    return export_hybrid(parents, LAYERS, out, parents.donors[0].folder, texts)
+    return export(parents, LAYERS, out, texts)
 
 
 @pytest.fixture
@@ -205,7 +204,7 @@ def test_where_there_is_nothing_to_compare_it_does_not_say_pass(
     definition = load_study(str(study))
     parents = open_parents(definition)
     texts = documents(definition, parents, LAYERS, None)
-    folder = export_hybrid(parents, LAYERS, tmp_path / "hybrid", parents.donors[0].folder, texts)
+    folder = export(parents, LAYERS, tmp_path / "hybrid", texts)
     code, out, err = verify(folder, study=study)
     assert code == 0, err
     assert "loads and generates without optlayers: 'The capital of France is" in out

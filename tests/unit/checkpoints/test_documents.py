@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optlayers.checkpoints.card import documents
-from optlayers.checkpoints.licence import licence_of
+from optlayers.checkpoints.info import licence_of
 from optlayers.checkpoints.parents import Parents
-from optlayers.checkpoints.plan import Shelf
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.tensorfile import read_header, write_tensors
-from optlayers.checkpoints.writer import export_hybrid
+from optlayers.checkpoints.writer import CheckpointWriter
 from optlayers.config.study import load_study
 from optlayers.errors import InputError, ModelError
 from optlayers.layerset import LayerSet
@@ -54,7 +53,7 @@ def test_the_card_says_what_it_is_and_how_it_was_measured(
     assert "| layers from the donor | 1, 4 |" in card
     assert "2 of its 6 decoder layers come from donor" in card
     assert "| 32 of the search (full fidelity) | 50.00 % | 41.0 to 59.0 |" in card
-    assert "| 16 held out, which no decision has seen | 40.00 % | 30.0 to 50.0 |" in card
+    assert "| 16 held out, never used in the search | 40.00 % | 30.0 to 50.0 |" in card
     assert "216 layer sets were evaluated" in card
     assert "on demo (acc" in card
     assert str(tiny_study.parent) not in card
@@ -78,7 +77,7 @@ def test_licences_are_those_that_the_parts_name(
     made = texts(parents, tiny_study, None)
     assert made["base-LICENSE"] == "Do good."
     assert "| llamba-1 |" in made["README.md"]
-    assert "its folder names none" in made["README.md"]
+    assert "not named in its folder" in made["README.md"]
     assert json.loads(made["checkpoint_info.json"])["base"]["licence"] == "llamba-1"
     for text in ("no front", "---\n: [\n---\n", "---\n- a\n---\n", "---\nlanguage: en\n---\n"):
         (base / "README.md").write_text(text)
@@ -91,7 +90,7 @@ def test_the_chat_template_goes_along(
     donor = Path(shutil.copytree(tiny_pair / "donor", tmp_path / "donor"))
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     (donor / "chat_template.jinja").write_text(template)
-    out = export_hybrid(tiny_parents, LAYERS, tmp_path / "out", donor, {})
+    out = CheckpointWriter(tiny_parents, donor).write(LAYERS, tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(out, trust_remote_code=True)
     said = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
     assert said == "<user>Hi"
@@ -107,7 +106,7 @@ def test_text_is_split_as_the_donor_splits_it_whatever_the_model_type(
     named = donor / "tokenizer_config.json"
     data = {**json.loads(named.read_text()), "tokenizer_class": "LlamaTokenizerFast"}
     named.write_text(json.dumps(data))
-    out = export_hybrid(tiny_parents, LAYERS, tmp_path / "out", donor, {})
+    out = CheckpointWriter(tiny_parents, donor).write(LAYERS, tmp_path / "out")
     made = json.loads((out / "tokenizer_config.json").read_text())
     assert made == {**data, "tokenizer_class": "PreTrainedTokenizerFast"}
     mine, theirs = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(donor)
@@ -171,17 +170,9 @@ def test_a_header_that_does_not_fit_its_file_is_one_line(tmp_path: Path, cut: in
 
 
 def test_linked_exports_share_what_is_equal_and_load(tiny_parents: Parents, tmp_path: Path) -> None:
-    shelf = Shelf()
+    writer = CheckpointWriter(tiny_parents, tiny_parents.donors[0].folder, link=True)
     sets = [LayerSet.of(1, 4), LayerSet.of(1, 5), LayerSet.of(2)]
-    outs = [
-        export(
-            tiny_parents,
-            layers,
-            tmp_path / str(layers),
-            shelf=shelf,
-        )
-        for layers in sets
-    ]
+    outs = [writer.write(layers, tmp_path / str(layers)) for layers in sets]
     alone = [export(tiny_parents, layers, tmp_path / f"alone{layers}") for layers in sets]
     ids = torch.tensor([[5, 6, 7, 8]])
     for linked, plain in zip(outs, alone, strict=True):
@@ -194,6 +185,6 @@ def test_linked_exports_share_what_is_equal_and_load(tiny_parents: Parents, tmp_
     assert len(files) == 1 + 6 + 4
     whole = sum(p.stat().st_size for o in outs for p in o.glob("*.safetensors"))
     assert sum(files.values()) < 0.65 * whole
-    assert shelf.linked > 0.35 * whole
+    assert writer.linked_bytes > 0.35 * whole
     index = json.loads((outs[0] / INDEX).read_text())
     assert set(index["weight_map"].values()) == {p.name for p in outs[0].glob("*.safetensors")}

@@ -9,12 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from optlayers.checkpoints.parents import Parents
-from optlayers.checkpoints.plan import Shelf
 from optlayers.checkpoints.target import can_link, partial_folder
-from optlayers.checkpoints.writer import SPARE_BYTES, check_room
+from optlayers.checkpoints.writer import SPARE_BYTES, CheckpointWriter
 from optlayers.errors import ExportError, InputError
 from optlayers.layerset import LayerSet
-from tests.helpers.tiny import export
 
 SETS = [LayerSet.of(1, 4), LayerSet.of(1, 5), LayerSet.of(2)]
 
@@ -34,16 +32,19 @@ def test_room_for_all_is_asked_for_before_the_first(
     linked: bool,
     dtype: str | None,
 ) -> None:
-    shelf, used = (Shelf(), Shelf()) if linked else (None, None)
+    tokenizer = tiny_parents.donors[0].folder
+    first, second = (
+        CheckpointWriter(tiny_parents, tokenizer, dtype=dtype, link=linked) for _ in range(2)
+    )
     outs = [tmp_path / "whole" / str(layers) for layers in SETS]
     for out, layers in zip(outs, SETS, strict=True):
-        export(tiny_parents, layers, out, dtype=dtype, shelf=used)
+        first.write(layers, out)
     need = weights(outs) + 3 * SPARE_BYTES
     targets = [tmp_path / "exports" / str(layers) for layers in SETS]
 
     def check(free: int) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-        check_room(tiny_parents, SETS, targets, dtype=dtype, shelf=shelf)
+        second.check_space(SETS, targets)
 
     check(need)  # the headers of the files are counted with the rest
     with pytest.raises(ExportError) as caught:
@@ -58,7 +59,7 @@ def test_an_unknown_dtype_is_refused_before_room_is_looked_for(
     tiny_parents: Parents, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="--dtype 'int4': choose one of float32, bfloat16"):
-        check_room(tiny_parents, SETS[:1], [tmp_path / "out"], dtype="int4")
+        CheckpointWriter(tiny_parents, tmp_path, dtype="int4")
 
 
 def test_links_are_tried_where_the_folders_will_be(tmp_path: Path) -> None:

@@ -14,27 +14,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import optlayers
 import optlayers.models as models
-from optlayers.checkpoints import plan, writer
+from optlayers.checkpoints import writer
 from optlayers.checkpoints.info import checkpoint_info
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
-from optlayers.checkpoints.writer import export_hybrid
+from optlayers.checkpoints.writer import CheckpointWriter
 from optlayers.config.study import load_study
 from optlayers.errors import ExportError, InputError, ModelError
 from optlayers.layerset import LayerSet
-from tests.helpers.tiny import model_logits, stack_logits, tiny_llamba
+from tests.helpers.tiny import export, model_logits, stack_logits, tiny_llamba
 
 LAYERS = LayerSet.of(1, 4)
 
 
 def write(tiny_parents: Parents, out: Path, layers: LayerSet = LAYERS) -> Path:
-    return export_hybrid(
-        tiny_parents,
-        layers,
-        out,
-        tiny_parents.donors[0].folder,
-        {"checkpoint_info.json": json.dumps({"layers": list(layers.indices)})},
-    )
+    info = json.dumps({"layers": list(layers.indices)})
+    return export(tiny_parents, layers, out, lambda _: {"checkpoint_info.json": info})
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +95,10 @@ def test_a_tied_base_is_exported_tied(tiny_parents: Parents, tmp_path: Path) -> 
 def test_small_shards_have_an_index_that_loads(
     tiny_parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr(writer, "SHARD_BYTES", 60_000)
     steps: list[tuple[int, int]] = []
-    out = export_hybrid(
-        tiny_parents,
-        LAYERS,
-        tmp_path / "out",
-        tiny_parents.donors[0].folder,
-        {},
-        lambda done, total: steps.append((done, total)),
+    out = CheckpointWriter(tiny_parents, tiny_parents.donors[0].folder).write(
+        LAYERS, tmp_path / "out", None, lambda done, total: steps.append((done, total))
     )
     files = sorted(path.name for path in out.glob("*.safetensors"))
     assert len(files) > 3
@@ -187,7 +177,7 @@ def test_a_source_that_lacks_a_weight_is_refused(tiny_parents: Parents, tmp_path
 def test_a_folder_without_a_tokenizer_leaves_nothing(tiny_parents: Parents, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExportError, match="holds no tokenizer files"):
-        export_hybrid(tiny_parents, LAYERS, tmp_path / "out", tmp_path / "empty", {})
+        CheckpointWriter(tiny_parents, tmp_path / "empty").write(LAYERS, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optlayers.checkpoints.memory import assemble
+from optlayers.checkpoints.assembly import assemble
 from optlayers.checkpoints.parents import Parents
 from optlayers.evaluation.costs import layer_costs
 from optlayers.inference.stack import LayerStack

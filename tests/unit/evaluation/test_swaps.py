@@ -10,13 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.parents import open_parents
 from optlayers.checkpoints.tokenizer import tokenizer_folder
-from optlayers.checkpoints.writer import export_hybrid
 from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet
 from optlayers.trials.answers import encode_answers
 from tests.helpers.paths import DEMO_TASKS
-from tests.helpers.tiny import STUDY, tiny_llama
+from tests.helpers.tiny import STUDY, export, tiny_llama
 
 LAYERS = LayerSet.of(1, 4)
 
@@ -45,7 +44,7 @@ def test_mixers_of_other_indices_are_x(tiny_pair: Path, tmp_path: Path) -> None:
     parents = open_parents(study, LAYERS)
     texts = documents(study, parents, LAYERS, score)
     folder = tmp_path / "hybrid"
-    export_hybrid(parents, LAYERS, folder, parents.donors[0].folder, texts, graft=study.graft)
+    export(parents, LAYERS, folder, texts, graft=study.graft)
     card = (folder / "README.md").read_text()
     assert "2 of its 6 mixers come from donor,\nwhere they have the indices 4, 1." in card
     # What an engineer would measure on the folder, without the engine.

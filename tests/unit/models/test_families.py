@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.checkpoints.writer import export_hybrid
+from optlayers.checkpoints.writer import CheckpointWriter
 from optlayers.config.graft import Graft, Swap
 from optlayers.errors import ModelError
 from optlayers.inference.stack import LayerStack
@@ -37,8 +37,9 @@ def check_export(
     base: Checkpoint, donor: Checkpoint, tokenizer: Path, out: Path, graft: Graft
 ) -> torch.Tensor:
     """The engine's logits of `SET`, which the exported hybrid gives too, with and without cache."""
-    stack = LayerStack.load(Parents(base, (donor,)), CPU, torch.float32, graft=graft)
-    export_hybrid(Parents(base, (donor,)), LayerSet(SET), out, tokenizer, {}, graft=graft)
+    parents = Parents(base, (donor,))
+    stack = LayerStack.load(parents, CPU, torch.float32, graft=graft)
+    CheckpointWriter(parents, tokenizer, graft).write(LayerSet(SET), out)
     hybrid = AutoModelForCausalLM.from_pretrained(out)
     ids = tokens()
     how = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}

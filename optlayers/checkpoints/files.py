@@ -1,9 +1,10 @@
-"""SHA-256 of files: what an export wrote, and whether a folder still holds that."""
+"""Files and folders of checkpoints: SHA-256, free space, what has changed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 from optlayers.errors import ModelError
 
 INFO = "checkpoint_info.json"
-# Texts for people, which their owner may rewrite; the second holds the hashes themselves.
-FREE = ("README.md", INFO)
+# Users may edit the first; the second holds the hashes themselves.
+NOT_HASHED = ("README.md", INFO)
 # Files that name the classes to load, which may be in any module.
 NAMES_CODE = ("config.json", "tokenizer_config.json")
 
@@ -27,23 +28,22 @@ def sha256_of(path: Path) -> str:
 def hash_files(paths: Iterable[Path]) -> dict[Path, str]:
     """The SHA-256 of files, several at a time; raises `OSError`."""
     paths = list(paths)
-    # Half of the cores: others copy weights meanwhile.
+    # Half of the cores, since weights are copied meanwhile.
     workers = max(1, min(8, (os.cpu_count() or 1) // 2))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         return dict(zip(paths, pool.map(sha256_of, paths), strict=True))
 
 
-def files_below(folder: Path) -> dict[str, Path]:
-    """What a checkpoint is made of: every file by its name below a folder.
+def checkpoint_files(folder: Path) -> dict[str, Path]:
+    """The files of a checkpoint by their names relative to the folder.
 
-    Left out are `FREE`, hidden files and folders (a hub's client keeps its notes there), and what
-    Python compiles.
+    Without `NOT_HASHED`, hidden files and folders (hub clients keep notes there) and bytecode.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") or part == "__pycache__" for part in name.parts)
-        if path.is_file() and not hidden and name.as_posix() not in FREE:
+        if path.is_file() and not hidden and name.as_posix() not in NOT_HASHED:
             found[name.as_posix()] = path
     return found
 
@@ -59,7 +59,7 @@ def changed_files(info: Mapping[str, Any], folder: Path) -> dict[str, str] | Non
         return None
     if not isinstance(recorded, dict):
         raise ModelError(f"{folder / INFO}: `files` is no table of hashes; export it again")
-    here = files_below(folder)
+    here = checkpoint_files(folder)
     try:
         hashes = hash_files(here[name] for name in recorded if name in here)
     except OSError as error:
@@ -76,3 +76,24 @@ def changed_files(info: Mapping[str, Any], folder: Path) -> dict[str, str] | Non
 def runs_changed_code(changed: Mapping[str, str]) -> bool:
     """Whether loading a checkpoint with these changed files may run code that was not exported."""
     return any(name in NAMES_CODE or name.endswith(".py") for name in changed)
+
+
+def nearest_existing(path: Path) -> Path:
+    """A path, or the nearest of its parents that exists, whatever it is."""
+    path = path.absolute()
+    return next(p for p in (path, *path.parents) if os.path.lexists(p))
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk where a folder is, or will be."""
+    return shutil.disk_usage(nearest_existing(folder)).free
+
+
+def flush_to_disk(*paths: Path) -> None:
+    """Make the contents of files and folders survive a power cut."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,154 @@
+"""What a hybrid is made of: its config, its tensors by their sources, the model in memory."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from optlayers.checkpoints.parents import Parents
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.tensorfile import FLOATS, TensorEntry
+from optlayers.config.graft import WHOLE, Graft
+from optlayers.errors import ModelError
+from optlayers.layerset import LayerSet
+from optlayers.models.families import family_of
+from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of a hybrid: its name there, the checkpoint that it comes from, its name there."""
+
+    name: str
+    source: Checkpoint
+    source_name: str
+
+    @property
+    def entry(self) -> TensorEntry:
+        """The place of the tensor in the source; raises `ModelError` if missing."""
+        return self.source.entry(self.source_name)
+
+
+def plan_pieces(parents: Parents, layers: LayerSet, graft: Graft = WHOLE) -> list[Piece]:
+    """Every tensor of a hybrid, in the order of the model; nothing is read."""
+    base = parents.base
+    chosen = graft.space().origins(layers)
+    family = family_of(base.config)
+    pieces: list[Piece] = []
+
+    def add(source: Checkpoint, prefix: str, target: str, half: str = "layer") -> None:
+        names = sorted(source.names_below(prefix))
+        if half != "layer":
+            modules = family_of(source.config).halves.names(half)
+            names = [name for name in names if name.split(".")[0] in modules]
+        pieces.extend(Piece(f"{target}.{n}", source, f"{prefix}.{n}") for n in names)
+
+    add(base, family.embedding, "model.embed_tokens")
+    for i in range(base.n_layers):
+        mine, target = f"{family.layers}.{i}", f"model.layers.{i}"
+        if i not in chosen:
+            add(base, mine, target)
+            continue
+        donor = parents.donors[chosen[i]]
+        theirs = f"{family_of(donor.config).layers}.{graft.source(i, chosen[i])}"
+        if graft.swap == "layer":
+            add(donor, theirs, target)
+        else:
+            for half in ("mixer", "mlp"):
+                source, prefix = (donor, theirs) if half == graft.swap else (base, mine)
+                add(source, prefix, f"{target}.{half}", half)
+    add(base, family.norm, "model.norm")
+    add(base, family.head, "lm_head")
+    return pieces
+
+
+def check_complete(pieces: Sequence[Piece], config: HybridConfig, parents: Parents) -> None:
+    """Raise `ModelError` where the sources lack a weight of the hybrid.
+
+    transformers would initialise it at random and only warn.
+    """
+    with torch.device("meta"):
+        model = HybridForCausalLM(config)
+    lacking = {name for name, _ in model.named_parameters()} - {piece.name for piece in pieces}
+    lacking.discard("lm_head.weight")  # may be tied to the embedding
+    if lacking:
+        sources = ", ".join(parent.name for parent in parents.all)
+        raise ModelError(
+            f"tensor {min(lacking)} of the hybrid is missing from the weights of {sources}; fetch "
+            "them again"
+        )
+
+
+def dtype_of(pieces: Sequence[Piece], dtype: str | None) -> torch.dtype:
+    """The dtype to load a hybrid in: wide enough for most weights of each parent.
+
+    A few small tensors in a wider dtype do not widen it. dtype: see `TensorEntry.converted`.
+    """
+    bytes_of: dict[str, Counter[str]] = {}
+    for piece in pieces:
+        kind, size = piece.entry.converted(dtype)
+        if kind in FLOATS:
+            bytes_of.setdefault(str(piece.source.folder), Counter())[kind] += size
+    kinds = [FLOATS[count.most_common(1)[0][0]] for count in bytes_of.values()]
+    return functools.reduce(torch.promote_types, kinds)
+
+
+def hybrid_config(
+    parents: Parents, layers: LayerSet, graft: Graft, dtype: torch.dtype
+) -> HybridConfig:
+    """The config of a hybrid, with the special tokens of the first donor."""
+    configs = []
+    for checkpoint in parents.all:
+        data = {**checkpoint.config_dict, "model_type": checkpoint.config.model_type}
+        for key in ("architectures", "auto_map", "_name_or_path", "transformers_version"):
+            data.pop(key, None)
+        configs.append(data)
+    maps = [None if places is None else list(places) for places in graft.maps]
+    chosen = graft.space().origins(layers)
+    config = HybridConfig(
+        base_config=configs[0],
+        donor_config=configs[1],
+        donor_layers=list(chosen),
+        swap=graft.swap,
+        donor_map=maps[0],
+        other_configs=configs[2:],
+        other_maps=maps[1:],
+        givers=list(chosen.values()) if len(maps) > 1 else None,
+        architectures=[HybridForCausalLM.__name__],
+        **special_tokens(parents.donors[0]),
+    )
+    config.dtype = dtype
+    return config
+
+
+def special_tokens(donor: Checkpoint) -> dict[str, Any]:
+    """The ids of the special tokens that a config names."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    tokens = {name: getattr(donor.config, name, None) for name in names}
+    return {name: value for name, value in tokens.items() if value is not None}
+
+
+def assemble(
+    parents: Parents, layers: LayerSet, dtype: torch.dtype, graft: Graft = WHOLE
+) -> HybridForCausalLM:
+    """A hybrid on the CPU, in evaluation mode; nothing is written.
+
+    Raises `ModelError` for a tensor that is missing or cannot be read.
+    """
+    weights = {
+        piece.name: piece.source.tensor(piece.source_name).to(dtype)
+        for piece in plan_pieces(parents, layers, graft)
+    }
+    model: HybridForCausalLM = HybridForCausalLM.from_pretrained(
+        None,
+        config=hybrid_config(parents, layers, graft, dtype),
+        state_dict=weights,
+        dtype=dtype,
+    )
+    model.eval()
+    return model
