@@ -66,7 +66,7 @@ def random_stack(
                     layer = fill(family.build_layer(config, i))
                     if placement is not None and not placement.stays(len(sides), i):
                         build = functools.partial(empty_layer, family, config, i)
-                        layers.append_away(layer, build, device)
+                        layers.append_offloaded(layer, build, device)
                         continue
                     if device.type == "cuda":
                         flatten(layer, torch.empty(flat_size(layer)))

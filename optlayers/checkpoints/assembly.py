@@ -41,11 +41,8 @@ def plan_pieces(parents: Parents, layers: LayerSet, graft: Graft = WHOLE) -> lis
     family = family_of(base.config)
     pieces: list[Piece] = []
 
-    def add(source: Checkpoint, prefix: str, target: str, half: str = "layer") -> None:
-        names = sorted(source.names_below(prefix))
-        if half != "layer":
-            modules = family_of(source.config).halves.names(half)
-            names = [name for name in names if name.split(".")[0] in modules]
+    def add(source: Checkpoint, prefix: str, target: str, part: str = "layer") -> None:
+        names = source.names_below(prefix, family_of(source.config).halves.modules(part))
         pieces.extend(Piece(f"{target}.{n}", source, f"{prefix}.{n}") for n in names)
 
     add(base, family.embedding, "model.embed_tokens")

@@ -141,10 +141,14 @@ class Checkpoint(ModelConfig):
         """All tensor names, sorted."""
         return sorted(self._files)
 
-    def names_below(self, prefix: str) -> list[str]:
-        """The names of the tensors of one module, without the prefix."""
+    def names_below(self, prefix: str, modules: set[str] | None = None) -> list[str]:
+        """The names of the tensors of one module, sorted and without the prefix.
+
+        modules: of these children only.
+        """
         start = prefix + "."
-        return [name[len(start) :] for name in self._files if name.startswith(start)]
+        names = sorted(name[len(start) :] for name in self._files if name.startswith(start))
+        return [name for name in names if modules is None or name.split(".")[0] in modules]
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor by name, on the CPU and memory-mapped; raises `ModelError` if missing."""

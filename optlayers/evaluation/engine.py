@@ -26,7 +26,7 @@ from optlayers.inference.packed import PackedBatch
 from optlayers.inference.packing import MIN_SHARED, new_tokens, pack
 from optlayers.inference.prefix_tree import schedule, walk
 from optlayers.inference.stack import LayerStack
-from optlayers.inference.threads import in_lanes
+from optlayers.inference.threads import map_in_threads
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.trials.answers import Answers, as_stored
 
@@ -175,7 +175,7 @@ class Engine:
 
         threads = torch.get_num_threads() if self.stack.narrow else 1
         if threads > 1:
-            done = in_lanes(launch, self._batches(sequences, packed), threads)
+            done = map_in_threads(launch, self._batches(sequences, packed), threads)
         else:
             done = self._in_turn(launch, sequences, packed)
         waiting: list[_Launched] = []
@@ -265,7 +265,7 @@ class Engine:
         real = laid = sum(len(sequence.tokens) for sequence in batch)
         longest = max(len(sequence.tokens) for sequence in batch)
         places = [b * longest + t for b, t in targets.positions]
-        if packed or (stack.even and self.packed is None):
+        if packed or (stack.narrow_ops and self.packed is None):
             if packed:
                 layout = pack([sequence.tokens for sequence in batch], self.share)
                 laid = layout.n_tokens

@@ -1,7 +1,7 @@
-"""Weights in another dtype than their file's, as a file that the processes of a machine map.
+"""Weights mapped from files, so that the worker processes of a machine share one copy.
 
-What is mapped is in memory once, however many processes read it. A converted file lives as long
-as somebody holds it: the last to let go removes it, and with it what the killed have left.
+Weights of another dtype are converted to a file first. A converted file exists as long as a process
+holds a lock on it; the last one to release its lock deletes it, and those of killed processes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from optlayers.checkpoints.tensorfile import ALIGNED, FLOATS, TensorEntry, write
 
 FOLDER = ".converted"
 LOCK = "lock"
-PATIENCE = 2.0  # seconds; to convert a large model takes longer, and who did it tidies up after
-WORDS = {dtype: word for word, dtype in FLOATS.items()}
+LOCK_SECONDS = 2.0  # converting a large model takes longer, but whoever does it cleans up after
+NAMES = {dtype: name for name, dtype in FLOATS.items()}
+GB = 10**9
 
 
 @dataclass
-class Wanted:
-    """Tensors of a checkpoint that are to be had in another dtype, and their file."""
+class Conversion:
+    """Tensors of a checkpoint to convert to another dtype, and the file for them."""
 
     checkpoint: Checkpoint
     names: Sequence[str]
@@ -40,59 +41,95 @@ class Wanted:
 
     def __post_init__(self) -> None:
         self.entries = [(name, self.checkpoint.entry(name)) for name in self.names]
-        # Those of whole cache lines first, so that all matrices are aligned.
-        self.entries.sort(key=lambda item: item[1].converted(WORDS[self.dtype])[1] % ALIGNED != 0)
+        # Sizes of whole cache lines first, so that all matrices are aligned.
+        self.entries.sort(key=lambda item: item[1].converted(NAMES[self.dtype])[1] % ALIGNED != 0)
         self.path = models_folder() / FOLDER / f"{_key(self.entries, self.dtype)}.safetensors"
 
     @property
     def size(self) -> int:
-        """Bytes of what is converted."""
-        return sum(entry.converted(WORDS[self.dtype])[1] for _, entry in self.entries)
+        """Bytes of the converted tensors."""
+        return sum(entry.converted(NAMES[self.dtype])[1] for _, entry in self.entries)
 
 
-def other_dtype(checkpoint: Checkpoint, names: Sequence[str], dtype: torch.dtype) -> list[str]:
-    """Those of the tensors that hold floating-point numbers of another dtype."""
-    kinds = {name: checkpoint.entry(name).dtype for name in names}
-    return [name for name in names if kinds[name] in FLOATS and FLOATS[kinds[name]] != dtype]
+def map_weights(
+    checkpoints: Sequence[Checkpoint],
+    needed: Sequence[Sequence[str]],
+    dtype: torch.dtype,
+    say: Callable[[str], None],
+    held: contextlib.ExitStack,
+) -> list[Checkpoint]:
+    """The checkpoints with all needed tensors mapped in a dtype, if the disk allows it.
+
+    needed: the names of the tensors of each. Converted files are in use until `held` is closed. If
+    they cannot be written, each process has a copy of its own, and `say` gets the reason. Raises
+    `ModelError` for a broken source.
+    """
+    values, conversions = 0, {}
+    for place, (checkpoint, names) in enumerate(zip(checkpoints, needed, strict=True)):
+        entries = {name: checkpoint.entry(name) for name in names}
+        values += sum(math.prod(entry.shape) for entry in entries.values())
+        others = [n for n, e in entries.items() if FLOATS.get(e.dtype, dtype) != dtype]
+        if others:
+            conversions[place] = Conversion(checkpoint, others, dtype)
+    size = (
+        f"{values * dtype.itemsize / GB:.2f} GB of weights in {str(dtype).removeprefix('torch.')}"
+    )
+    folder = models_folder() / FOLDER
+    where = f"converted in {folder} while in use" if conversions else "in their files"
+    say(f"{size}, {where}, mapped: one copy for all workers of this machine")
+    found = list(checkpoints)
+    if not conversions:
+        return found
+    try:
+        converted = hold(list(conversions.values()), say, held)
+    except OSError as error:
+        held.close()
+        say(
+            f"{size}, a copy in each worker instead ({error}); set OPTLAYERS_MODELS to a folder on "
+            "a larger disk, or run in the dtype of the files"
+        )
+        return found
+    for place, checkpoint in zip(conversions, converted, strict=True):
+        found[place] = checkpoint
+    return found
 
 
 def hold(
-    wanted: Sequence[Wanted], say: Callable[[str], None], held: contextlib.ExitStack
+    conversions: Sequence[Conversion], say: Callable[[str], None], held: contextlib.ExitStack
 ) -> list[Checkpoint]:
-    """The checkpoints as they read from converted files, made now or by another process.
+    """The checkpoints, reading from converted files, which are written if they are missing.
 
-    The files are in use until `held` is closed; what is mapped stays readable after it. Raises
-    `OSError` where the disk or the file system refuses, with a reason for the user, and
-    `ModelError` for a source that is broken.
+    The files are in use until `held` is closed; what is mapped stays readable. Raises `OSError`
+    with a reason for the user, and `ModelError` for a broken source.
     """
     folder = models_folder() / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    held.callback(_tidy, folder)  # once all files are closed
+    held.callback(_clean_up, folder)  # runs after all files are closed
     with _locked(folder):
-        _sweep(folder, {one.path for one in wanted})
-        need = sum(one.size for one in wanted if not one.path.is_file())
+        _delete_unused(folder, {one.path for one in conversions})
+        need = sum(one.size for one in conversions if not one.path.is_file())
         free = shutil.disk_usage(folder).free
         if free < need:
             raise OSError(f"{folder} has {free / 1e9:.2f} GB free and {need / 1e9:.2f} are needed")
-        for one in wanted:
+        for one in conversions:
             if not one.path.is_file():
                 _convert(one, say)
             held.callback(os.close, _shared_lock(one.path))
-    return [one.checkpoint.reading_from(one.path, one.names) for one in wanted]
+    return [one.checkpoint.reading_from(one.path, one.names) for one in conversions]
 
 
-def _convert(one: Wanted, say: Callable[[str], None]) -> None:
+def _convert(one: Conversion, say: Callable[[str], None]) -> None:
     say(f"converting {one.checkpoint.name} to {str(one.dtype).removeprefix('torch.')}")
     partial = one.path.with_suffix(".partial")
     try:
-        write_tensors(partial, one.entries, WORDS[one.dtype])
+        write_tensors(partial, one.entries, NAMES[one.dtype])
         partial.rename(one.path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _shared_lock(path: Path) -> int:
-    """A handle whose lock says that the file is in use."""
+    """A handle with a lock that marks a file as in use."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
@@ -102,23 +139,23 @@ def _shared_lock(path: Path) -> int:
     return handle
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what nobody holds any more. Others do so too, or make files: wait for the former."""
-    with contextlib.suppress(OSError), _locked(folder, PATIENCE):
-        _sweep(folder, set())
+def _clean_up(folder: Path) -> None:
+    """Delete the files that no process holds, unless another process is converting."""
+    with contextlib.suppress(OSError), _locked(folder, LOCK_SECONDS):
+        _delete_unused(folder, set())
 
 
 def _key(entries: Sequence[tuple[str, TensorEntry]], dtype: torch.dtype) -> str:
-    """A name for what is converted, new where a source has changed."""
+    """A name for converted tensors, which changes with the source files."""
     files = {str(entry.file.resolve()) for _, entry in entries}
     states = [(file, (stat := os.stat(file)).st_size, stat.st_mtime_ns) for file in sorted(files)]
-    said = json.dumps([states, [name for name, _ in entries], WORDS[dtype]])
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
+    content = json.dumps([states, [name for name, _ in entries], NAMES[dtype]])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, seconds: float = math.inf) -> Iterator[None]:
-    """One process at a time makes and removes files; `OSError` where it may not, or not so soon."""
+    """Hold the lock for writing and deleting files; `OSError` if not free within `seconds`."""
     handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
     end = time.monotonic() + seconds
     try:
@@ -135,10 +172,10 @@ def _locked(folder: Path, seconds: float = math.inf) -> Iterator[None]:
         os.close(handle)
 
 
-def _sweep(folder: Path, wanted: set[Path]) -> None:
-    """Remove what nobody holds, save what is wanted; the folder is locked."""
+def _delete_unused(folder: Path, keep: set[Path]) -> None:
+    """Delete the files that no process holds, except some; needs the lock of the folder."""
     for left in folder.iterdir():
-        if left.name == LOCK or left in wanted:
+        if left.name == LOCK or left in keep:
             continue
         with contextlib.suppress(OSError):
             handle = os.open(left, os.O_RDONLY)

@@ -16,10 +16,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 FALLBACK = 8_192
 SIZES = (4_096, 8_192, 16_384, 32_768)
-LENGTH = 128  # tokens a sequence while measuring
-WITHIN = 0.02  # a smaller batch is preferred to a gain below this
+LENGTH = 128  # tokens per sequence while measuring
+WITHIN = 0.02  # a larger batch must gain more than this share
 
-# On a CPU the widest activation of a batch should stay in the cache of a core.
+# On a CPU the widest activation of a batch should fit into the cache of a core.
 CACHE_BYTES = 2_097_152
 CPU_SIZES = (512, 2_048)
 
@@ -53,23 +53,22 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 
 def _cpu_budget(stack: LayerStack) -> int:
-    """Tokens a batch on a CPU, where cores are few and clocks too uneven to measure at the start.
+    """Tokens per batch on a CPU, whose clocks vary too much to measure.
 
-    Large enough that calls cost little, and no larger than the cache, of which `EvenOps`
-    keeps two such activations at a time.
+    Enough to make calls cheap, but within the cache; `NarrowOps` keeps two activations in it.
     """
     weights = [p for side in stack.sides for p in side.layers[0].parameters() if p.dim() == 2]
     widest = max((max(p.shape) * p.element_size() for p in weights), default=1)
-    widest *= 2 if stack.even else 1
+    widest *= 2 if stack.narrow_ops else 1
     return min(CPU_SIZES[1], max(CPU_SIZES[0], CACHE_BYTES // widest))
 
 
 @torch.inference_mode()
 def tuned_budget(stack: LayerStack, device: torch.device) -> int:
-    """Tokens a batch: on a GPU the smallest size whose rate is within 2 % of the best.
+    """Tokens per batch: on a GPU the smallest size whose rate is within 2 % of the best.
 
-    There it runs one layer of each side on random hidden states, for a fraction of a second. A
-    size that leaves no room for one open state per layer is not tried.
+    Measured for a fraction of a second on one layer of each parent. A size is not tried if one
+    state for each layer would not fit into half of the free memory.
     """
     if device.type != "cuda":
         return _cpu_budget(stack)
@@ -96,7 +95,7 @@ def tuned_budget(stack: LayerStack, device: torch.device) -> int:
 
 
 def _seconds(stack: LayerStack, h: torch.Tensor, batch: PackedBatch) -> float:
-    """Seconds of one layer of each side."""
+    """Seconds for one layer of base and first donor."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     for side in (False, True):

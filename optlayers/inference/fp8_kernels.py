@@ -1,6 +1,6 @@
-"""Fused parts with projections in eight bits, in Triton; twins: `eight_bit`.
+"""Packed layers with projections in eight bits, in Triton; reference: `fp8`.
 
-For NVIDIA GPUs from compute capability 8.9. Shapes: T packed tokens, K inputs, N outputs.
+For NVIDIA GPUs of compute capability 8.9 and above. Shapes: T packed tokens, K inputs, N outputs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 
 from optlayers.errors import ModelError
 from optlayers.inference.flat import weight_and_bias
-from optlayers.inference.fp8 import KIND, LARGEST, Rows
+from optlayers.inference.fp8 import KIND, LARGEST, Quantised
 from optlayers.inference.fused import FusedOps
 
 NEEDS = (8, 9)  # compute capability
@@ -68,8 +68,8 @@ def _swiglu_kernel(x, out, scales, K: tl.constexpr, BLOCK: tl.constexpr, LARGEST
     _store_row(out, scales, row, cols, ok, gate * tl.sigmoid(gate) * up, K, LARGEST)
 
 
-def _empty(rows: int, width: int, device: torch.device) -> Rows:
-    return Rows(
+def _empty(rows: int, width: int, device: torch.device) -> Quantised:
+    return Quantised(
         torch.empty(rows, width, dtype=KIND, device=device),
         torch.empty(rows, 1, dtype=torch.float32, device=device),
     )
@@ -79,8 +79,8 @@ def _warps(block: int) -> int:
     return 4 if block <= 2048 else 8 if block <= 8192 else 16
 
 
-def quantise(x: torch.Tensor) -> Rows:
-    """x [T, K] in eight bits; twin: `Rows.of`."""
+def quantise(x: torch.Tensor) -> Quantised:
+    """x [T, K] in eight bits; reference: `Quantised.of`."""
     width = x.shape[1]
     made, block = _empty(len(x), width, x.device), triton.next_power_of_2(width)
     _quantise_kernel[(len(x),)](
@@ -91,7 +91,7 @@ def quantise(x: torch.Tensor) -> Rows:
 
 def add_norm(
     h: torch.Tensor, y: torch.Tensor | None, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, Rows]:
+) -> tuple[torch.Tensor, Quantised]:
     """h + y (h itself where y is None) [T, K], and its RMSNorm in eight bits."""
     width = h.shape[1]
     made, block = _empty(len(h), width, h.device), triton.next_power_of_2(width)
@@ -103,7 +103,7 @@ def add_norm(
     return sums, made
 
 
-def swiglu(x: torch.Tensor) -> Rows:
+def swiglu(x: torch.Tensor) -> Quantised:
     """silu(first half) * second half of x [T, 2 K], in eight bits."""
     width = x.shape[1] // 2
     made, block = _empty(len(x), width, x.device), triton.next_power_of_2(width)
@@ -113,7 +113,7 @@ def swiglu(x: torch.Tensor) -> Rows:
     return made
 
 
-def multiply(x: Rows, weight: Rows, outputs: int, kind: torch.dtype) -> torch.Tensor:
+def multiply(x: Quantised, weight: Quantised, outputs: int, kind: torch.dtype) -> torch.Tensor:
     """x [T, K] times weight [N or more, K] transposed: [T, outputs] in `kind`."""
     out = torch._scaled_mm(
         x.values,
@@ -127,7 +127,7 @@ def multiply(x: Rows, weight: Rows, outputs: int, kind: torch.dtype) -> torch.Te
 
 
 class EightBitOps(FusedOps):
-    """See `packed.Ops`: projections in eight bits, of layers that have them (`add_eight_bit`).
+    """`FusedOps` with the eight-bit projections that `add_eight_bit` made.
 
     Raises `ModelError` on a GPU that cannot multiply them.
     """
@@ -143,18 +143,20 @@ class EightBitOps(FusedOps):
     def project(self, owner: Any, x: Any) -> torch.Tensor:
         """See `packed.Ops`."""
         weight, bias = weight_and_bias(owner)
-        rows = x if isinstance(x, Rows) else quantise(x)
+        rows = x if isinstance(x, Quantised) else quantise(x)
         out = multiply(rows, owner.eight_bit, weight.shape[0], weight.dtype)
         return out if bias is None else out + bias
 
-    def norm(self, module: Any, h: torch.Tensor) -> Rows:
+    def norm(self, module: Any, h: torch.Tensor) -> Quantised:
         """See `packed.Ops`."""
         return add_norm(h, None, module.weight, module.variance_epsilon)[1]
 
-    def add_norm(self, module: Any, h: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, Rows]:
+    def add_norm(
+        self, module: Any, h: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, Quantised]:
         """See `packed.Ops`."""
         return add_norm(h, y.contiguous(), module.weight, module.variance_epsilon)
 
-    def swiglu(self, mlp: Any, x: Any) -> Rows:
+    def swiglu(self, mlp: Any, x: Any) -> Quantised:
         """See `packed.Ops`."""
         return swiglu(self.project(mlp, x))

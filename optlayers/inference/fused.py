@@ -1,4 +1,4 @@
-"""The parts of a packed layer in fused form, for NVIDIA GPUs; twin: `packed.PlainOps`.
+"""Packed layers in fused kernels, for NVIDIA GPUs.
 
 Layers must have been flattened (`flat.py`), so that projections of one input are one product.
 """
@@ -11,12 +11,12 @@ import torch
 
 from optlayers.inference.flat import weight_and_bias
 from optlayers.inference.kernels import add_norm, attention, convolve, ssd_packed, swiglu
-from optlayers.inference.packed import PackedBatch
+from optlayers.inference.packed import Ops, PackedBatch
 from optlayers.models.parts import Rotary
 
 
-class FusedOps:
-    """See `packed.Ops`. `project` also takes what owns several joined projections."""
+class FusedOps(Ops):
+    """`Ops` in Triton kernels. `project` also takes the owner of several joined projections."""
 
     def project(self, owner: Any, x: Any) -> torch.Tensor:
         """See `packed.Ops`."""
@@ -64,7 +64,7 @@ def _power_of_2(n: int) -> bool:
 
 
 def can_fuse(layer: Any) -> bool:
-    """Whether the kernels serve this layer: SwiGLU, and head widths that are powers of two."""
+    """Whether the kernels can run a layer: it has SwiGLU, and a head width of a power of two."""
     act = type(layer.mlp.act_fn).__name__
     if act not in ("SiLU", "SiLUActivation") or not hasattr(layer.mlp, "gate_proj"):
         return False

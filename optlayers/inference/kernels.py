@@ -1,4 +1,4 @@
-"""Fused parts of a packed layer for NVIDIA GPUs, in Triton; twins: `packed.PlainOps`.
+"""Kernels of packed layers for NVIDIA GPUs, in Triton; reference: `packed.Ops`.
 
 Arithmetic is in float32, results are rounded to the dtype of the input. Shapes: T packed tokens,
 E hidden size, H heads, G groups, P head width, N state size. Sources: Dao, "FlashAttention-2"
@@ -13,8 +13,8 @@ import triton.language as tl
 
 from optlayers.inference.packed import QUERY_BLOCK, PackedBatch
 
-CHUNK = 64  # tokens a step of the recurrence
-# Parts of a head run side by side where there are too few sequences and heads to fill the device
+CHUNK = 64  # tokens per step of the recurrence
+# Parts of a head run in parallel where there are too few sequences and heads to fill the device
 # (measured on an H100: benchmarks/engine/ssd.py).
 WIDE, NARROW, FILLED = 128, 32, 256
 
@@ -77,7 +77,7 @@ def _attend(
     SCALE: tl.constexpr, P: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take the keys begin .. begin + stop of one segment into the running softmax."""
+    """Add the keys begin .. begin + stop of one segment to the running softmax."""
     offs_p = tl.arange(0, P)
     for n in range(0, stop, BN):
         key = n + tl.arange(0, BN)
@@ -174,7 +174,7 @@ def _ssd_kernel(
     Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
     HAS_PAST: tl.constexpr, GATE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One segment, head and part of the head's width: chunk after chunk, the state in registers.
+    """One segment, head and part of the head's width, chunk by chunk, with the state in registers.
 
     xbc: rows of x [H P], B [G N], C [G N]; za: rows of z [H P], A_log [H].
     """
@@ -249,7 +249,7 @@ def _precision(x: torch.Tensor) -> str:
 def add_norm(
     h: torch.Tensor, y: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """h + y (h itself where y is None) and its RMSNorm, all [T, E]; twin: LlamaRMSNorm."""
+    """h + y (h itself where y is None) and its RMSNorm, all [T, E]; reference: LlamaRMSNorm."""
     out = torch.empty_like(h)
     sums = h if y is None else torch.empty_like(h)
     width = h.shape[1]
@@ -322,16 +322,16 @@ def ssd_packed(
 ) -> torch.Tensor:
     """SSD of xbc [T, x | B | C] and za [T, z | A_log], sizes (H, G, P, N); y [T, H P].
 
-    z_bias: gates y with silu(z + z_bias); None leaves it ungated. states [slots, H, P, N] float32
-    receives the last state of each segment that has a slot. Rows of xbc and za may be slices of
-    wider rows. Twin: `ssd.ssd_ref`.
+    z_bias: gates y with silu(z + z_bias); None: no gate. states [slots, H, P, N] float32 receives
+    the last state of each segment that has a slot. Rows of xbc and za may be slices of wider rows.
+    Reference: `ssd.ssd_ref`.
     """
     heads, groups, width, state_size = sizes
     if states is None:
         shape = (max(1, batch.n_slots), heads, width, state_size)
         states = torch.empty(shape, dtype=torch.float32, device=xbc.device)
     out = xbc.new_empty(xbc.shape[0], heads * width)
-    # In float32 the tiles are half as long, or shared memory does not hold them.
+    # In float32 the tiles are half as long, to fit into shared memory.
     narrow = xbc.dtype == torch.float32
     chunk = 32 if narrow else CHUNK
     for depth, segments in enumerate(batch.levels):

@@ -1,7 +1,7 @@
-"""Where layers lie: on the device, or in pinned host memory, copied ahead of use.
+"""Layers on the device, or offloaded to pinned host memory and copied ahead of use.
 
-A layer that does not fit on the device waits in host memory as one flat buffer. A few slots on
-the device receive layers by turns, on a stream of their own, while the device computes.
+An offloaded layer is one flat buffer in host memory. It is copied into one of a few slots on the
+device, on a stream of its own, while the device computes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optlayers.errors import ModelError
 from optlayers.inference.flat import flat_size, flatten
 
 GB = 10**9
-RESERVE = 2 * GB  # for activations and the open branches of a cohort
+RESERVE = 2 * GB  # for activations and open branches of the prefix tree
 SLOTS = 2
 
 
@@ -42,16 +42,16 @@ class Placement:
         )
 
     def stays(self, side: int, layer: int) -> bool:
-        """Whether a layer stays on the device; those that do not are spread evenly."""
+        """Whether a layer stays on the device; offloaded layers are spread evenly."""
         away = self.n_layers - self.resident[side]
         return (layer + 1) * away // self.n_layers == layer * away // self.n_layers
 
 
 def place(layer_bytes: tuple[int, ...], n_layers: int, ends: int, free: int) -> Placement:
-    """Keep as much on the device as fits: base layers first, every candidate needs most of them.
+    """Keep as many layers on the device as fit, base layers first, since most sets need them.
 
-    layer_bytes: one layer of base and each donor; ends: embedding, norm and head; free: memory of
-    the device. Raises `ModelError` where not even the slots fit.
+    layer_bytes: of one layer of base and each donor. ends: bytes of embedding, norm and head. free:
+    bytes of the device. Raises `ModelError` where not even the slots fit.
     """
     base, *donors = layer_bytes
     every = sum(layer_bytes)
@@ -78,7 +78,7 @@ def place(layer_bytes: tuple[int, ...], n_layers: int, ends: int, free: int) -> 
 
 @dataclass
 class _Slot:
-    """A place on the device for one layer at a time."""
+    """Memory on the device for one offloaded layer at a time."""
 
     module: nn.Module
     buffer: torch.Tensor
@@ -89,7 +89,7 @@ class _Slot:
 
 
 class Layers:
-    """The layers of one parent, by index, wherever they lie."""
+    """The layers of one parent, by index, on the device or offloaded."""
 
     def __init__(self, modules: Sequence[nn.Module] = ()) -> None:
         self._modules: list[nn.Module | None] = list(modules)
@@ -102,39 +102,39 @@ class Layers:
         return len(self._modules)
 
     def __getitem__(self, layer: int) -> nn.Module:
-        """The layer, on the device once the work queued so far is done."""
+        """The layer, on the device for work that is queued from now on."""
         module = self._modules[layer]
         if module is not None:
             return module
-        self.prepare([layer])
+        self.prefetch([layer])
         slot = self._slot_of(layer)
-        assert slot is not None  # prepare has just made sure of it
+        assert slot is not None  # prefetch has just filled one
         torch.cuda.current_stream().wait_event(slot.copied)
         return slot.module
 
     @property
-    def streamed(self) -> bool:
-        """Whether any layer waits in host memory."""
+    def offloaded(self) -> bool:
+        """Whether any layer is offloaded."""
         return bool(self._host)
 
-    def is_away(self, layer: int) -> bool:
-        """Whether a layer waits in host memory."""
+    def is_offloaded(self, layer: int) -> bool:
+        """Whether a layer is offloaded."""
         return layer in self._host
 
     def append(self, module: nn.Module) -> None:
-        """Add a layer that stays where it is."""
+        """Add a layer that stays on its device."""
         self._modules.append(module)
 
-    def append_away(
+    def append_offloaded(
         self,
         module: nn.Module,
         build: Callable[[], nn.Module],
         device: torch.device,
         layer_kind: str = "",
     ) -> None:
-        """Add a layer that waits in host memory; `build` makes one without weights, for a slot.
+        """Add a layer to offload; build: makes one on the meta device, for a slot.
 
-        Layers of one kind are built alike and share their slots.
+        Layers of one kind share slots.
         """
         kind = next(module.parameters()).dtype
         host = torch.empty(flat_size(module), dtype=kind, device="cpu", pin_memory=True)
@@ -157,8 +157,8 @@ class Layers:
     def _slot_of(self, layer: int) -> _Slot | None:
         return next((slot for slot in self._slots if slot.holds == layer), None)
 
-    def prepare(self, wanted: Sequence[int]) -> None:
-        """Start to copy the layers needed next, nearest first, as many as there are slots."""
+    def prefetch(self, wanted: Sequence[int]) -> None:
+        """Start copying the layers needed next, in order, as many as there are slots."""
         wanted = [layer for layer in dict.fromkeys(wanted) if layer in self._host][:SLOTS]
         for layer in wanted:
             if self._slot_of(layer) is not None:
@@ -172,7 +172,7 @@ class Layers:
                 slot.copied.record(self._stream)
 
     def release(self, layer: int) -> None:
-        """Say that the work on a layer is queued: its slot is free once that is done."""
+        """Mark the slot of a layer as free once the work queued so far is done."""
         slot = self._slot_of(layer) if self._host else None
         if slot is not None:
             slot.used.record(torch.cuda.current_stream())

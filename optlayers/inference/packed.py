@@ -1,17 +1,17 @@
-"""Decoder layers on packed tokens: no padding, and a shared context run once.
+"""Decoder layers on packed tokens: no padding, and a shared context runs once.
 
-A packed batch is a list of segments; a segment goes on where its parent ends. Inside a layer
-only attention and the recurrence look across tokens: attention sees the keys of the segment and
-of its ancestors, the recurrence begins from the parent's last state. Everything else runs on all
-tokens at once. Shapes: T packed tokens, E hidden size, H heads, P head width, N state size.
+A packed batch is a list of segments; each continues its parent, if it has one. Attention sees the
+keys of a segment and its ancestors; the recurrence starts from the last state of the parent; all
+else runs on all tokens at once. Shapes: T packed tokens, E hidden size, H heads, P head width.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ QUERY_BLOCK = 64
 
 @dataclass
 class PackedBatch:
-    """Where the segments lie, on the host (lists) and on the device (int32 tensors).
+    """The layout of the segments, on the host (lists) and on the device (int32 tensors).
 
     begins, lengths, parents [segments]: first packed token, number of tokens, parent or -1.
-    slots [segments]: place of the state that children begin from, or -1. levels: the segments
-    of each depth. blocks [n, 2]: (segment, first query) of each block of queries. look [3, T]: the
-    packed tokens 1, 2 and 3 back, or -1. keep [K]: the packed tokens that the last layer's output
-    is needed of (None: all of them).
+    slots [segments]: where the last state is stored for children, or -1. table: these four as rows.
+    levels: the segments of each depth. blocks [n, 2]: (segment, first query) of each block of
+    queries. look [3, T]: the packed tokens 1, 2 and 3 back, or -1. rotary: cos and sin for each
+    parent model. keep [K]: the packed tokens to return from the last layer (None: all).
     """
 
     tokens: torch.Tensor
@@ -52,8 +52,8 @@ class PackedBatch:
     keep: torch.Tensor | None = None
 
     @cached_property
-    def even(self) -> bool:
-        """Whether all segments are of one length, and none goes on where another ends."""
+    def equal_lengths(self) -> bool:
+        """Whether all segments have one length, and none has a parent."""
         return len(set(self.lengths)) == 1 and max(self.parents) < 0
 
     @classmethod
@@ -61,26 +61,21 @@ class PackedBatch:
         cls, parts: Sequence[tuple[Sequence[int], int, int]], device: torch.device
     ) -> PackedBatch:
         """From (tokens, position of the first, parent or -1), parents before children."""
-        begins: list[int] = []
-        lengths: list[int] = []
-        parents: list[int] = []
+        lengths = [len(part) for part, _, _ in parts]
+        parents = [parent for _, _, parent in parts]
+        *begins, total = itertools.accumulate(lengths, initial=0)
         depths: list[int] = []
-        total = 0
         tokens: list[int] = []
         positions: list[int] = []
         for part, start, parent in parts:
-            begins.append(total)
-            lengths.append(len(part))
-            parents.append(parent)
             depths.append(0 if parent < 0 else depths[parent] + 1)
-            total += len(part)
             tokens.extend(part)
             positions.extend(range(start, start + len(part)))
         slots, n_slots = [-1] * len(parts), 0
         for parent in parents:
             if parent >= 0 and slots[parent] < 0:
                 slots[parent], n_slots = n_slots, n_slots + 1
-        # The longest first: they decide when the last one is done.
+        # The longest first, since they finish last.
         levels = [
             sorted((i for i, x in enumerate(depths) if x == d), key=lambda i: (-lengths[i], i))
             for d in range(max(depths, default=-1) + 1)
@@ -111,7 +106,7 @@ class PackedBatch:
 def _look_back(
     begins: list[int], lengths: list[int], parents: list[int], total: int
 ) -> NDArray[np.int64]:
-    """Packed index of the tokens 1 to 3 back of each token, -1 before the sequence: [3, T]."""
+    """The packed index of the token 1, 2 and 3 back of each token, or -1: [3, T]."""
     found = np.stack([np.arange(total) - back for back in range(1, CONV_WIDTH)])
     for begin, length, parent in zip(begins, lengths, parents, strict=True):
         for back in range(1, CONV_WIDTH):
@@ -121,56 +116,29 @@ def _look_back(
     return found
 
 
-class Ops(Protocol):
-    """The parts of a packed layer that have a plain and a fused form.
+class Ops:
+    """The parts of a packed layer, run by torch and the model's own modules, segment by segment.
 
-    What goes into a projection may have a form of its own (`Any`): only `norm`, `add_norm` and
-    `swiglu` make it, and only `project`, `attention` and `swiglu` take it.
+    Subclasses run them faster; this class is their reference. Between `norm`, `add_norm`, `swiglu`
+    and `project`, hidden states may have a form of the subclass's own (`Any`).
     """
 
     def project(self, owner: Any, x: Any) -> torch.Tensor:
-        """A linear layer on x [T, in], given as a tensor or in the form of this class."""
-
-    def norm(self, module: Any, h: torch.Tensor) -> Any:
-        """RMSNorm of h [T, E]."""
-
-    def add_norm(self, module: Any, h: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """h + y [T, E], and its RMSNorm."""
-
-    def attention(self, attn: Any, x: Any, batch: PackedBatch, rotary: Rotary) -> torch.Tensor:
-        """Projections, rotation and attention of x [T, E], before the output projection."""
-
-    def mixer(self, mixer: Any, p: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """Convolution, SSD and gate of the input projection p [T, channels + inner + H]."""
-
-    def swiglu(self, mlp: Any, x: Any) -> Any:
-        """act(gate(x)) * up(x), before the down projection."""
-
-
-class PlainOps:
-    """Each part as torch and the model's own modules give it, segment by segment: the twin."""
-
-    def project(self, owner: Any, x: Any) -> torch.Tensor:
-        """See `Ops`."""
+        """A linear layer on x [T, in]."""
         out: torch.Tensor = owner(x)
         return out
 
-    def norm(self, module: Any, h: torch.Tensor) -> torch.Tensor:
-        """See `Ops`."""
-        out: torch.Tensor = module(h)
-        return out
+    def norm(self, module: Any, h: torch.Tensor) -> Any:
+        """RMSNorm of h [T, E]."""
+        return module(h)
 
-    def add_norm(
-        self, module: Any, h: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Ops`."""
+    def add_norm(self, module: Any, h: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """h + y [T, E], and its RMSNorm."""
         h = h + y
-        return h, module(h)
+        return h, self.norm(module, h)
 
-    def attention(
-        self, attn: Any, x: torch.Tensor, batch: PackedBatch, rotary: Rotary
-    ) -> torch.Tensor:
-        """See `Ops`."""
+    def attention(self, attn: Any, x: Any, batch: PackedBatch, rotary: Rotary) -> torch.Tensor:
+        """Projections, rotation and attention of x [T, E], without the output projection."""
         shape = (x.shape[0], -1, attn.head_dim)
         q, k, v = (proj(x).view(shape) for proj in (attn.q_proj, attn.k_proj, attn.v_proj))
         cos, sin = (part[0][:, None].to(x.dtype) for part in rotary)  # [T, 1, P]
@@ -200,10 +168,8 @@ class PlainOps:
         return out.flatten(1)
 
     def mixer(self, mixer: Any, p: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        """See `Ops`."""
-        xbc = p[:, : mixer.conv_channels]
-        z = p[:, mixer.conv_channels : mixer.conv_channels + mixer.inner]
-        a_log = p[:, mixer.conv_channels + mixer.inner :]
+        """Convolution, SSD and gate of the input projection p [T, channels + inner + H]."""
+        xbc, z, a_log = p.split_with_sizes([mixer.conv_channels, mixer.inner, mixer.heads], dim=-1)
         out = torch.empty_like(z)
         states: dict[int, torch.Tensor] = {}
         look = CONV_WIDTH - 1
@@ -216,10 +182,9 @@ class PlainOps:
             part = mixer.activation(mixer.conv1d(torch.cat([past, xbc[own]])[None]))
             sizes = [mixer.inner, *[mixer.groups * mixer.state_size] * 2]
             x, b, c = part.split(sizes, dim=-1)
-            wide = (1, length, mixer.heads, mixer.width)
             narrow = (1, length, mixer.groups, mixer.state_size)
             y, state = ssd(
-                x.reshape(wide),
+                x.reshape(1, length, mixer.heads, mixer.width),
                 a_log[own][None],
                 b.reshape(narrow),
                 c.reshape(narrow),
@@ -232,10 +197,9 @@ class PlainOps:
             out[own] = y.reshape(length, mixer.inner)
         return out * F.silu(z + mixer.z_bias)
 
-    def swiglu(self, mlp: Any, x: torch.Tensor) -> torch.Tensor:
-        """See `Ops`."""
-        out: torch.Tensor = mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
-        return out
+    def swiglu(self, mlp: Any, x: Any) -> Any:
+        """act(gate(x)) * up(x), without the down projection."""
+        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -245,50 +209,38 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 def _llama(
-    ops: Ops,
-    layer: Any,
-    h: torch.Tensor,
-    batch: PackedBatch,
-    rotary: Rotary | None,
-    keep: torch.Tensor | None,
-) -> torch.Tensor:
-    assert rotary is not None  # made by the stack for every family that has a rotary embedding
-    y = ops.attention(layer.self_attn, ops.norm(layer.input_layernorm, h), batch, rotary)
-    return _feed_forward(ops, layer, layer.self_attn.o_proj, h, y, keep)
+    ops: Ops, layer: Any, x: Any, batch: PackedBatch, rotary: Rotary | None
+) -> tuple[torch.Tensor, nn.Module]:
+    assert rotary is not None  # every Llama has a rotary embedding
+    return ops.attention(layer.self_attn, x, batch, rotary), layer.self_attn.o_proj
 
 
 def _llamba(
+    ops: Ops, layer: Any, x: Any, batch: PackedBatch, rotary: Rotary | None
+) -> tuple[torch.Tensor, nn.Module]:
+    p = ops.project(layer.mixer.in_proj, x)
+    return ops.mixer(layer.mixer, p, batch), layer.mixer.out_proj
+
+
+# The mixers that have a packed form, by model type: (ops, layer, normed x [T, E], batch, rotary) to
+# (y, output projection). Other families run padded, with the same answers.
+PACKED: dict[
+    str, Callable[[Ops, Any, Any, PackedBatch, Rotary | None], tuple[torch.Tensor, nn.Module]]
+] = {"llama": _llama, "llamba": _llamba}
+
+
+def run_layer(
+    model_type: str,
     ops: Ops,
     layer: Any,
     h: torch.Tensor,
     batch: PackedBatch,
     rotary: Rotary | None,
-    keep: torch.Tensor | None,
+    keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    p = ops.project(layer.mixer.in_proj, ops.norm(layer.input_layernorm, h))
-    y = ops.mixer(layer.mixer, p, batch)
-    return _feed_forward(ops, layer, layer.mixer.out_proj, h, y, keep)
-
-
-def _feed_forward(
-    ops: Ops,
-    layer: Any,
-    out_proj: nn.Module,
-    h: torch.Tensor,
-    y: torch.Tensor,
-    keep: torch.Tensor | None,
-) -> torch.Tensor:
-    """The rest of a layer once tokens have looked at each other; y: before `out_proj`."""
+    """One decoder layer on packed h [T, E]; keep: the packed tokens to return (None: all)."""
+    y, out_proj = PACKED[model_type](ops, layer, ops.norm(layer.input_layernorm, h), batch, rotary)
     if keep is not None:
         h, y = h[keep], y[keep]
     h, x = ops.add_norm(layer.post_attention_layernorm, h, ops.project(out_proj, y))
     return h.add_(ops.project(layer.mlp.down_proj, ops.swiglu(layer.mlp, x)))
-
-
-PackedCall = Callable[
-    [Ops, nn.Module, torch.Tensor, PackedBatch, Rotary | None, torch.Tensor | None], torch.Tensor
-]
-
-# By model type: (parts, layer, h [T, E], batch, rotation, packed tokens to keep or None for all).
-# A family that is not here runs padded, which gives the same answers.
-PACKED: dict[str, PackedCall] = {"llama": _llama, "llamba": _llamba}

@@ -1,18 +1,20 @@
-"""Packing: distinct sequences as segments, each token that several share laid out once.
+"""Packing sequences as a tree of segments, in which shared prefixes occur once.
 
-Sequences that begin alike (the few-shot examples of a subject; one context before several
-choices) share a segment; what follows branches off it. A pack holds no padding. Pure.
+Sequences share the few-shot examples of a subject, or one context before several choices. There
+is no padding. This module is pure.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 Tokens = tuple[int, ...]
 
-# A shorter common beginning is not worth a branch. The convolution of a recurrent layer looks
-# back three tokens, which a shared segment must hold.
+# A shorter shared prefix is not worth a branch. A segment with children must also hold the three
+# tokens that the convolution of a recurrent layer looks back.
 MIN_SHARED = 8
 MAX_DEPTH = 6
 NO_SHARING = 1 << 30
@@ -20,7 +22,7 @@ NO_SHARING = 1 << 30
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens; `start` is the position of the first, `parent` what goes before (or -1)."""
+    """Some tokens of a sequence. start: position of the first. parent: segment before, or -1."""
 
     tokens: Tokens
     start: int
@@ -29,10 +31,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Pack:
-    """Segments, parents before children; where they lie; and where each sequence ends.
+    """Segments, parents before children.
 
     offsets: packed index of each segment's first token. ends: the last segment of each
-    sequence. n_tokens: tokens laid out.
+    sequence. n_tokens: tokens of all segments.
     """
 
     segments: tuple[Segment, ...]
@@ -40,44 +42,35 @@ class Pack:
     ends: tuple[int, ...]
     n_tokens: int
 
-    def index(self, row: int, position: int) -> int:
-        """Packed index of a position of a sequence."""
-        number = self.ends[row]
-        while self.segments[number].start > position:
-            number = self.segments[number].parent
-        return self.offsets[number] + position - self.segments[number].start
+    def index(self, sequence: int, position: int) -> int:
+        """Packed index of a position in a sequence."""
+        segment = self.ends[sequence]
+        while self.segments[segment].start > position:
+            segment = self.segments[segment].parent
+        return self.offsets[segment] + position - self.segments[segment].start
 
 
-def common(a: Tokens, b: Tokens) -> int:
-    """Number of tokens with which both begin."""
-    length = min(len(a), len(b))
-    if a[:length] == b[:length]:
-        return length
-    low, high = 0, length  # a[:low] == b[:low], a[:high] != b[:high]
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[:middle] == b[:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
+def shared_prefix(a: Tokens, b: Tokens) -> int:
+    """Length of the longest common prefix."""
+    lengths = range(1, min(len(a), len(b)) + 1)
+    return bisect.bisect_left(lengths, True, key=lambda n: a[:n] != b[:n])
 
 
-def pack(rows: Sequence[Tokens], share: int = MIN_SHARED) -> Pack:
-    """Pack sequences that are sorted; `share` is the shortest beginning to share."""
-    near = [common(rows[i], rows[i + 1]) for i in range(len(rows) - 1)]
+def pack(sequences: Sequence[Tokens], share: int = MIN_SHARED) -> Pack:
+    """Pack sorted sequences; share: the shortest prefix to share."""
+    near = [shared_prefix(sequences[i], sequences[i + 1]) for i in range(len(sequences) - 1)]
     segments: list[Segment] = []
-    ends = [-1] * len(rows)
+    ends = [-1] * len(sequences)
 
-    def leaf(row: int, start: int, parent: int) -> None:
-        if start == len(rows[row]):
-            ends[row] = parent
+    def leaf(number: int, start: int, parent: int) -> None:
+        if start == len(sequences[number]):
+            ends[number] = parent
             return
-        ends[row] = len(segments)
-        segments.append(Segment(rows[row][start:], start, parent))
+        ends[number] = len(segments)
+        segments.append(Segment(sequences[number][start:], start, parent))
 
     def branch(first: int, last: int, start: int, parent: int, depth: int) -> None:
-        """Lay out rows first to last (excluded), which agree on the tokens before `start`."""
+        """Add the sequences first to last (excluded), which share the tokens before `start`."""
         while first < last:
             stop = first + 1
             while stop < last and near[stop - 1] - start >= share and depth < MAX_DEPTH:
@@ -86,22 +79,19 @@ def pack(rows: Sequence[Tokens], share: int = MIN_SHARED) -> Pack:
                 leaf(first, start, parent)
             else:
                 end = min(near[first : stop - 1])
-                segments.append(Segment(rows[first][start:end], start, parent))
+                segments.append(Segment(sequences[first][start:end], start, parent))
                 branch(first, stop, end, len(segments) - 1, depth + 1)
             first = stop
 
-    branch(0, len(rows), 0, -1, 0)
-    offsets, total = [], 0
-    for segment in segments:
-        offsets.append(total)
-        total += len(segment.tokens)
+    branch(0, len(sequences), 0, -1, 0)
+    *offsets, total = itertools.accumulate((len(s.tokens) for s in segments), initial=0)
     return Pack(tuple(segments), tuple(offsets), tuple(ends), total)
 
 
-def new_tokens(rows: Sequence[Tokens], share: int = MIN_SHARED) -> list[int]:
-    """Tokens that each of the sorted sequences adds to a pack of those before it."""
+def new_tokens(sequences: Sequence[Tokens], share: int = MIN_SHARED) -> list[int]:
+    """Tokens that each of some sorted sequences adds to a pack of those before it."""
     fresh = []
-    for i, row in enumerate(rows):
-        shared = common(rows[i - 1], row) if i else 0
-        fresh.append(len(row) - (shared if shared >= share else 0))
+    for i, sequence in enumerate(sequences):
+        shared = shared_prefix(sequences[i - 1], sequence) if i else 0
+        fresh.append(len(sequence) - (shared if shared >= share else 0))
     return fresh

@@ -1,7 +1,7 @@
-"""The tree of shared layer prefixes: which layer passes a cohort of layer sets needs.
+"""The tree of shared layer prefixes: the layer passes that a cohort of layer sets needs.
 
-Two hybrids that agree on their first layers share the hidden states up to the first layer in
-which they differ, so a cohort runs along a tree, depth first. This module is pure.
+Hybrids share the hidden states up to the first layer in which they differ, so a cohort runs along
+a tree, depth first. This module is pure.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def walk(
 ) -> None:
     """Run every layer set from `state`, each shared prefix once.
 
-    `run(layer, origin, state)` gives the next state, the origin 0 for the base and one more than
-    its place for a donor; `arrive(i, state)` receives the last one of `layer_sets[i]`. States are
-    open one per branch of the current path.
+    `run(layer, origin, state)` returns the next state; origin is 0 for the base, 1 for the first
+    donor. `arrive(i, state)` gets the last state of `layer_sets[i]`. One state is kept for each
+    branch of the current path.
     """
     chosen = [space.origins(layers) for layers in layer_sets]
     _walk(chosen, list(range(len(layer_sets))), 0, space.n_layers, state, run, arrive)

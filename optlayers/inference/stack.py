@@ -1,8 +1,8 @@
-"""LayerStack: the layers of base and donors side by side, ready to be run one at a time.
+"""LayerStack: the layers of base and donors on one device, run one at a time.
 
-A candidate is never built as a model: to evaluate a layer set is to choose, layer by layer,
-which of them to run. An origin is 0 for the base, and one more than its place for a donor.
-Shapes: B batch, T tokens, E hidden size, K picked positions, V vocabulary.
+No hybrid is built as a model: evaluating a layer set means choosing, layer by layer, which parent's
+layer to run. An origin is 0 for the base, 1 for the first donor and so on. Shapes: B batch,
+T tokens, E hidden size, K positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,27 +20,21 @@ from torch import nn
 from optlayers.checkpoints.parents import Parents
 from optlayers.config.graft import WHOLE, Graft
 from optlayers.errors import ModelError
-from optlayers.inference.even import WIDEST, EvenOps, can_run_even
-from optlayers.inference.loading import (
-    Side,
-    needed_tensors,
-    placement_of,
-    read_ends,
-    read_side,
-    share,
-)
+from optlayers.inference.converted import map_weights
+from optlayers.inference.loading import Side, needed_tensors, placement_of, read_ends, read_side
+from optlayers.inference.narrow import WIDEST, NarrowOps, can_run_narrow
 from optlayers.inference.offload import SLOTS
-from optlayers.inference.packed import PACKED, Ops, PackedBatch, PlainOps
+from optlayers.inference.packed import PACKED, Ops, PackedBatch, run_layer
 from optlayers.models.parts import LayerInputs
 
 BASE = 0
 
-# What the layers of one parent need, by their kind.
+# The inputs of the layers of one parent, by kind of layer.
 Inputs = dict[str, LayerInputs]
 
 
 def fused_ops(sides: Sequence[Side], device: torch.device) -> Ops | None:
-    """The fused parts of packed layers, where device, Triton and the layers allow them."""
+    """The fused kernels, if device, Triton and the layers allow them."""
     if device.type != "cuda":
         return None
     try:
@@ -51,12 +45,11 @@ def fused_ops(sides: Sequence[Side], device: torch.device) -> Ops | None:
 
 
 class LayerStack:
-    """Embedding, the parents' layers, final norm and head on one device.
+    """Embedding, layers of all parents, final norm and head on one device.
 
-    The ends (embedding, norm, head) are the base's. `run` calls a layer with the code that the
-    exported checkpoint runs, so results agree to the last bit on equal batches. narrow: layers on
-    a CPU that are too small for several threads. fused, even: `run_packed` has `FusedOps`, or
-    `EvenOps` for rows of one length.
+    Embedding, norm and head are the base's. `run` runs the code of an exported checkpoint, and
+    agrees with it to the last bit on equal batches. narrow: the layers are on a CPU and too small
+    for several threads. fused, narrow_ops: `run_packed` uses `FusedOps`, or `NarrowOps`.
     """
 
     def __init__(
@@ -77,17 +70,17 @@ class LayerStack:
         self.fused = fused is not None
         widest = max(int(side.config.hidden_size) for side in self.sides)
         self.narrow = device.type == "cpu" and widest <= WIDEST
-        known = self.packable and all(can_run_even(side.layers[0]) for side in self.sides)
-        self.even = self.narrow and known
-        self._ops: Ops = fused or (EvenOps() if self.even else PlainOps())
+        known = self.packable and all(can_run_narrow(side.layers[0]) for side in self.sides)
+        self.narrow_ops = self.narrow and known
+        self._ops: Ops = fused or (NarrowOps() if self.narrow_ops else Ops())
         self.coarse_ops: Ops | None = None
         self._expected: list[tuple[int, int]] = []
         self._at = 0
-        self._turning = threading.Lock()  # some rotary embeddings change with the length
+        self._rotary_lock = threading.Lock()  # some rotary embeddings change with the length
 
     @property
     def packable(self) -> bool:
-        """Whether all families have a packed form."""
+        """Whether whole layers are swapped and all families have a packed form."""
         known = all(side.config.model_type in PACKED for side in self.sides)
         return known and self.graft.swap == "layer"
 
@@ -101,75 +94,77 @@ class LayerStack:
         say: Callable[[str], None] = lambda text: None,
         graft: Graft = WHOLE,
     ) -> LayerStack:
-        """Read the checkpoints layer by layer; raises `ModelError` where they do not fit.
+        """Read the checkpoints layer by layer; raises `ModelError` if they do not fit.
 
-        memory: bytes of the device to use, all that are free by default. Layers that do not fit
-        wait in host memory; `say` receives what was chosen. On the CPU the weights are mapped from
-        files of `dtype`, so processes on one machine share them.
+        memory: bytes of the GPU to use (None: all that are free); layers that do not fit are
+        offloaded to host memory. On a CPU weights are mapped from files in `dtype`, so that
+        processes share them. say: gets a line on the choice.
         """
         parents.check(graft)
         n_layers = parents.n_layers
-        taken = [(list(range(n_layers)), "layer")]
-        for place in range(len(parents.donors)):
-            taken.append(([graft.source(i, place) for i in range(n_layers)], graft.swap))
+        places = [list(range(n_layers))]
+        for donor in range(len(parents.donors)):
+            places.append([graft.source(i, donor) for i in range(n_layers)])
+        parts = ["layer", *[graft.swap] * len(parents.donors)]
         with contextlib.ExitStack() as held:
             placement, sources = None, list(parents.all)
             if device.type == "cuda":
                 placement = placement_of(parents, device, dtype, memory, graft)
                 say(str(placement))
             else:
-                needed = [needed_tensors(p, *what) for p, what in zip(sources, taken, strict=True)]
+                needed = list(map(needed_tensors, sources, places, parts))
                 needed[BASE] = parents.base.names()
-                sources = share(sources, needed, dtype, say, held)
+                sources = map_weights(sources, needed, dtype, say, held)
             sides = []
-            for number, (checkpoint, (places, half)) in enumerate(zip(sources, taken, strict=True)):
-                stays = None if placement is None else functools.partial(placement.stays, number)
-                sides.append(read_side(checkpoint, places, half, device, dtype, stays))
+            for origin, source in enumerate(sources):
+                stays = None if placement is None else functools.partial(placement.stays, origin)
+                side = read_side(source, places[origin], parts[origin], device, dtype, stays)
+                sides.append(side)
             stack = cls(sides, *read_ends(sources[BASE], device, dtype), graft)
             weakref.finalize(stack, held.pop_all().close)
         return stack
 
     def place(self, side: int, layer: int) -> int:
-        """The index that a layer has in the model of its side."""
+        """The index of a layer in the parent that it comes from."""
         return layer if side == BASE else self.graft.source(layer, side - 1)
 
     def expect(self, passes: list[tuple[int, int]]) -> None:
-        """Say which layer passes follow, over and over: (layer, its origin)."""
+        """Announce the coming layer passes (layer, origin), which repeat, to prefetch layers."""
         self._expected, self._at = passes, 0
-        self._look_ahead()
+        self._prefetch()
 
-    def _look_ahead(self) -> None:
-        """Start to copy what the coming passes need of the layers in host memory."""
+    def _prefetch(self) -> None:
+        """Start copying the offloaded layers that the next passes need."""
         for side, parent in enumerate(self.sides):
-            if not parent.layers.streamed:
+            if not parent.layers.offloaded:
                 continue
             wanted: list[int] = []
             for step in range(len(self._expected)):
                 at = (self._at + step) % len(self._expected)
                 layer, origin = self._expected[at]
-                if self._needs(origin, side) and parent.layers.is_away(layer):
+                if self._needs(origin, side) and parent.layers.is_offloaded(layer):
                     wanted.append(layer)
                 if len(set(wanted)) == SLOTS:
                     break
-            parent.layers.prepare(wanted)
+            parent.layers.prefetch(wanted)
 
     def _needs(self, origin: int, side: int) -> bool:
-        """Whether a pass of an origin needs a layer of a side: a half is run with the rest."""
+        """Whether a pass needs a side's layer; swapped halves also need the base's other half."""
         return origin == side or (side == BASE and self.graft.swap != "layer")
 
     def _passed(self, origin: int, layer: int) -> None:
-        """Note that a pass has been queued."""
+        """Release the layers of a pass that has been queued."""
         for number, side in enumerate(self.sides):
             if self._needs(origin, number):
                 side.layers.release(layer)
         self._at += 1
-        self._look_ahead()
+        self._prefetch()
 
     def begin(self, tokens: torch.Tensor) -> tuple[torch.Tensor, tuple[Inputs, ...]]:
-        """Embed tokens [B, T]: hidden states [B, T, E], and what the layers of each side need."""
+        """Embed tokens [B, T]: hidden states [B, T, E], and the inputs of each side's layers."""
         h: torch.Tensor = self.embedding(tokens)
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        with self._turning:
+        with self._rotary_lock:
             return h, tuple(
                 {
                     kind: side.family.inputs(side.config, side.rotary, kind, h, positions)
@@ -200,10 +195,10 @@ class LayerStack:
         return out
 
     def begin_packed(self, batch: PackedBatch) -> torch.Tensor:
-        """Embed packed tokens [T]: hidden states [T, E]; notes the rotations in the batch."""
+        """Embed packed tokens [T]: hidden states [T, E]; sets the batch's rotary embeddings."""
         h: torch.Tensor = self.embedding(batch.tokens)
         positions = batch.positions[None]
-        with self._turning:
+        with self._rotary_lock:
             batch.rotary = [
                 side.rotary(h[None], position_ids=positions) if side.rotary is not None else None
                 for side in self.sides
@@ -218,22 +213,22 @@ class LayerStack:
         batch: PackedBatch,
         coarse: bool = False,
     ) -> torch.Tensor:
-        """Run one layer of one side on packed hidden states [T, E]; twin: `run`.
+        """Run one layer of one side on packed hidden states [T, E]; reference: `run`.
 
-        The last layer gives the hidden states of `batch.keep` alone, where that is set. coarse:
-        multiply in eight bits; `add_eight_bit` comes first.
+        The last layer returns the tokens of `batch.keep` only. coarse: multiply in eight bits,
+        after `add_eight_bit`.
         """
         side = self.sides[origin]
-        call = PACKED[side.config.model_type]
         keep = batch.keep if layer == self.n_layers - 1 else None
         ops = self.coarse_ops if coarse and self.coarse_ops is not None else self._ops
-        out = call(ops, side.layers[layer], h, batch, batch.rotary[origin], keep)
+        model_type, rotary = side.config.model_type, batch.rotary[origin]
+        out = run_layer(model_type, ops, side.layers[layer], h, batch, rotary, keep)
         self._passed(origin, layer)
         return out
 
     def add_eight_bit(self) -> None:
-        """Keep a copy of all projections in eight bits, for coarse runs; raises `ModelError`."""
-        if not self.fused or any(side.layers.streamed for side in self.sides):
+        """Add eight-bit copies of all projections, for coarse runs; raises `ModelError`."""
+        if not self.fused or any(side.layers.offloaded for side in self.sides):
             raise ModelError(
                 "fp8 needs fused layers that all stay on one NVIDIA GPU; use a larger one, or "
                 "leave questions.fast_precision out"
@@ -254,9 +249,9 @@ class LayerStack:
         self.coarse_ops = ops
 
     def logits(self, h: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [K, V] of picked hidden states [K, E], before the final norm.
+        """Logits [K, V] of hidden states [K, E], which the final norm has yet to see.
 
-        rows [R]: the vocabulary rows that are needed; then the logits are [K, R].
+        rows [R]: the tokens of the vocabulary to compute; then the logits are [K, R].
         """
         normed, base = self.norm(h), self.sides[BASE]
         if rows is None:

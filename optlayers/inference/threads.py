@@ -1,7 +1,7 @@
-"""Lanes: batches of narrow layers side by side, each on one thread of the CPU.
+"""Batches of narrow layers in parallel, each on one thread of the CPU.
 
-A product of a layer a few hundred channels wide is too small for several threads, and what lies
-between the products runs on one.
+A product of a layer a few hundred channels wide is too small for several threads, and the steps
+between the products run on one.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ Batch = TypeVar("Batch")
 Result = TypeVar("Result")
 
 
-def in_lanes(
-    work: Callable[[Batch], Result], batches: Iterable[Batch], lanes: int
+def map_in_threads(
+    work: Callable[[Batch], Result], batches: Iterable[Batch], threads: int
 ) -> Iterator[Result]:
-    """`work(batch)` of each batch in their order, `lanes` at a time, each on one thread.
+    """`work(batch)` for each batch in order, `threads` at a time, each on one thread of torch.
 
-    An error of one ends it, and leaves out those that have not begun.
+    An error ends the iteration; batches that have not started are dropped.
     """
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(lanes, "lane", initializer=torch.set_num_threads, initargs=(1,))
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "batch", initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield from pool.map(work, batches)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

@@ -154,8 +154,8 @@ class HybridModel(HybridPreTrainedModel):
             if other != parent:
                 rest = self.families[other].build_layer(parents[other], mlps[i][1])
                 layer = SplitLayer(
-                    keep_modules(layer, self.families[parent].halves.names("mixer")),
-                    keep_modules(rest, self.families[other].halves.names("mlp")),
+                    keep_modules(layer, self.families[parent].halves.modules("mixer")),
+                    keep_modules(rest, self.families[other].halves.modules("mlp")),
                 )
             self.layers.append(set_layer_idx(layer, i))
         self.norm = self.families[0].build_norm(parents[0])

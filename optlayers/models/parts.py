@@ -167,11 +167,13 @@ class LayerHalves:
     mlp: str = "mlp"
     mix: Call = mix_attention_or_mamba
 
-    def names(self, half: str) -> set[str]:
-        """The modules of one half, `mixer` or `mlp`."""
-        if half == "mixer":
-            return {*self.mixers, *filter(None, self.mixer_norms)}
-        return {self.mlp, *filter(None, self.mlp_norms)}
+    def modules(self, part: str) -> set[str] | None:
+        """The modules of a half, `mixer` or `mlp`; None (all) for `layer`."""
+        if part == "layer":
+            return None
+        mixer = part == "mixer"
+        names, norms = (self.mixers, self.mixer_norms) if mixer else ((self.mlp,), self.mlp_norms)
+        return {*names, *filter(None, norms)}
 
     def run_mixer(self, layer: Any, h: torch.Tensor, inputs: LayerInputs) -> torch.Tensor:
         """The mixer half of a layer on h [B, T, E]."""
@@ -209,10 +211,10 @@ class SplitLayer(GradientCheckpointingLayer):
         )
 
 
-def keep_modules(layer: nn.Module, names: set[str]) -> nn.Module:
-    """Delete all child modules of a layer but the named ones; returns it."""
+def keep_modules(layer: nn.Module, names: set[str] | None) -> nn.Module:
+    """Delete all child modules of a layer but the named ones (None: keep all); returns it."""
     for name, _ in list(layer.named_children()):
-        if name not in names:
+        if names is not None and name not in names:
             delattr(layer, name)
     return layer
 

@@ -46,7 +46,7 @@ def test_layers_of_two_donors_give_the_same_wherever_they_lie(
     found = []
     for memory in (None, 700_000, 500_000):
         stack = stack_of(tiny_pair, tmp_path / "second", memory)
-        assert any(side.layers.streamed for side in stack.sides) == (memory is not None)
+        assert any(side.layers.offloaded for side in stack.sides) == (memory is not None)
         engine = Engine(stack, Nothing(), CUDA, budget=512, packed=stack.fused)
         found.append(engine.likelihoods(sets, questions))
         for costs in layer_costs("latency", stack):

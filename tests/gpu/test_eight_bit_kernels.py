@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optlayers.inference.fp8 import Rows
+from optlayers.inference.fp8 import Quantised
 
 pytestmark = pytest.mark.gpu
 
@@ -33,7 +33,7 @@ def test_rows_are_rounded_as_their_twin_rounds(cuda: torch.device, width: int) -
     from optlayers.inference.fp8_kernels import quantise
 
     x = torch.randn(77, 2 * width, device=cuda, dtype=torch.bfloat16)[:, :width]
-    found, wanted = quantise(x), Rows.of(x)
+    found, wanted = quantise(x), Quantised.of(x)
     torch.testing.assert_close(found.scale, wanted.scale, rtol=1e-6, atol=0)
     assert error(found.wide(), wanted.wide()) < NEAR
     assert (found.values.float() != wanted.values.float()).float().mean() < 1e-3
@@ -48,10 +48,10 @@ def test_norm_and_swiglu(cuda: torch.device, width: int) -> None:
     sums, found = add_norm(h, y, weight, 1e-5)
     assert torch.equal(sums, h + y)
     wanted = F.rms_norm(sums.float(), (width,), weight.float(), 1e-5)
-    assert error(found.wide(), Rows.of(wanted).wide()) < NEAR
+    assert error(found.wide(), Quantised.of(wanted).wide()) < NEAR
     x = torch.randn(50, 2 * width, device=cuda, dtype=torch.bfloat16)
     gate, up = x.float().chunk(2, dim=1)
-    assert error(swiglu(x).wide(), Rows.of(F.silu(gate) * up).wide()) < NEAR
+    assert error(swiglu(x).wide(), Quantised.of(F.silu(gate) * up).wide()) < NEAR
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(100, 128, 266), (1000, 4096, 12320)])
@@ -60,7 +60,7 @@ def test_products(cuda: torch.device, rows: int, inputs: int, outputs: int) -> N
 
     x = torch.randn(rows, inputs, device=cuda, dtype=torch.bfloat16)
     w = torch.randn(outputs, inputs, device=cuda, dtype=torch.bfloat16) * inputs**-0.5
-    weight = Rows.of(F.pad(w, (0, 0, 0, -outputs % 16)))
+    weight = Quantised.of(F.pad(w, (0, 0, 0, -outputs % 16)))
     left = quantise(x)
     out = multiply(left, weight, outputs, torch.bfloat16)
     wanted = left.wide().double() @ weight.wide()[:outputs].double().t()

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optlayers.inference.packed import PackedBatch, PlainOps
+from optlayers.inference.packed import Ops, PackedBatch
 from optlayers.models.llamba import ShortConv
 from optlayers.models.ssd import ssd_ref
 
@@ -87,7 +87,7 @@ def test_attention_over_shared_contexts(
         head_dim=width, scaling=width**-0.5, q_proj=take(0), k_proj=take(1), v_proj=take(2)
     )
     rotary = (cos[None].double(), sin[None].double())
-    wanted = PlainOps().attention(attn, qkv.double(), batch, rotary)
+    wanted = Ops().attention(attn, qkv.double(), batch, rotary)
     found = attention(qkv.clone(), cos, sin, batch, (queries, keys), width**-0.5)
     assert error(found, wanted) < TOLERANCE[dtype]
 
@@ -134,7 +134,7 @@ def test_the_mixer_branches_from_the_state_of_a_shared_context(
 
     m = mixer(sizes, cuda, dtype)
     p = draw(len(batch.tokens), m.conv_channels + m.inner + m.heads, like=cuda, dtype=dtype)
-    wanted = PlainOps().mixer(in_float64(m), p.double(), batch)
+    wanted = Ops().mixer(in_float64(m), p.double(), batch)
     assert error(FusedOps().mixer(m, p, batch), wanted) < TOLERANCE[dtype]
 
 

@@ -118,7 +118,7 @@ def test_the_dtype_of_the_file_is_mapped_from_the_file_itself(store: Path) -> No
         assert "a copy" not in files
         assert len(files) == 2
         assert said == [
-            "0.01 GB of weights in bfloat16, as they lie, mapped: one copy for all workers of "
+            "0.01 GB of weights in bfloat16, in their files, mapped: one copy for all workers of "
             "this machine"
         ]
     assert not store.exists()

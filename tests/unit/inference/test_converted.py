@@ -14,7 +14,7 @@ from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.study import load_study
 from optlayers.inference import converted
-from optlayers.inference.converted import FOLDER, LOCK, Wanted, hold
+from optlayers.inference.converted import FOLDER, LOCK, Conversion, hold
 from optlayers.inference.stack import LayerStack
 
 
@@ -42,7 +42,7 @@ def test_workers_that_end_at_one_moment_leave_nothing(store: Path) -> None:
 
     def work() -> None:
         held = contextlib.ExitStack()
-        hold([Wanted(base, base.names()[:1], torch.float32)], lambda text: None, held)
+        hold([Conversion(base, base.names()[:1], torch.float32)], lambda text: None, held)
         at_once.wait()
         held.close()
 
@@ -58,7 +58,7 @@ def test_workers_that_end_at_one_moment_leave_nothing(store: Path) -> None:
 def test_who_made_files_meanwhile_removes_what_others_had_to_leave(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converted, "PATIENCE", 0.02)
+    monkeypatch.setattr(converted, "LOCK_SECONDS", 0.02)
     base = Checkpoint("base", pair() / "base")
     first, second = contextlib.ExitStack(), contextlib.ExitStack()
     names = base.names()
@@ -66,8 +66,8 @@ def test_who_made_files_meanwhile_removes_what_others_had_to_leave(
     def meanwhile(text: str) -> None:
         first.close()
 
-    hold([Wanted(base, names[:1], torch.float32)], lambda text: None, first)
-    hold([Wanted(base, names[1:2], torch.float32)], meanwhile, second)
+    hold([Conversion(base, names[:1], torch.float32)], lambda text: None, first)
+    hold([Conversion(base, names[1:2], torch.float32)], meanwhile, second)
     assert len(kept(store)) == 2
     second.close()
     assert kept(store) == set()

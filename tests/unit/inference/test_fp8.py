@@ -12,7 +12,7 @@ from optlayers.checkpoints.parents import Parents
 from optlayers.errors import ModelError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
-from optlayers.inference.fp8 import PlainEightBitOps, Rows, add_eight_bit, projections
+from optlayers.inference.fp8 import PlainEightBitOps, Quantised, add_eight_bit, projections
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 
@@ -33,7 +33,7 @@ def test_each_row_is_scaled_to_the_range_of_the_format() -> None:
     torch.manual_seed(0)
     x = torch.randn(7, 64) * torch.logspace(-6, 6, 7)[:, None]
     x[3] = 0
-    rows = Rows.of(x)
+    rows = Quantised.of(x)
     assert rows.values.dtype == torch.float8_e4m3fn
     assert rows.values.float().abs().amax(1).tolist() == [448, 448, 448, 0, 448, 448, 448]
     # Three bits behind the leading one: half a unit of 2**-3 at most, relative to the value.
@@ -51,7 +51,7 @@ def test_outputs_are_padded_to_whole_tiles() -> None:
     add_eight_bit(layer)
     (owner,) = projections(layer)
     rows = owner.eight_bit
-    assert isinstance(rows, Rows)
+    assert isinstance(rows, Quantised)
     assert rows.values.shape == (32, 32)
     assert rows.scale.shape == (32, 1)
 

@@ -11,12 +11,12 @@ import torch
 from optlayers.checkpoints.parents import Parents
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import Question, Request
-from optlayers.inference.even import ONE_CHUNK, EvenOps
 from optlayers.inference.flat import flat_size, flatten
-from optlayers.inference.packed import PACKED, PackedBatch, PlainOps
+from optlayers.inference.narrow import ONE_CHUNK, NarrowOps
+from optlayers.inference.packed import Ops, PackedBatch, run_layer
 from optlayers.inference.packing import NO_SHARING
 from optlayers.inference.stack import LayerStack
-from optlayers.inference.threads import in_lanes
+from optlayers.inference.threads import map_in_threads
 from optlayers.layerset import LayerSet
 
 CPU = torch.device("cpu")
@@ -134,56 +134,56 @@ def test_the_convolution_looks_back_into_the_parent() -> None:
 
 @pytest.mark.parametrize("length", [1, 3, 40, ONE_CHUNK + 30])
 @pytest.mark.parametrize("side", [0, 1])
-def test_rows_of_one_length_run_at_once_as_one_by_one(
+def test_sequences_of_one_length_run_at_once_as_one_by_one(
     stack: LayerStack, side: int, length: int
 ) -> None:
-    assert stack.even
+    assert stack.narrow_ops
     rows = torch.randint(1, 1000, (5, length), generator=torch.Generator().manual_seed(side))
     batch = PackedBatch.of([(row, 0, -1) for row in rows.tolist()], CPU)
-    assert batch.even
+    assert batch.equal_lengths
     h = stack.begin_packed(batch)
     layer, rotary = stack.sides[side].layers[1], batch.rotary[side]
-    run = PACKED[stack.sides[side].config.model_type]
-    expected = run(PlainOps(), layer, h, batch, rotary, None)
+    kind = stack.sides[side].config.model_type
+    expected = run_layer(kind, Ops(), layer, h, batch, rotary)
     for _ in range(2):  # the second time in the memory of the first
-        found = run(EvenOps(), layer, h, batch, rotary, None)
+        found = run_layer(kind, NarrowOps(), layer, h, batch, rotary)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    kept = run(EvenOps(), layer, h, batch, rotary, torch.tensor([0, 4 * length]))
+    kept = run_layer(kind, NarrowOps(), layer, h, batch, rotary, torch.tensor([0, 4 * length]))
     torch.testing.assert_close(kept, expected[[0, 4 * length]], rtol=1e-4, atol=1e-5)
 
 
-def test_other_batches_go_the_way_of_the_twin(stack: LayerStack) -> None:
+def test_other_batches_run_as_in_the_reference(stack: LayerStack) -> None:
     shared = [([1, 2, 3, 4], 0, -1), ([5, 6], 4, 0), ([7, 8], 4, 0)]
     for parts in (shared, [([1, 2], 0, -1), ([3], 0, -1)]):
         batch = PackedBatch.of(parts, CPU)
-        assert not batch.even
+        assert not batch.equal_lengths
         h = stack.begin_packed(batch)
         for side in range(2):
-            run = PACKED[stack.sides[side].config.model_type]
+            kind, layer = stack.sides[side].config.model_type, stack.sides[side].layers[1]
             ways = [
-                run(ops, stack.sides[side].layers[1], h, batch, batch.rotary[side], None)
-                for ops in (PlainOps(), EvenOps())
+                run_layer(kind, ops, layer, h, batch, batch.rotary[side])
+                for ops in (Ops(), NarrowOps())
             ]
             torch.testing.assert_close(*ways, rtol=1e-4, atol=1e-5)
 
 
-def test_lanes_change_nothing(stack: LayerStack) -> None:
+def test_threads_change_nothing(stack: LayerStack) -> None:
     questions = few_shot_questions()
     threads = torch.get_num_threads()
     found = []
     try:
-        for lanes in (1, 3):
-            torch.set_num_threads(lanes)
+        for count in (1, 3):
+            torch.set_num_threads(count)
             engine = Engine(stack, Nothing(), CPU, budget=200, share=NO_SHARING)
             found.append(engine.likelihoods(SETS, questions))
-            assert torch.get_num_threads() == lanes
+            assert torch.get_num_threads() == count
             assert engine.work.layer_tokens > 0
     finally:
         torch.set_num_threads(threads)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
-def test_an_error_in_a_lane_arrives_and_leaves_out_the_rest() -> None:
+def test_an_error_in_a_thread_arrives_and_leaves_out_the_rest() -> None:
     begun: list[int] = []
 
     def work(batch: int) -> int:
@@ -193,7 +193,7 @@ def test_an_error_in_a_lane_arrives_and_leaves_out_the_rest() -> None:
         return batch
 
     with pytest.raises(ValueError, match="batch 1"):
-        list(in_lanes(work, range(1000), 2))
+        list(map_in_threads(work, range(1000), 2))
     assert len(begun) < 1000
 
 

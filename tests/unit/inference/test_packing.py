@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optlayers.inference.packing import MAX_DEPTH, NO_SHARING, Pack, common, new_tokens, pack
+from optlayers.inference.packing import MAX_DEPTH, NO_SHARING, Pack, new_tokens, pack, shared_prefix
 
 Tokens = tuple[int, ...]
 
@@ -74,7 +74,7 @@ def test_branches_are_bounded_in_depth() -> None:
 
 
 def test_common_is_the_length_of_the_common_beginning() -> None:
-    assert common((1, 2, 3), (1, 2, 4)) == 2
-    assert common((1, 2), (1, 2, 4)) == 2
-    assert common((), (1,)) == 0
-    assert common((5,), (1,)) == 0
+    assert shared_prefix((1, 2, 3), (1, 2, 4)) == 2
+    assert shared_prefix((1, 2), (1, 2, 4)) == 2
+    assert shared_prefix((), (1,)) == 0
+    assert shared_prefix((5,), (1,)) == 0
