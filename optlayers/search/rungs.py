@@ -138,7 +138,8 @@ def advance(
             outcomes[record.number] = Outcome.COMPLETE
         elif record.goal == Goal.fast and answered >= questions.n_fast:
             outcomes[record.number] = Outcome.PAUSE
-        elif record.goal == Goal.full:
+        elif record.goal == Goal.full or (record.goal == Goal.step and not record.evaluated):
+            # A resumed set had its look at this rung before it paused.
             outcomes[record.number] = Outcome.CONTINUE
         else:
             racing.append(record)
@@ -146,7 +147,7 @@ def advance(
     for record in racing:
         if record.number in beaten:
             outcomes[record.number] = Outcome.PRUNE
-        elif record.goal == Goal.step and record.evaluated > 0:
+        elif record.goal == Goal.step:
             outcomes[record.number] = Outcome.PAUSE
         else:
             outcomes[record.number] = Outcome.CONTINUE
