@@ -65,14 +65,14 @@ class LayerSet:
         return cls(indices)
 
     @classmethod
-    def parse(cls, text: str, n_layers: int | None = None, donors: Donors = ONE) -> LayerSet:
+    def parse(cls, text: str, n_layers: int | None = None) -> LayerSet:
         """Read `"3,7"`, `""` (the base) or `"all"`: see `LayerSpace.parse`."""
-        return LayerSpace(n_layers, donors=donors).parse(text)
+        return LayerSpace(n_layers).parse(text)
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any], donors: Donors = ONE) -> LayerSet:
-        """`LayerSpace.from_params` with one donor: the layers whose value is `donor`."""
-        return LayerSpace(donors=donors).from_params(params)
+    def from_params(cls, params: Mapping[str, Any]) -> LayerSet:
+        """The layers whose trial parameter, such as `layer_07`, is `donor`."""
+        return LayerSpace().from_params(params)
 
     @classmethod
     def _of_tidy(cls, indices: tuple[int, ...]) -> LayerSet:
@@ -80,26 +80,6 @@ class LayerSet:
         made = object.__new__(cls)
         object.__setattr__(made, "indices", indices)
         return made
-
-    def check(self, n_layers: int | None, n_donors: int = 1) -> None:
-        """`LayerSpace.check`."""
-        LayerSpace(n_layers, donors=ONE * n_donors).check(self)
-
-    def origins(self, n_donors: int = 1) -> dict[int, int]:
-        """`LayerSpace.origins`."""
-        return LayerSpace(donors=ONE * n_donors).origins(self)
-
-    def labels(self, donors: Donors = ONE) -> Labels:
-        """`LayerSpace.labels`."""
-        return LayerSpace(donors=donors).labels(self)
-
-    def text(self, donors: Donors = ONE) -> str:
-        """`LayerSpace.text`."""
-        return LayerSpace(donors=donors).text(self)
-
-    def to_params(self, n_layers: int, donors: Donors = ONE) -> dict[str, str]:
-        """`LayerSpace.params`."""
-        return LayerSpace(n_layers, donors=donors).params(self)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -267,6 +247,11 @@ class LayerSpace:
         """What `parse` reads: `3,7`, or with several donors `3@a,7@b`."""
         return ",".join(map(str, self.labels(layers)))
 
+    def sort_text(self, layers: LayerSet) -> str:
+        """The set as text that sorts by its layers: `03 07`, or `03@a 07@b`."""
+        parts = [str(label).partition(AT) for label in self.labels(layers)]
+        return " ".join(f"{int(layer):02d}{at}{donor}" for layer, at, donor in parts)
+
     def params(self, layers: LayerSet) -> dict[str, str]:
         """Trial parameters: `layer_00` ... with values `base` or `donor` (or a donor's name)."""
         self.check(layers)
@@ -331,19 +316,3 @@ class LayerSpace:
                 return layers
         left = [layers for layers in self if layers.indices not in seen]
         return left[int(rng.integers(len(left)))] if left else None
-
-
-def sortable(labels: Labels, digits: int = 2) -> str:
-    """Layers as a text that sorts as they do."""
-    parts = [str(label).partition(AT) for label in labels]
-    return " ".join(f"{int(layer):0{digits}d}{at}{donor}" for layer, at, donor in parts)
-
-
-def all_of(donor: int, n_layers: int, n_donors: int = 1) -> LayerSet:
-    """`LayerSpace.whole`."""
-    return LayerSet(tuple(range(donor, n_layers * n_donors, n_donors)))
-
-
-def all_layer_sets(n_layers: int, minimum: int, maximum: int) -> Iterator[LayerSet]:
-    """Every layer set of `minimum` to `maximum` layers of one donor, small ones first."""
-    return iter(LayerSpace(n_layers, minimum, maximum))

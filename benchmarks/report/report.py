@@ -21,11 +21,12 @@ from optuna.trial import TrialState
 from optlayers.config.study import load_study
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search import Goal, Phase, Proposal, search_space
+from optlayers.search import search_space
 from optlayers.storage.connect import open_study
 from optlayers.storage.store import Change, NewTrial, store_of
 from optlayers.trials import keys
 from optlayers.trials.answers import encode_answers
+from optlayers.trials.record import Record, claim_attrs
 from optlayers.trials.statistics import StratifiedScore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,8 @@ def make(url: str, trials: int) -> float:
     hardness = rng.random(order.n_full)
     worth = np.clip(rng.normal(0.01, 0.02, LAYERS), 0, None)
     worth[[9, 13, 14, 17, 29]] += [0.05, 0.06, 0.07, 0.12, 0.04]
-    space, seen = search_space(LayerSpace(LAYERS)), set[tuple[int, ...]]()
+    space, seen = LayerSpace(LAYERS), set[tuple[int, ...]]()
+    distributions = search_space(space)
     population = definition.explore.population
     while len(seen) < trials:
         wanted: list[NewTrial] = []
@@ -71,8 +73,11 @@ def make(url: str, trials: int) -> float:
             generation = len(seen) // population
             seen.add(layers.indices)
             full = rng.random() < 0.1
-            proposal = Proposal(layers, Phase.explore, Goal.race, generation)
-            wanted.append(NewTrial(layers.to_params(LAYERS), space, proposal.user_attrs()))
+            record = Record(
+                -1, TrialState.RUNNING, layers, "explore", "race", generation=generation
+            )
+            attrs = claim_attrs(record, space)
+            wanted.append(NewTrial(space.params(layers), distributions, attrs))
             goals.append((layers, order.n_full if full else order.n_fast))
         made = store_of(study).insert_running(wanted, unique=keys.LAYERS)
         changes = []

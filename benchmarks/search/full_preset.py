@@ -30,7 +30,7 @@ from optlayers.search.proposal import Phase
 from optlayers.search.rungs import Rungs
 from optlayers.search.surrogate import indicators
 from optlayers.testing.simulation import Simulation
-from optlayers.trials.records import MAX_HELD_OUT, best_by_layers
+from optlayers.trials.ranking import MAX_HELD_OUT, best_by_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,8 +18,8 @@ from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
 from optlayers.storage.connect import open_study
 from optlayers.testing import Landscape
 from optlayers.trials import keys
-from optlayers.trials.records import read_records
-from optlayers.workers.queue import MAX_RETRIES, RETRIES, TrialQueue
+from optlayers.trials.record import read_records
+from optlayers.workers.queue import MAX_RETRIES, TrialQueue
 
 # The first try and its retries; one more where two workers had the set at once.
 MOST_TRIES = MAX_RETRIES + 2
@@ -43,7 +43,7 @@ def check(run: Run, url: str, folder: Path, workers: Workers, figures: Figures) 
     for trial, reason in zip(trials, reasons, strict=True):
         if trial.state == TrialState.FAIL and not reason:
             run.faults.append(f"trial {trial.number} failed without a reason")
-        if int(trial.user_attrs.get(RETRIES, 0)) > MAX_RETRIES:
+        if int(trial.user_attrs.get(keys.RETRIES, 0)) > MAX_RETRIES:
             run.faults.append(f"trial {trial.number} is a retry too many")
     check_bad_sets(run, trials)
     check_asked(run, folder, workers, figures)

@@ -35,8 +35,8 @@ from benchmarks.lib.servers import MariaDB, Postgres
 from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.evaluation.questions import QuestionOrder, Subject, order_questions
-from optlayers.layerset import LayerSet
-from optlayers.search import LayerSpace, RacingPruner, search_space
+from optlayers.layerset import LayerSet, LayerSpace
+from optlayers.search import RacingPruner, search_space
 from optlayers.search.logprobs import note_rung
 from optlayers.search.rungs import Outcome
 from optlayers.storage.connect import open_study
@@ -167,7 +167,7 @@ def fill(worker: Worker, evaluator: Instant, trials: int) -> None:
         generation = (len(seen) - begun) // 40
         wanted = [
             NewTrial(
-                s.to_params(N_LAYERS),
+                LayerSpace(N_LAYERS).params(s),
                 search_space(LayerSpace(N_LAYERS)),
                 {
                     keys.LAYERS: str(s),

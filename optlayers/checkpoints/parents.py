@@ -97,7 +97,7 @@ def open_parents(definition: StudyDefinition, layers: LayerSet | None = None) ->
         )
     for known in definition.prior_layer_sets:
         try:
-            known.check(n_layers, len(donors))
+            definition.graft.space(n_layers).check(known)
         except InputError as error:
             raise InputError(f"prior.layer_sets: {error}") from None
     return parents

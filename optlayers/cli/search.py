@@ -147,7 +147,7 @@ def _run(pool: Any, definition: Any, opened: Any) -> None:
 
 def _requeue(opened: Any) -> None:
     """Queue what killed workers of this machine held; else the next search would do it."""
-    from optlayers.trials.records import space_in
+    from optlayers.trials.record import space_in
     from optlayers.workers.queue import TrialQueue
 
     store_of(opened).retry.seconds = LEAVE_SECONDS

@@ -10,7 +10,7 @@ from optlayers.report.formats import duration, interval, layers_text, p_text, pe
 from optlayers.report.section import Section, table
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
-from optlayers.trials.records import MAX_FAILURES
+from optlayers.trials.ranking import MAX_FAILURES
 
 MOST_REASONS = 20
 

@@ -10,8 +10,7 @@ from optlayers.layerset import BASE
 from optlayers.results.answers import reference_answers, scorer_of
 from optlayers.results.heldout import HeldOut, held_out_of
 from optlayers.trials.answers import Answers
-from optlayers.trials.record import Record
-from optlayers.trials.records import space_in
+from optlayers.trials.record import Record, space_in
 from optlayers.trials.statistics import Z95, paired_difference
 
 # Two sets tie where the paired test does not tell them apart at this level.

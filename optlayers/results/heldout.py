@@ -12,8 +12,8 @@ from typing import Any
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import Labels, LayerSet
 from optlayers.trials import keys
-from optlayers.trials.record import Record
-from optlayers.trials.records import held_out_key, held_out_targets, space_in
+from optlayers.trials.ranking import held_out_key, held_out_targets
+from optlayers.trials.record import Record, space_in
 
 
 @dataclass(frozen=True)

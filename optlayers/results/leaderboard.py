@@ -12,8 +12,8 @@ from optlayers.layerset import Labels
 from optlayers.results.comparisons import Comparison
 from optlayers.results.heldout import HeldOut
 from optlayers.trials.cost import Cost
+from optlayers.trials.ranking import ranked
 from optlayers.trials.record import Record
-from optlayers.trials.records import ranked
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ from optlayers.results.progress import (
 from optlayers.search import Phase, phase_of
 from optlayers.trials import keys
 from optlayers.trials.cost import Cost, cost_of
-from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers, read_records
+from optlayers.trials.ranking import best_by_layers
+from optlayers.trials.record import Record, read_records
 from optlayers.trials.statistics import StratifiedScore, spearman
 from optlayers.trials.worker_state import WorkerState, read_workers
 
@@ -71,7 +71,7 @@ class StudyView:
         self.n_layers = int(attrs.get(keys.N_LAYERS, 0))
         self.space = definition.space(self.n_layers or None)
         self.donors: Donors = self.space.donors
-        self.subject_names = [str(name) for name in attrs.get("subjects", [])]
+        self.subject_names = [str(name) for name in attrs.get(keys.SUBJECTS, [])]
         self.n_fast = int(attrs.get(keys.N_FAST, 0))
         self.n_full = int(attrs.get(keys.N_FULL, 0))
 

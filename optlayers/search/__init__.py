@@ -32,17 +32,11 @@ from optlayers.search.factory import pruner_for, sampler_for
 from optlayers.search.planner import Plan, phase_of, plan, single_layer_scores
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.search.pruner import RacingPruner
-from optlayers.search.rungs import Outcome, Rungs, advance, rungs
+from optlayers.search.rungs import Outcome, Rungs, advance, conclude, rungs
 from optlayers.search.sampler import PatternGASampler
 from optlayers.trials.answers import as_stored, decode_answers, encode_answers
-from optlayers.trials.reader import RecordReader
-from optlayers.trials.record import Record
-from optlayers.trials.records import (
-    best_by_layers,
-    read_record,
-    read_records,
-    search_space,
-)
+from optlayers.trials.ranking import best_by_layers
+from optlayers.trials.record import Record, RecordReader, read_record, read_records, search_space
 from optlayers.trials.statistics import StratifiedScore, paired_difference
 
 __all__ = [
@@ -65,6 +59,7 @@ __all__ = [
     "advance",
     "as_stored",
     "best_by_layers",
+    "conclude",
     "decode_answers",
     "encode_answers",
     "explain",

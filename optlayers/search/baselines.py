@@ -17,8 +17,8 @@ from optuna.trial import Trial, TrialState
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.history import is_explored
 from optlayers.search.proposal import Goal, Phase, Proposal
+from optlayers.trials.ranking import best_by_layers, given_up
 from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers, given_up
 
 # Asks of an Optuna sampler for each new set before a random set is used.
 _TRIES = 8

@@ -15,8 +15,8 @@ from optlayers.search.individual import NO_GENERATION, Individual
 from optlayers.search.logprobs import sharpened
 from optlayers.search.prefix_bias import prefix_offsets
 from optlayers.search.proposal import Phase
+from optlayers.trials.ranking import outranks
 from optlayers.trials.record import Record
-from optlayers.trials.records import outranks
 from optlayers.trials.statistics import FloatArray, prior_strength, share_variance
 
 # Score histories used to estimate the prefix bias; more would not improve it.

@@ -14,8 +14,8 @@ from optlayers.search.factory import sampler_for
 from optlayers.search.history import fitness_from, is_explored
 from optlayers.search.patience import explored_sets
 from optlayers.search.proposal import Goal, Phase, Proposal
+from optlayers.trials.ranking import best_by_layers, given_up
 from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers, given_up
 
 __all__ = ["Goal", "Phase", "Plan", "Proposal", "phase_of", "plan", "single_layer_scores"]
 

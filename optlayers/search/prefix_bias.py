@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from optlayers.trials.ranking import best_by_layers
 from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers
 
 FloatArray = NDArray[np.float64]
 

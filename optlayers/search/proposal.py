@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from optlayers.layerset import ONE, Donors, LayerSet
-from optlayers.trials import keys
+from optlayers.layerset import LayerSet
 
 
 class Phase(StrEnum):
@@ -36,7 +34,7 @@ class Goal(StrEnum):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A layer set to evaluate, with the user attributes that its trial is to carry."""
+    """A layer set to evaluate, and what for."""
 
     layers: LayerSet
     phase: Phase
@@ -44,18 +42,3 @@ class Proposal:
     generation: int | None = None
     round: int | None = None
     start: int = 0  # questions that a resumed set has answered already
-
-    def user_attrs(self, donors: Donors = ONE) -> dict[str, Any]:
-        """The user attributes of the trial that claims it (see `keys`)."""
-        attrs: dict[str, Any] = {
-            keys.LAYERS: self.layers.text(donors),
-            keys.PHASE: self.phase.value,
-            keys.GOAL: self.goal.value,
-        }
-        if self.generation is not None:
-            attrs[keys.GENERATION] = self.generation
-        if self.round is not None:
-            attrs[keys.ROUND] = self.round
-        if self.start:
-            attrs[keys.START] = self.start
-        return attrs

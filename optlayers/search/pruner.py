@@ -16,9 +16,8 @@ from optlayers.errors import InputError
 from optlayers.search.racing import Race
 from optlayers.search.rungs import Prune, Rungs, rungs
 from optlayers.trials import keys
-from optlayers.trials.reader import RecordReader
-from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers, read_record
+from optlayers.trials.ranking import best_by_layers
+from optlayers.trials.record import Record, RecordReader, read_record
 from optlayers.trials.statistics import FloatArray, IntArray
 
 

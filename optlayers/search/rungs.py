@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
+from optuna.trial import TrialState
+
 from optlayers.layerset import LayerSet
 from optlayers.search.proposal import Goal
+from optlayers.trials import keys
 from optlayers.trials.answers import Answers, encode_answers
 from optlayers.trials.record import Halves, Record
 from optlayers.trials.statistics import FloatArray, IntArray, StratifiedScore
@@ -115,6 +118,16 @@ class Outcome(Enum):
     PAUSE = "pause"  # the trial ends, pruned; the set may be proposed again
     PRUNE = "prune"  # the trial ends, pruned: the pruner found it beaten
     COMPLETE = "complete"  # every question is answered
+
+
+def conclude(record: Record, outcome: Outcome) -> Record:
+    """The record of a running trial once its outcome at a rung is known."""
+    if outcome is Outcome.CONTINUE:
+        return record
+    if outcome is Outcome.COMPLETE:
+        return replace(record, state=TrialState.COMPLETE, fidelity="full")
+    reason = keys.REASON_BEATEN if outcome is Outcome.PRUNE else ""
+    return replace(record, state=TrialState.PRUNED, fidelity="fast", reason=reason)
 
 
 # The candidates that a pruner ends, by trial number: of candidates and all records of a study.

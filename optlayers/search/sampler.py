@@ -22,9 +22,8 @@ from optlayers.search.individual import Individual
 from optlayers.search.patience import explored_sets, stagnates
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials import keys
-from optlayers.trials.reader import RecordReader
-from optlayers.trials.record import Record
-from optlayers.trials.records import given_up, search_space
+from optlayers.trials.ranking import given_up
+from optlayers.trials.record import Record, RecordReader, search_space
 
 # Individuals used for a proposal: the best and an even selection of the rest, so that its cost is
 # bounded.

@@ -19,7 +19,7 @@ from optlayers.layerset import LayerSet
 from optlayers.search import RacingPruner, plan, pruner_for, sampler_for
 from optlayers.search.planner import COHORT, Plan, recent_workers
 from optlayers.search.proposal import Phase
-from optlayers.search.rungs import Outcome, Rungs, advance, by_rung, most_answers
+from optlayers.search.rungs import Outcome, Rungs, advance, by_rung, conclude, most_answers
 from optlayers.trials import keys
 from optlayers.trials.answers import Answers
 from optlayers.trials.record import Record
@@ -169,11 +169,5 @@ class Simulation:
         cohort = [self.records[n] for n in numbers]
         outcomes = advance(cohort, self.records, self.questions, self._prune)
         for number, outcome in outcomes.items():
-            record = self.records[number]
-            if outcome is Outcome.COMPLETE:
-                record = replace(record, state=TrialState.COMPLETE, fidelity="full")
-            elif outcome is not Outcome.CONTINUE:
-                reason = keys.REASON_BEATEN if outcome is Outcome.PRUNE else ""
-                record = replace(record, state=TrialState.PRUNED, fidelity="fast", reason=reason)
-            self.records[number] = record
+            self.records[number] = conclude(self.records[number], outcome)
         return [n for n in numbers if outcomes[n] is Outcome.CONTINUE]

@@ -23,14 +23,8 @@ from optlayers.search import Phase, phase_of
 from optlayers.trials import keys
 from optlayers.trials.answers import encode_answers
 from optlayers.trials.cost import is_known
-from optlayers.trials.record import Record
-from optlayers.trials.records import (
-    held_out_key,
-    held_out_targets,
-    read_records,
-    references,
-    space_in,
-)
+from optlayers.trials.ranking import held_out_key, held_out_targets, references
+from optlayers.trials.record import Record, read_records, space_in
 from optlayers.trials.statistics import StratifiedScore
 from optlayers.workers.once import are_done, do_once
 from optlayers.workers.watchdog import Watchdog

@@ -18,36 +18,29 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from optlayers.errors import RunError
-from optlayers.layerset import LayerSet, LayerSpace, sortable
-from optlayers.search import Outcome, Proposal, search_space
+from optlayers.layerset import LayerSet, LayerSpace
+from optlayers.search import Outcome, Proposal, conclude, search_space
 from optlayers.storage.heartbeat import Heartbeats, is_gone, process_name
 from optlayers.storage.store import ACTIVE, Change, NewTrial, store_of
 from optlayers.trials import keys
 from optlayers.trials.answers import Answers
-from optlayers.trials.record import Record
-from optlayers.trials.records import read_record
+from optlayers.trials.record import Record, claim_attrs, read_record, result_attrs
 
 RUNNING, WAITING, FAIL = TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL
 
 MAX_RETRIES = 3
 # From this retry on a set is evaluated alone: if it ends its workers, no other set is lost too.
 ALONE_FROM = 2
-RETRIES = "retries"
-# For tables of trials: the number of layers, and the set as a text that sorts well.
-SIZE, SET = "size", "set"
-_KEPT = (keys.LAYERS, keys.PHASE, keys.GOAL, keys.GENERATION, keys.ROUND, keys.START, SIZE, SET)
 
 
 @dataclass
 class Claim:
     """A running trial of this worker, and what is known of its layer set so far.
 
-    start: questions that the set had answered when it was proposed to continue. inherited: answers
-    that earlier trials of the set have paid for.
+    inherited: answers that earlier trials of the set have paid for.
     """
 
     record: Record
-    start: int = 0
     inherited: int = 0
 
     @property
@@ -79,9 +72,9 @@ class TrialQueue:
         self.seen: list[FrozenTrial] = []
         self._distributions = search_space(space)
 
-    def _new(self, layers: LayerSet, attrs: dict[str, Any]) -> NewTrial:
-        params = layers.to_params(self.space.n_layers, self.space.donors)
-        return NewTrial(params, self._distributions, attrs)
+    def _new(self, record: Record, **attrs: Any) -> NewTrial:
+        params = self.space.params(record.layers)
+        return NewTrial(params, self._distributions, {**claim_attrs(record, self.space), **attrs})
 
     # ------------------------------------------------------------------ claiming
 
@@ -95,7 +88,7 @@ class TrialQueue:
                 of_set[str(trial.user_attrs.get(keys.LAYERS))].append(trial)
         kept = []
         for claim in made:
-            same = of_set[claim.layers.text(self.space.donors)]
+            same = of_set[self.space.text(claim.layers)]
             lowest = min([t.number for t in same if _repeats(t, claim)], default=claim.number)
             if lowest < claim.number:
                 self.fail(claim, f"{keys.REASON_DUPLICATE}: trial {lowest} has the same layers")
@@ -105,36 +98,28 @@ class TrialQueue:
 
     def _insert(self, proposals: Sequence[Proposal]) -> list[Claim]:
         """Make running trials of the proposals whose sets no other trial is about to evaluate."""
-        donors = self.space.donors
-        wanted = [
-            self._new(
+        records = [
+            Record(
+                -1,
+                RUNNING,
                 proposal.layers,
-                {
-                    **proposal.user_attrs(donors),
-                    SIZE: len(proposal.layers),
-                    SET: sortable(proposal.layers.labels(donors)),
-                    keys.WORKER: self.worker,
-                    keys.DEVICE: self.device,
-                },
+                phase=proposal.phase.value,
+                goal=proposal.goal.value,
+                generation=proposal.generation,
+                round=proposal.round,
+                start=proposal.start,
+                worker=self.worker,
             )
             for proposal in proposals
         ]
-        claims = []
+        wanted = [self._new(record, **{keys.DEVICE: self.device}) for record in records]
         made = self.store.insert_running(wanted, unique=keys.LAYERS)
-        for proposal, number in zip(proposals, made, strict=True):
-            if number is not None:
-                self.heartbeats.held.add(number)
-                record = Record(
-                    number,
-                    RUNNING,
-                    proposal.layers,
-                    phase=proposal.phase.value,
-                    goal=proposal.goal.value,
-                    generation=proposal.generation,
-                    round=proposal.round,
-                    worker=self.worker,
-                )
-                claims.append(Claim(record, proposal.start))
+        claims = [
+            Claim(replace(record, number=number))
+            for record, number in zip(records, made, strict=True)
+            if number is not None
+        ]
+        self.heartbeats.held |= {claim.number for claim in claims}
         return claims
 
     def claim_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
@@ -152,7 +137,7 @@ class TrialQueue:
                 attrs = {keys.REASON: f"{keys.REASON_DUPLICATE}: another trial runs this set"}
                 changes.append(Change(trial.number, WAITING, FAIL, attrs))
                 continue
-            alone = int(trial.user_attrs.get(RETRIES, 0)) >= ALONE_FROM
+            alone = int(trial.user_attrs.get(keys.RETRIES, 0)) >= ALONE_FROM
             if alone and chosen:
                 continue
             taken.add(layers)
@@ -178,34 +163,16 @@ class TrialQueue:
         Nothing is written to a trial that is not RUNNING any more: a worker that slept too long
         finds it failed by another, and its layer set in the queue again.
         """
+        records = [conclude(claim.record, outcome) for claim, outcome in outcomes]
         changes = []
-        for claim, outcome in outcomes:
-            record = claim.record
-            attrs: dict[str, Any] = {
-                keys.ANSWERS: record.packed_answers,
-                keys.QUESTIONS: record.questions,
-                keys.EVALUATED: record.evaluated,
-            }
-            if record.halves:
-                attrs[keys.HALVES] = record.halves_as_stored
-            state, value = RUNNING, None
-            if outcome is not Outcome.CONTINUE:
-                full = outcome is Outcome.COMPLETE
-                state = TrialState.COMPLETE if full else TrialState.PRUNED
-                value = record.score
-                attrs |= {
-                    keys.SCORE: record.score,
-                    keys.CI_LOW: record.ci_low,
-                    keys.CI_HIGH: record.ci_high,
-                    keys.FIDELITY: "full" if full else "fast",
-                }
-            if outcome is Outcome.PRUNE:
-                attrs[keys.REASON] = keys.REASON_BEATEN
-            steps = {int(record.questions or 0): float(record.score or 0.0)}
-            changes.append(Change(claim.number, RUNNING, state, attrs, value, steps))
+        for record in records:
+            score = float(record.score or 0.0)
+            value = score if record.state.is_finished() else None
+            steps = {int(record.questions or 0): score}
+            attrs = result_attrs(record)
+            changes.append(Change(record.number, RUNNING, record.state, attrs, value, steps))
         self.store.swap_states(changes)
-        ended = {claim.number for claim, outcome in outcomes if outcome is not Outcome.CONTINUE}
-        self.heartbeats.held -= ended
+        self.heartbeats.held -= {r.number for r in records if r.state.is_finished()}
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Fail a trial with its reason."""
@@ -252,17 +219,15 @@ class TrialQueue:
         """
         changes = []
         for trial in trials:
-            attrs = trial.user_attrs
-            tried = int(attrs.get(RETRIES, 0)) + retries
+            tried = int(trial.user_attrs.get(keys.RETRIES, 0)) + retries
+            record = read_record(trial)
             why, again = reason, None
             if tried > MAX_RETRIES:
                 # Not among the harmless reasons: the set itself may be what ends its workers.
                 last = reason.removeprefix(f"{keys.REASON_LOST}: ")
                 why = f"{keys.REASON_SPENT} in {MAX_RETRIES + 1} tries; the last: {last}"
-            elif keys.LAYERS in attrs:
-                kept = {key: attrs[key] for key in _KEPT if key in attrs}
-                layers = LayerSet.parse(attrs[keys.LAYERS], donors=self.space.donors)
-                again = self._new(layers, {**kept, RETRIES: tried})
+            elif keys.LAYERS in trial.user_attrs and record is not None:
+                again = self._new(replace(record, worker=""), **{keys.RETRIES: tried})
             failed = {keys.REASON: why[:500]}
             changes.append(Change(trial.number, RUNNING, FAIL, failed, requeue=again))
         self.heartbeats.held -= {trial.number for trial in trials}
@@ -277,7 +242,7 @@ def _repeats(trial: FrozenTrial, claim: Claim) -> bool:
     """
     attrs = trial.user_attrs
     goal, start = attrs.get(keys.GOAL), attrs.get(keys.START, 0)
-    return trial.state in ACTIVE or (goal, start) == (claim.record.goal, claim.start)
+    return trial.state in ACTIVE or (goal, start) == (claim.record.goal, claim.record.start)
 
 
 def revision(trials: Sequence[FrozenTrial]) -> tuple[int, ...]:

@@ -34,8 +34,7 @@ from optlayers.storage.signals import interruptible
 from optlayers.storage.worker_status import StatusReporter
 from optlayers.trials import keys
 from optlayers.trials.cost import is_known, key_of
-from optlayers.trials.reader import RecordReader
-from optlayers.trials.record import Record
+from optlayers.trials.record import Record, RecordReader
 from optlayers.workers import heldout as holdout
 from optlayers.workers.once import do_once
 from optlayers.workers.queue import Claim, TrialQueue, check_not_all_failed, revision
@@ -109,7 +108,7 @@ class Worker:
             keys.N_FULL: order.n_full,
             keys.QUESTION_STRATA: order.subject.tolist(),
             keys.SUBJECT_WEIGHTS: order.weights.tolist(),
-            "subjects": [subject.name for subject in order.subjects],
+            keys.SUBJECTS: [subject.name for subject in order.subjects],
         }
         known = self.study.user_attrs
         for key, value in facts.items():

@@ -14,8 +14,8 @@ from optlayers.search import PatternGASampler, Rungs, pairs
 from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import Individual
 from optlayers.testing.simulation import Simulation
+from optlayers.trials.ranking import best_by_layers
 from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers
 from tests.helpers.search_landscape import N_FAST, N_FULL, N_LAYERS, Landscape, landscape_of
 
 

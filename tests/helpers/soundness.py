@@ -9,7 +9,7 @@ import optuna
 
 from optlayers.layerset import LayerSet
 from optlayers.results.view import StudyView
-from optlayers.trials.records import read_records
+from optlayers.trials.record import read_records
 from tests.helpers.replay import definition, landscape
 
 

@@ -27,7 +27,7 @@ def open_store(url: str, plain: bool, monkeypatch: pytest.MonkeyPatch) -> StudyS
 
 
 def new(layer: int, **attrs: Any) -> NewTrial:
-    params = LayerSet.of(layer).to_params(N_LAYERS)
+    params = LayerSpace(N_LAYERS).params(LayerSet.of(layer))
     return NewTrial(params, search_space(LayerSpace(N_LAYERS)), {"layers": str(layer), **attrs})
 
 
@@ -43,7 +43,7 @@ class StorageSuite:
         assert store.insert_running([new(2), new(3)], unique="layers") == [None, 4]
         for trial, layer in zip(store.study.get_trials()[1:4], (0, 1, 2), strict=True):
             assert trial.state == RUNNING
-            assert trial.params == LayerSet.of(layer).to_params(N_LAYERS)
+            assert trial.params == LayerSpace(N_LAYERS).params(LayerSet.of(layer))
             assert trial.user_attrs == {"layers": str(layer), "size": 1}
             assert trial.datetime_start is not None
 

@@ -155,7 +155,7 @@ def test_the_files_are_read() -> None:
     assert len(FILES) > 60
     assert "torch" in libraries("models/ssd.py")
     assert "optlayers.models.ssd.ssd" in imported("models/llamba.py")
-    assert rooms("trials/records.py") == {"config", "errors", "layerset"}
+    assert rooms("trials/ranking.py") == {"config", "layerset"}
     assert list(private_optuna("storage/fast.py"))
 
 

@@ -21,7 +21,7 @@ from optlayers.storage.connect import open_storage, open_study
 from optlayers.storage.heartbeat import host_name
 from optlayers.storage.retry import RetryPolicy
 from optlayers.storage.store import store_of
-from optlayers.trials.records import read_records
+from optlayers.trials.record import read_records
 from optlayers.workers import heldout as holdout
 from optlayers.workers import once
 from tests.helpers.replay import definition, url_in, worker_at

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from benchmarks.lib.forked_worker import CONTEXT
-from optlayers.layerset import LayerSet, LayerSpace, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
 from optlayers.storage.connect import (
     open_study,
@@ -77,7 +77,7 @@ def pop_all(folder: Path, barrier: Any, found: Any) -> None:
 
 def test_workers_that_reach_for_the_queue_at_once_take_each_trial_once(tmp_path: Path) -> None:
     queue = queue_in(tmp_path)
-    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:30]
+    sets = list(LayerSpace(N_LAYERS, 2, 2))[:30]
     queue.claim([Proposal(layers, Phase.explore, Goal.race) for layers in sets])
     queue.release()
     barrier, found = CONTEXT.Barrier(3), CONTEXT.Queue()
@@ -113,7 +113,7 @@ def test_the_claim_of_a_killed_process_is_failed_and_queued_once(tmp_path: Path)
     assert lost.state == TrialState.FAIL
     assert lost.user_attrs[keys.REASON].startswith("lost worker")
     assert (again.state, again.user_attrs[keys.LAYERS]) == (TrialState.WAITING, "1,4")
-    assert again.params == SET.to_params(N_LAYERS)
+    assert again.params == LayerSpace(N_LAYERS).params(SET)
 
 
 @pytest.mark.parametrize("server", ["postgresql_url", "mysql_url"])
@@ -121,7 +121,7 @@ def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
     server: str, request: pytest.FixtureRequest
 ) -> None:
     url = request.getfixturevalue(server)
-    sets = list(all_layer_sets(N_LAYERS, 2, 2))[:12]
+    sets = list(LayerSpace(N_LAYERS, 2, 2))[:12]
     workers = 4
     barrier = threading.Barrier(workers)
 

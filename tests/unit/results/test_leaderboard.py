@@ -10,8 +10,7 @@ import pytest
 from optlayers.layerset import LayerSet
 from optlayers.results.leaderboard import best_of_size, leaderboard
 from optlayers.results.view import StudyView
-from optlayers.trials.record import Record
-from optlayers.trials.records import read_records
+from optlayers.trials.record import Record, read_records
 from tests.helpers.records import record
 from tests.helpers.replay import BEST, N_LAYERS, definition, landscape, study_in, worker_in
 

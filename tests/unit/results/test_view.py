@@ -10,8 +10,7 @@ from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.results.course import union_length
 from optlayers.results.patterns import effects
 from optlayers.results.progress import Failure, failures, funnel, savings
-from optlayers.trials.record import Record
-from optlayers.trials.records import read_records
+from optlayers.trials.record import Record, read_records
 from optlayers.trials.statistics import StratifiedScore, paired_difference
 from optlayers.trials.worker_state import WorkerState
 from tests.helpers.finished import Finished

@@ -13,7 +13,7 @@ from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, Rando
 from optlayers.search.initial import scored_set
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.patterns import Pattern
-from optlayers.trials.records import read_records
+from optlayers.trials.record import read_records
 
 DONORS = ("a", "b", "c")
 SPACE = LayerSpace(n_layers=5, min_layers=1, max_layers=3, donors=DONORS)

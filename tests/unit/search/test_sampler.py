@@ -15,7 +15,7 @@ from optlayers.search import PatternGASampler, Phase
 from optlayers.search.history import individuals_from
 from optlayers.search.selection import select_parents
 from optlayers.trials import keys
-from optlayers.trials.records import read_records
+from optlayers.trials.record import read_records
 
 
 def value(layers: LayerSet) -> float:

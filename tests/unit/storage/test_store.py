@@ -153,9 +153,9 @@ def check_reading(store: StudyStore) -> None:
         trial.report(0.25, 2)
         state = TrialState.COMPLETE if end is not None else TrialState.FAIL
         study.tell(trial, end, state=state)
-    study.enqueue_trial(LayerSet.of(3).to_params(N_LAYERS))
+    study.enqueue_trial(LayerSpace(N_LAYERS).params(LayerSet.of(3)))
     study.ask()
-    study.enqueue_trial(LayerSet.of(4).to_params(N_LAYERS))
+    study.enqueue_trial(LayerSpace(N_LAYERS).params(LayerSet.of(4)))
     url = store.storage.engine.url  # type: ignore[attr-defined]
     backend = FastRDBStorage(url.render_as_string(hide_password=False))
     theirs = functools.partial(RDBStorage._get_trials, backend)

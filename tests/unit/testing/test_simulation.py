@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
 from optlayers.search import Phase
-from optlayers.trials.records import best_by_layers
+from optlayers.trials.ranking import best_by_layers
 from tests.helpers.search_landscape import N_FAST, N_FULL, landscape_of
 from tests.helpers.search_suite import SearchSuite, best_full, definition, search, study_of
 

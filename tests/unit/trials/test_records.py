@@ -12,9 +12,8 @@ from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import search_space
 from optlayers.trials import keys
 from optlayers.trials.answers import decode_answers, encode_answers
-from optlayers.trials.reader import RecordReader
-from optlayers.trials.record import Record
-from optlayers.trials.records import best_by_layers, given_up, read_record, read_records
+from optlayers.trials.ranking import best_by_layers, given_up
+from optlayers.trials.record import Record, RecordReader, read_record, read_records
 
 
 def trial(state: TrialState, value: float | None = None, **attrs: Any) -> FrozenTrial:

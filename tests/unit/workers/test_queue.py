@@ -13,7 +13,8 @@ from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
 from optlayers.storage import heartbeat
 from optlayers.storage.heartbeat import is_gone, process_name
 from optlayers.trials import keys
-from optlayers.trials.records import given_up, read_records
+from optlayers.trials.ranking import given_up
+from optlayers.trials.record import read_records
 from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, TrialQueue
 from tests.helpers.replay import N_LAYERS, study_in
 
@@ -42,7 +43,7 @@ def test_a_claim_is_a_running_trial_with_all_there_is_to_know(tmp_path: Path) ->
     [claim] = queue.claim([proposal()])
     [trial] = queue.study.get_trials()
     assert trial.state == TrialState.RUNNING
-    assert trial.params == SET.to_params(N_LAYERS)
+    assert trial.params == LayerSpace(N_LAYERS).params(SET)
     assert trial.user_attrs == {
         keys.LAYERS: "1,4",
         keys.GOAL: "race",

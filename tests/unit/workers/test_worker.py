@@ -14,12 +14,12 @@ from optuna.trial import TrialState, create_trial
 
 from benchmarks.lib.forked_worker import CONTEXT
 from optlayers.errors import RunError, StorageError
-from optlayers.layerset import LayerSet, all_layer_sets
+from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.results.leaderboard import leaderboard
 from optlayers.search import RacingPruner
 from optlayers.storage.connect import open_study
 from optlayers.testing import ReplayEvaluator
-from optlayers.trials.records import read_records
+from optlayers.trials.record import read_records
 from optlayers.workers.queue import check_not_all_failed
 from optlayers.workers.worker import Worker
 from tests.helpers import soundness
@@ -251,7 +251,7 @@ def trials_of(study: optuna.Study) -> list[tuple[str, TrialState, int]]:
 
 
 def test_a_search_in_which_every_set_fails_ends_with_an_error(tmp_path: Path) -> None:
-    evaluator = Broken(set(all_layer_sets(10, 0, 3)))
+    evaluator = Broken(set(LayerSpace(10, 0, 3)))
     with pytest.raises(RunError, match="trials have failed; the last one: NaN in the logits"):
         broken_worker(tmp_path, evaluator).run()
 
