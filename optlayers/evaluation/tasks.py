@@ -136,7 +136,6 @@ class TaskSet:
         self._questions: dict[tuple[int, int], Question] = {}
         self._instances: dict[tuple[int, int], list[Any]] = {}
         self._right: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
-        self._encoder: _Tokenizing
 
     @classmethod
     def of(cls, definition: StudyDefinition, limit: int | None = None) -> TaskSet:
@@ -187,13 +186,9 @@ class TaskSet:
         return count if self.limit is None else min(count, self.limit)
 
     def prepare(self, tokenizer: Any, config: Any) -> None:
-        """Set the tokenizer and, from a model's config, the length of the models."""
-        self._encoder = _Tokenizing(tokenizer, resolve_max_length(config, tokenizer))
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens that the models read, after `prepare`."""
-        return int(self._encoder.max_length)
+        """Set the tokenizer and, from a model's config, `max_length`: the tokens it reads."""
+        self.max_length = int(resolve_max_length(config, tokenizer))
+        self._encoder = _Tokenizing(tokenizer, self.max_length)
 
     def questions(self, subject: Sequence[int], document: Sequence[int]) -> list[Question]:
         """The questions of those subjects and documents, int [n] each.

@@ -32,6 +32,8 @@ or make answers up, and replay them, here through a whole search of a small stud
     True
     >>> stored.best_value == max(landscape.scores().values())
     True
+
+`optlayers.testing.simulation` runs such a study without a database.
 """
 
 from optlayers.testing.landscape import Landscape

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("kind", ["bamba", "falcon_h1", "gemma3_text", "granitemoehybrid"])
-def test_the_cache_grows_as_told_and_every_kind_of_layer_is_timed(
+def test_the_cache_grows_as_computed_and_every_kind_of_layer_is_timed(
     kind: str, tmp_path: Path
 ) -> None:
     base, donor = saved(tiny(kind, 3), tmp_path / kind), saved(tiny("qwen3", 1), tmp_path / "donor")
@@ -30,7 +30,6 @@ def test_the_cache_grows_as_told_and_every_kind_of_layer_is_timed(
     mine, theirs = layer_costs("kv_bytes", stack)
     for layers in (LayerSet(()), LayerSet.of(1, 4)):
         model = assemble(parents, layers, torch.float32)
-        told = sum(theirs[i] if i in layers else mine[i] for i in range(6))
-        assert (
-            cache_bytes(model, 31) - cache_bytes(model, 30) == told
-        )  # beyond the windows, of 8 tokens
+        expected = sum(theirs[i] if i in layers else mine[i] for i in range(6))
+        # Beyond the windows, which are of 8 tokens.
+        assert cache_bytes(model, 31) - cache_bytes(model, 30) == expected

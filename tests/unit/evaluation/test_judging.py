@@ -56,7 +56,9 @@ def test_logs_are_those_of_the_right_choice_among_the_choices(evaluator: ModelEv
         assert found.answers[q] == (mine.argmax() == right)
 
 
-def test_beyond_the_fast_questions_none_are_told(evaluator: ModelEvaluator) -> None:
+def test_log_probabilities_end_with_the_fast_questions(
+    evaluator: ModelEvaluator,
+) -> None:
     fast = evaluator.order.n_fast
     assert judged(evaluator, LayerSet.of(3), fast, fast + 4).logs is None
 
@@ -67,7 +69,7 @@ def test_each_trial_keeps_what_the_halves_of_its_rungs_say(
     study = open_study(f"sqlite:///{tmp_path / 'halves.db'}", definition)
     Worker(definition, study, evaluator).run()
     fast = evaluator.order.n_fast
-    told, went_on = 0, 0
+    checked, went_on = 0, 0
     for trial in study.get_trials(deepcopy=False):
         if keys.ANSWERS not in trial.user_attrs:
             continue
@@ -80,7 +82,7 @@ def test_each_trial_keeps_what_the_halves_of_its_rungs_say(
         for n, *means in rows:
             first = answers[: int(n)]
             assert means[:2] == pytest.approx([first[::2].mean(), first[1::2].mean()], abs=1e-5)
-        told += 1
+        checked += 1
         if len(rows) > 1 and went_on < 3:
             # Answered in parts, by one trial or by several.
             went_on += 1
@@ -88,11 +90,11 @@ def test_each_trial_keeps_what_the_halves_of_its_rungs_say(
             logs = judged(evaluator, LayerSet.parse(attrs[keys.LAYERS]), 0, n).logs
             assert logs is not None
             assert rows[-1][3:] == pytest.approx([logs[::2].mean(), logs[1::2].mean()], abs=1e-3)
-    assert told > 20
+    assert checked > 20
     assert went_on == 3
 
 
-def test_several_tasks_have_scales_of_their_own_and_tell_none(definition: StudyDefinition) -> None:
+def test_several_tasks_have_no_common_log_probabilities(definition: StudyDefinition) -> None:
     parts = [
         definition.tasks[0].model_copy(update={"name": name})
         for name in ("demo_capitals", "demo_elements")

@@ -62,7 +62,7 @@ def fault(folder: str | None, **spec: Any) -> str:
         ("aggregation: mean, higher_is_better: false", "for acc lower is better"),
     ],
 )
-def test_a_metric_that_is_no_mean_to_be_raised_is_refused(
+def test_a_metric_that_is_no_mean_or_should_be_low_is_refused(
     folder: str, wish: str, words: str
 ) -> None:
     (Path(folder) / "data.py").write_text(DATA + "def best(items):\n    return max(items)\n")
