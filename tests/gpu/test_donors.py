@@ -1,4 +1,4 @@
-"""Two donors on a GPU, resident and streamed, and what a step of a layer takes there."""
+"""Two donors on a GPU, resident and offloaded, and the time of a step of a layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optlayers.evaluation.questions import Question, Request
 from optlayers.inference import offload as residency
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet, LayerSpace
-from tests.gpu.test_streaming import Nothing
+from tests.gpu.test_offload import Nothing
 from tests.helpers.tiny import tiny_llama
 
 pytestmark = pytest.mark.gpu
@@ -31,7 +31,7 @@ def stack_of(pair: Path, other: Path, memory: int | None) -> LayerStack:
     return LayerStack.load(Parents(base, tuple(donors)), CUDA, torch.float32, memory, graft=graft)
 
 
-def test_layers_of_two_donors_give_the_same_wherever_they_lie(
+def test_layers_of_two_donors_give_the_same_when_offloaded(
     tiny_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(residency, "RESERVE", 0)

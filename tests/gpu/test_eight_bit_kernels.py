@@ -1,4 +1,4 @@
-"""Fused eight-bit parts against their plain twins.
+"""Fused eight-bit kernels against their plain references.
 
 Run by hand on a machine with a GPU: `python -m pytest -m gpu tests/gpu`.
 """
@@ -29,7 +29,7 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("width", [32, 96, 4096, 14336])
-def test_rows_are_rounded_as_their_twin_rounds(cuda: torch.device, width: int) -> None:
+def test_rows_are_rounded_as_in_the_reference(cuda: torch.device, width: int) -> None:
     from optlayers.inference.fp8_kernels import quantise
 
     x = torch.randn(77, 2 * width, device=cuda, dtype=torch.bfloat16)[:, :width]

@@ -1,4 +1,4 @@
-"""Fused kernels against their plain twins in float64.
+"""Fused kernels against their plain references in float64.
 
 Run by hand on a machine with a GPU: `python -m pytest -m gpu tests/gpu`.
 """

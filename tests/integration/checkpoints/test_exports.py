@@ -58,7 +58,7 @@ def test_an_export_loads_and_generates_without_optlayers(
     tiny_parents: Parents, exported: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(exported, tmp_path / "elsewhere")
-    # No path of this repository, and a cache of its own for the code that travels along.
+    # No path of this repository, and a cache of its own for the model's code.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     block = "import sys; sys.modules['optlayers'] = None\n"
@@ -120,7 +120,7 @@ def test_a_kill_half_way_leaves_nothing_that_looks_finished(
     )
 
 
-def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finished(
+def test_a_kill_while_weights_are_written_leaves_nothing_finished(
     tiny_parents: Parents, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -146,7 +146,7 @@ def test_a_kill_from_outside_in_the_middle_of_the_weights_leaves_nothing_finishe
     assert not out.exists()
     begun.unlink()
     export(tiny_parents, LAYERS, out)
-    # The next export to the same folder sweeps up what the dead one left.
+    # The next export to the same folder removes what the killed one left.
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -161,12 +161,12 @@ with partial_folder(Path(sys.argv[1])) as folder:
 """
 
 
-def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_stay(
+def test_leftovers_are_removed_and_running_exports_stay(
     tiny_parents: Parents, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     start = f".out.partial-{socket.gethostname()}-"
-    # Numbers are given again: to others that live, and in containers to the next export itself.
+    # Process numbers are reused, in containers even by the next export.
     left = [tmp_path / f"{start}{pid}" for pid in (os.getpid(), os.getppid())]
     left.append(tmp_path / f".out.partial-elsewhere-{os.getppid()}")
     for folder in left:

@@ -49,7 +49,7 @@ sys.stdin.readline()
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of our own for what is converted."""
+    """A folder of the test for converted files."""
     monkeypatch.setenv("OPTLAYERS_MODELS", str(tmp_path / "models"))
     return tmp_path / "models" / FOLDER
 
@@ -124,7 +124,7 @@ def test_the_dtype_of_the_file_is_mapped_from_the_file_itself(store: Path) -> No
     assert not store.exists()
 
 
-def test_what_a_killed_worker_left_is_used_and_then_removed(store: Path) -> None:
+def test_files_of_a_killed_worker_are_used_and_then_removed(store: Path) -> None:
     with loading() as (process,):
         told(process)
         process.send_signal(signal.SIGKILL)
@@ -153,7 +153,7 @@ def copies(said: list[str], why: str) -> bool:
     )
 
 
-def test_where_no_folder_can_be_each_worker_has_a_copy(store: Path) -> None:
+def test_without_a_folder_each_worker_has_a_copy(store: Path) -> None:
     store.parent.write_bytes(b"")
     with loading() as (process,):
         files, said, _, _ = told(process)

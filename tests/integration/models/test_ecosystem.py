@@ -1,4 +1,4 @@
-"""What the tools around transformers do with a hybrid: devices, dtypes, saving, distilling."""
+"""Hybrids in the tools around transformers: devices, dtypes, saving, training."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_hidden_states_are_those_of_every_layer(model_folder: Path) -> None:
     assert torch.equal(model.lm_head(out.hidden_states[-1]), plain.logits)
 
 
-def test_a_tuple_and_what_the_config_asks_for_come_as_from_other_models(model_folder: Path) -> None:
+def test_tuples_and_config_outputs_are_as_in_other_models(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     ids = tokens(2, 7)
     with torch.no_grad():
@@ -127,13 +127,13 @@ def test_a_tuple_and_what_the_config_asks_for_come_as_from_other_models(model_fo
         assert len(model(ids).hidden_states) == 7
 
 
-def test_assisted_generation_is_refused_in_words(model_folder: Path) -> None:
+def test_assisted_generation_is_refused(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     with pytest.raises(ValueError, match="not supported with stateful models"):
         model.generate(tokens(1, 5), prompt_lookup_num_tokens=2, **HOW)
 
 
-def test_several_turns_on_one_cache_equal_one_long_prompt(model_folder: Path) -> None:
+def test_prompts_on_one_cache_equal_one_long_prompt(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     first = model.generate(tokens(1, 5), return_dict_in_generate=True, **HOW)
     longer = torch.cat([first.sequences, tokens(1, 4)], 1)
@@ -160,7 +160,7 @@ torch.save(expected, logits)
 """
 
 
-def test_what_a_stranger_trains_and_saves_loads_for_everyone(folder: Path, tmp_path: Path) -> None:
+def test_a_model_trained_without_optlayers_loads_with_it(folder: Path, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     target = tmp_path / "trained"

@@ -1,4 +1,4 @@
-"""What goes along with the weights: model card, info, licences; conversion, links, leftovers."""
+"""Documents, tokenizer, dtype conversion and hard links of exports."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_the_card_says_what_it_is_and_how_it_was_measured(
     assert "This layer set was not evaluated" in unscored
 
 
-def test_no_path_of_the_machine_goes_along(tiny_parents: Parents, tiny_study: Path) -> None:
+def test_documents_hold_no_path_of_the_machine(tiny_parents: Parents, tiny_study: Path) -> None:
     for name, text in texts(tiny_parents, tiny_study, SCORE).items():
         assert str(tiny_study.parent) not in text, name
 
 
-def test_licences_are_those_that_the_parts_name(
+def test_licences_are_those_of_the_sources(
     tiny_parents: Parents, tiny_pair: Path, tiny_study: Path, tmp_path: Path
 ) -> None:
     base = Path(shutil.copytree(tiny_pair / "base", tmp_path / "base"))
@@ -84,7 +84,7 @@ def test_licences_are_those_that_the_parts_name(
         assert licence_of(base) is None
 
 
-def test_the_chat_template_goes_along(
+def test_the_chat_template_is_copied(
     tiny_parents: Parents, tiny_pair: Path, tmp_path: Path
 ) -> None:
     donor = Path(shutil.copytree(tiny_pair / "donor", tmp_path / "donor"))
@@ -96,7 +96,7 @@ def test_the_chat_template_goes_along(
     assert said == "<user>Hi"
 
 
-def test_text_is_split_as_the_donor_splits_it_whatever_the_model_type(
+def test_the_tokenizer_splits_text_as_in_the_donor(
     tiny_parents: Parents, tiny_pair: Path, tmp_path: Path
 ) -> None:
     # transformers corrects the class that a Mistral folder names, and not that of a hybrid.
@@ -133,9 +133,7 @@ def test_an_unknown_dtype_is_refused(tiny_parents: Parents, tmp_path: Path) -> N
         export(tiny_parents, LAYERS, tmp_path / "out", dtype="int4")
 
 
-def test_a_conversion_goes_through_a_small_buffer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conversion_uses_a_small_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from optlayers.checkpoints import tensorfile
 
     monkeypatch.setattr(tensorfile, "BUFFER_BYTES", 100)
@@ -169,7 +167,7 @@ def test_a_header_that_does_not_fit_its_file_is_one_line(tmp_path: Path, cut: in
     assert "\n" not in str(caught.value)
 
 
-def test_linked_exports_share_what_is_equal_and_load(tiny_parents: Parents, tmp_path: Path) -> None:
+def test_linked_exports_share_equal_files_and_load(tiny_parents: Parents, tmp_path: Path) -> None:
     writer = CheckpointWriter(tiny_parents, tiny_parents.donors[0].folder, link=True)
     sets = [LayerSet.of(1, 4), LayerSet.of(1, 5), LayerSet.of(2)]
     outs = [writer.write(layers, tmp_path / str(layers)) for layers in sets]

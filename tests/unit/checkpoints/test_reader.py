@@ -95,7 +95,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.replace(" ", "_"))
-def test_a_broken_folder_is_one_line_with_file_and_mend(donor: Path, fault: str) -> None:
+def test_a_broken_folder_is_one_line_with_file_and_fix(donor: Path, fault: str) -> None:
     damage, words = FAULTS[fault]
     damage(donor)
     with pytest.raises(ModelError) as caught:
@@ -140,7 +140,7 @@ def test_an_index_that_names_a_wrong_file_is_one_line(sharded: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_another_shape_name_both_and_the_mend(donor: Path) -> None:
+def test_weights_of_another_shape_name_both_shapes(donor: Path) -> None:
     config(donor, intermediate_size=40)
     with pytest.raises(ModelError, match=r"\(32, 48\).*config\.json asks for \(32, 40\)") as caught:
         load(donor)
@@ -193,7 +193,7 @@ def test_the_hash_changes_with_the_weights(donor: Path) -> None:
         ("nobody/has-this", ["nobody/has-this", "name a folder"]),
     ],
 )
-def test_a_model_that_cannot_be_had_is_one_line(where: str, words: list[str]) -> None:
+def test_a_model_that_cannot_be_found_is_one_line(where: str, words: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
         open_model(where)
     line = str(caught.value)
@@ -202,7 +202,7 @@ def test_a_model_that_cannot_be_had_is_one_line(where: str, words: list[str]) ->
         assert word in line
 
 
-def test_a_folder_is_taken_as_it_is(donor: Path) -> None:
+def test_a_folder_is_used_in_place(donor: Path) -> None:
     assert model_folder(str(donor)) == donor
     assert open_model(str(donor)).n_layers == 6
 

@@ -1,4 +1,4 @@
-"""Where checkpoints appear: room for all of them, links, and what killed exports left there."""
+"""The target of exports: free space, hard links, partial folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def weights(folders: list[Path]) -> int:
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("linked", [False, True], ids=["plain", "linked"])
-def test_room_for_all_is_asked_for_before_the_first(
+def test_space_for_all_exports_is_checked_before_the_first(
     tiny_parents: Parents,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -55,20 +55,18 @@ def test_room_for_all_is_asked_for_before_the_first(
     assert not (tmp_path / "exports").exists()
 
 
-def test_an_unknown_dtype_is_refused_before_room_is_looked_for(
-    tiny_parents: Parents, tmp_path: Path
-) -> None:
+def test_an_unknown_dtype_is_refused_at_once(tiny_parents: Parents, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--dtype 'int4': choose one of float32, bfloat16"):
         CheckpointWriter(tiny_parents, tmp_path, dtype="int4")
 
 
-def test_links_are_tried_where_the_folders_will_be(tmp_path: Path) -> None:
+def test_hard_links_are_tried_in_the_nearest_folder(tmp_path: Path) -> None:
     assert can_link(tmp_path / "not" / "yet")
     assert not can_link(Path("/proc/self"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_partial_folder_goes_with_what_broke(tmp_path: Path) -> None:
+def test_a_partial_folder_is_deleted_after_an_error(tmp_path: Path) -> None:
     def write() -> None:
         with partial_folder(tmp_path / "deep" / "out") as folder:
             (folder / "weights").touch()

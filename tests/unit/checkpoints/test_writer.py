@@ -47,7 +47,7 @@ def test_an_export_loads_with_optlayers_and_without_trust(
 
 
 @pytest.mark.parametrize("layers", ["", "all"])
-def test_the_ends_of_the_scale_are_the_parents(
+def test_no_layers_give_the_base_and_all_the_donor(
     tiny_parents: Parents, tmp_path: Path, layers: str
 ) -> None:
     parent = tiny_parents.donors[0] if layers else tiny_parents.base
@@ -55,7 +55,7 @@ def test_the_ends_of_the_scale_are_the_parents(
     assert torch.equal(model_logits(out), model_logits(parent.folder))
 
 
-def test_the_folder_holds_what_a_model_folder_holds(exported: Path, tiny_pair: Path) -> None:
+def test_the_folder_holds_the_files_of_a_model_folder(exported: Path, tiny_pair: Path) -> None:
     names = {path.name for path in exported.iterdir()}
     assert {
         "config.json",
@@ -153,7 +153,7 @@ def test_too_little_space_says_how_much_is_needed(
 
 
 @pytest.mark.parametrize("where", ["file/out", "file/deep/out", "nowhere/out"])
-def test_a_target_below_what_is_no_folder_is_refused(
+def test_a_target_below_a_file_is_refused(
     tiny_parents: Parents, tmp_path: Path, where: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -181,7 +181,7 @@ def test_a_folder_without_a_tokenizer_leaves_nothing(tiny_parents: Parents, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-def test_what_is_interrupted_is_swept_up(
+def test_an_interrupted_export_leaves_nothing(
     tiny_parents: Parents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: Any) -> None:
@@ -213,5 +213,5 @@ def test_the_info_names_layers_score_models_hashes_and_versions(
     assert checkpoint_info(definition, tiny_parents, LAYERS, None)["score"] is None
 
 
-def test_the_info_lies_in_the_folder(exported: Path) -> None:
+def test_the_info_is_in_the_folder(exported: Path) -> None:
     assert json.loads((exported / "checkpoint_info.json").read_text()) == {"layers": [1, 4]}

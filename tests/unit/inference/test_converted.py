@@ -20,7 +20,7 @@ from optlayers.inference.stack import LayerStack
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of our own for what is converted."""
+    """A folder of the test for converted files."""
     monkeypatch.setenv("OPTLAYERS_MODELS", str(tmp_path / "models"))
     return tmp_path / "models" / FOLDER
 
@@ -35,7 +35,7 @@ def kept(store: Path) -> set[str]:
     return {path.name for path in store.iterdir()} - {LOCK}
 
 
-def test_workers_that_end_at_one_moment_leave_nothing(store: Path) -> None:
+def test_workers_that_end_together_leave_nothing(store: Path) -> None:
     base = Checkpoint("base", pair() / "base")
     count = 4
     at_once = threading.Barrier(count)
@@ -55,7 +55,7 @@ def test_workers_that_end_at_one_moment_leave_nothing(store: Path) -> None:
         assert kept(store) == set()
 
 
-def test_who_made_files_meanwhile_removes_what_others_had_to_leave(
+def test_who_converts_deletes_what_others_could_not(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(converted, "LOCK_SECONDS", 0.02)
@@ -77,7 +77,7 @@ def load(checkpoint: Checkpoint) -> Any:
     return LayerStack.load(Parents(checkpoint, (checkpoint,)), torch.device("cpu"), torch.float32)
 
 
-def test_a_source_that_changed_is_converted_anew(store: Path, tmp_path: Path) -> None:
+def test_a_changed_source_is_converted_again(store: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     file = tmp_path / "base" / "model.safetensors"

@@ -1,4 +1,4 @@
-"""Eight-bit projections in plain torch, and what the engine makes of them."""
+"""Eight-bit projections in plain torch, alone and in the engine."""
 
 from __future__ import annotations
 

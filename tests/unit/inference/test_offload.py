@@ -1,4 +1,4 @@
-"""What stays on the device, and what is said of it."""
+"""Which layers stay on the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_everything_stays_where_it_fits() -> None:
 
 
 @pytest.mark.parametrize("free", [30, 24, 21, 18, 12, 7])
-def test_what_stays_fits_beside_the_slots(free: int) -> None:
+def test_resident_layers_fit_beside_the_slots(free: int) -> None:
     placement = place((BASE, DONOR), 32, ENDS, free * GB)
     kept = [sum(placement.stays(side, i) for i in range(32)) for side in (0, 1)]
     assert tuple(kept) == placement.resident

@@ -79,7 +79,7 @@ def test_a_long_shared_context_is_packed_by_itself_on_a_cpu(stack: LayerStack) -
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_tree_changes_nothing_but_work(stack: LayerStack, packed: bool) -> None:
+def test_the_tree_changes_only_the_work(stack: LayerStack, packed: bool) -> None:
     questions = few_shot_questions()
     alone = Engine(stack, Nothing(), CPU, packed=packed, tree=False)
     usual = Engine(stack, Nothing(), CPU, packed=packed)
@@ -89,7 +89,7 @@ def test_the_tree_changes_nothing_but_work(stack: LayerStack, packed: bool) -> N
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_trimming_changes_rounding_alone(
+def test_trimming_changes_only_rounding(
     stack: LayerStack, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions = few_shot_questions()
@@ -183,7 +183,7 @@ def test_threads_change_nothing(stack: LayerStack) -> None:
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
-def test_an_error_in_a_thread_arrives_and_leaves_out_the_rest() -> None:
+def test_an_error_in_a_thread_is_raised_and_ends_the_rest() -> None:
     begun: list[int] = []
 
     def work(batch: int) -> int:

@@ -1,4 +1,4 @@
-"""Packed sequences: shared beginnings laid out once, nothing lost."""
+"""Packed sequences: shared prefixes once, nothing lost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_sequence_is_found_again_token_by_token(seed: int, share: int) -> 
             assert len(parent.tokens) >= share
 
 
-def test_a_context_that_questions_share_is_laid_out_once() -> None:
+def test_a_shared_context_is_packed_once() -> None:
     context = tuple(range(100))
     rows = sorted(context + (200 + i,) * 7 for i in range(5))
     found = pack(rows)
@@ -73,7 +73,7 @@ def test_branches_are_bounded_in_depth() -> None:
     assert [unpacked(found, r) for r in range(len(rows))] == rows
 
 
-def test_common_is_the_length_of_the_common_beginning() -> None:
+def test_the_shared_prefix_is_the_longest() -> None:
     assert shared_prefix((1, 2, 3), (1, 2, 4)) == 2
     assert shared_prefix((1, 2), (1, 2, 4)) == 2
     assert shared_prefix((), (1,)) == 0

@@ -54,7 +54,7 @@ def check_export(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layer_by_layer_equals_the_model_and_a_mixture_the_exported_hybrid(
+def test_layer_by_layer_equals_the_model_and_the_exported_hybrid(
     kind: str, tiny_pair: Path, tmp_path: Path
 ) -> None:
     model = tiny(kind, 3)
@@ -101,7 +101,7 @@ def test_a_half_is_swapped_alone(kind: str, swap: Swap, tiny_pair: Path, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["bamba", "gemma3_text", "smollm3"])
-def test_a_map_takes_another_layer_of_a_deeper_donor(
+def test_a_map_takes_other_layers_of_a_deeper_donor(
     kind: str, tiny_pair: Path, tmp_path: Path
 ) -> None:
     more = {"layer_types": ["sliding_attention", "full_attention"] * 4} if "gemma" in kind else {}
@@ -120,7 +120,7 @@ def test_a_map_takes_another_layer_of_a_deeper_donor(
     assert mixed.isfinite().all()
 
 
-def test_both_parents_look_through_windows_of_their_own(tiny_pair: Path, tmp_path: Path) -> None:
+def test_the_parents_have_attention_windows_of_their_own(tiny_pair: Path, tmp_path: Path) -> None:
     base = saved(tiny("mistral-window", 3), tmp_path / "base")
     donor = saved(tiny("mistral-window", 4, sliding_window=5), tmp_path / "donor")
     check_export(base, donor, tiny_pair / "donor", tmp_path / "hybrid", Graft())
@@ -134,7 +134,7 @@ def test_both_parents_look_through_windows_of_their_own(tiny_pair: Path, tmp_pat
         ("gpt2", r"add a Family to optlayers/models/families\.py"),
     ],
 )
-def test_what_has_no_adapter_is_refused_in_a_line(kind: str, words: str, tmp_path: Path) -> None:
+def test_a_model_type_without_an_adapter_is_one_line(kind: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     with pytest.raises(ModelError, match=words) as caught:
         Checkpoint("model", tmp_path)

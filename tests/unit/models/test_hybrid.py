@@ -177,7 +177,7 @@ def test_a_tied_base_stays_tied(tmp_path: Path) -> None:
     assert torch.equal(hybrid(tokens(1, 7)).logits, again(tokens(1, 7)).logits)
 
 
-def test_two_llamas_make_a_hybrid_too() -> None:
+def test_two_llamas_make_a_hybrid() -> None:
     base, donor = tiny_llama(seed=5), tiny_llama(seed=6)
     donor.lm_head, donor.model.embed_tokens = base.lm_head, base.model.embed_tokens
     donor.model.norm = base.model.norm
@@ -265,7 +265,7 @@ def test_the_config_takes_the_shorter_length_and_the_padded_vocabulary(
     assert config.layer_types[:2] == ["linear_attention", "full_attention"]
 
 
-def test_a_family_that_is_not_known_names_the_file_to_mend() -> None:
+def test_an_unknown_family_names_the_file_to_change() -> None:
     config = HybridConfig()
     with pytest.raises(ValueError, match=r"no adapter.*optlayers/models/families\.py"):
         family_of(config)

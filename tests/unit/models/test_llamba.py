@@ -161,9 +161,7 @@ def test_the_stack_and_the_model_agree_to_the_last_bit(
             assert torch.equal(stack.logits(h), model(tokens).logits)
 
 
-def test_models_of_another_depth_or_width_do_not_make_a_pair(
-    tiny_pair: Path, tmp_path: Path
-) -> None:
+def test_models_of_different_depth_or_width_do_not_fit(tiny_pair: Path, tmp_path: Path) -> None:
     from optlayers.errors import ModelError
 
     config, weights = published_checkpoint(tied=False)

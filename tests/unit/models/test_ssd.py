@@ -33,7 +33,7 @@ def test_the_fast_form_equals_the_recurrence(length: int, groups: int) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 5, 129])
-def test_the_fast_form_goes_on_from_an_initial_state(length: int) -> None:
+def test_the_fast_form_continues_from_an_initial_state(length: int) -> None:
     given = inputs(length)
     start = torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     expected, state = ssd_ref(*given, initial_state=start)
@@ -66,16 +66,16 @@ def test_gradients_equal_those_of_the_recurrence() -> None:
 
 
 @pytest.mark.parametrize(("width", "state", "chunk"), [(64, 2, 16), (64, 64, 64), (128, 64, 128)])
-def test_chunks_grow_with_the_state_that_they_hand_on(width: int, state: int, chunk: int) -> None:
+def test_chunks_grow_with_the_state(width: int, state: int, chunk: int) -> None:
     assert chunk_length(width, state) == chunk
 
 
-def test_the_state_is_given_only_when_asked_for() -> None:
+def test_the_state_is_returned_on_request_only() -> None:
     assert ssd(*inputs(5))[1] is None
     assert ssd(*inputs(300))[1] is None
 
 
-def test_what_comes_later_changes_nothing_before() -> None:
+def test_later_tokens_change_nothing_before() -> None:
     x, a, b, c, d = inputs(150)
     before, _ = ssd(x, a, b, c, d)
     x2, b2 = x.clone(), b.clone()

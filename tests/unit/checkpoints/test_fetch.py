@@ -1,4 +1,4 @@
-"""Whether a disk has room for what is to be fetched."""
+"""Free space for downloads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optlayers.checkpoints.modelscope import missing_bytes
 from optlayers.errors import ModelError
 
 
-def test_only_what_is_missing_counts(tmp_path: Path) -> None:
+def test_only_missing_bytes_count(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(bytes(10))
     (tmp_path / "b.safetensors").write_bytes(bytes(4))  # broke off
     sizes = {"a.safetensors": 10, "b.safetensors": 10, "c.safetensors": 10, "d.bin": 1000}
@@ -19,7 +19,7 @@ def test_only_what_is_missing_counts(tmp_path: Path) -> None:
     assert missing_bytes(tmp_path, files, sizes) == 6 + 10
 
 
-def test_too_little_room_is_one_line_with_the_setting(
+def test_too_little_space_is_one_line_with_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "free_bytes", lambda folder: 16_400_000_000)

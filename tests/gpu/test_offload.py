@@ -1,4 +1,4 @@
-"""Layers that wait in host memory give what resident ones give."""
+"""Offloaded layers give what resident layers give."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Nothing:
         return None
 
 
-def test_streamed_layers_give_the_same_to_the_last_bit(
+def test_offloaded_layers_give_the_same_to_the_last_bit(
     tiny_parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(residency, "RESERVE", 0)
