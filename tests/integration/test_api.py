@@ -1,4 +1,4 @@
-"""The public Python face: its examples run, and importing the package loads nothing heavy."""
+"""The Python API: its examples run, and every public name exists."""
 
 from __future__ import annotations
 

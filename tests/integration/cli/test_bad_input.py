@@ -107,7 +107,7 @@ def test_a_bad_option_gets_one_line(
         (["search", "--study", "uneven.yaml", "--workers", "1"], ["uneven", "nowhere"]),
     ],
 )
-def test_what_only_the_models_can_tell_gets_one_line(
+def test_what_only_the_models_show_gets_one_line(
     run: Run, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     (tmp_path / "full").mkdir()
@@ -118,7 +118,7 @@ def test_what_only_the_models_can_tell_gets_one_line(
     assert_one_line(done, *words[1:] if "uneven" in words else words)
 
 
-def test_all_faults_of_a_study_file_are_told_at_once(run: Run, tmp_path: Path) -> None:
+def test_all_faults_of_a_study_file_are_reported_at_once(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(
         GOOD.replace("min: 1, max: 2", "min: 3, max: 2")
         + "questions: {fast: 0, holdout: 1.5}\nexplore: {population: many}\ncolour: red\n"
@@ -172,7 +172,7 @@ def test_a_search_without_its_models_ends_in_one_line(run: Run) -> None:
 
 def test_the_studies_that_ship_are_listed_and_one_alone(run: Run, tmp_path: Path) -> None:
     lines = run("studies").out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == [
+    assert [line.partition(":")[0] for line in lines[::3]] == [
         *("demo", "full", "laptop", "llamba-1b", "llamba-3b", "quick")
     ]
     one = run("studies", "--study", "quick", "--storage", "sqlite:///x.db", "--json")

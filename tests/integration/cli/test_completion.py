@@ -1,4 +1,4 @@
-"""Completion in the shells that people have: asked as the shell asks."""
+"""Completion in bash and zsh, called as the shells call it."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_patterns_name_the_layers_of_the_best_set_as_helping(said: Said) -> None
     assert "synergy" in text
 
 
-def test_the_leaderboard_shows_differences_and_how_much_was_looked_at(said: Said) -> None:
+def test_the_leaderboard_shows_differences_and_how_many_sets_were_compared(said: Said) -> None:
     rows = json.loads(said("leaderboard", "--top", "3", "--json"))
     assert rows[0]["layers"] == [0, 10, 11, 15]
     assert rows[0]["to_base"]["difference"] > 0.5
@@ -71,7 +71,7 @@ def test_the_leaderboard_shows_differences_and_how_much_was_looked_at(said: Said
     assert "layer sets on" in text
 
 
-def test_too_few_sets_are_an_error_in_a_line(commands: Commands, tmp_path: Path) -> None:
+def test_too_few_sets_are_an_error_of_one_line(commands: Commands, tmp_path: Path) -> None:
     begun = open_study(f"sqlite:///{tmp_path / 'optuna.db'}", load_study("demo"))
     begun.set_user_attr(keys.N_LAYERS, 16)
     code, _, err = commands.run(tmp_path, ["patterns"])
@@ -88,7 +88,7 @@ def test_another_sampler_runs_the_same_study_and_does_not_mix(
     out, _ = greedy.communicate(timeout=120)
     assert greedy.returncode == 0, (tmp_path / "err").read_text()
     assert json.loads(out)[0]["layers"] == [0, 10, 11, 15]
-    # The study is finished, so only one that goes on can be refused.
+    # `search` would only print a study that is done; `worker` refuses it.
     code, _, err = commands.run(tmp_path, ["worker", "--replay", str(tmp_path / "replay.yaml")])
     assert code == 2
     assert "begun with sampler 'greedy', not 'pattern-ga'" in err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Fetching and uploading, through the real command line and the real client, on a hub beside."""
+"""Fetching and uploading, through the real command line and the real client, with a local hub."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_fetch_brings_what_is_needed_and_goes_on_where_it_broke(
     assert not (base / "pytorch_model.bin").exists()
     assert not (donor / "consolidated.00.pth").exists()
     assert (donor / "LICENSE").is_file()
-    # The broken answer was not begun anew.
+    # The broken download was resumed, not started again.
     again = [r for verb, path, r in hub.asked if verb == "GET" and r]
     assert len(again) == 1
     assert int(again[0].removeprefix("bytes=").removesuffix("-")) >= 10_000_000
@@ -148,7 +148,7 @@ def test_an_export_fetches_the_files_of_its_layers_alone(
     assert (here / "x" / "donor-LICENSE").read_text() == "You may.\n"
 
 
-def test_what_goes_wrong_is_one_line_with_the_mend(hub: Hub, here: Path, run: Run) -> None:
+def test_what_goes_wrong_is_one_line_with_the_fix(hub: Hub, here: Path, run: Run) -> None:
     hub.gated.add("org/donor")
     code, _, err = run(hub.url, "fetch", "--study", "far.yaml")
     assert code == 2
@@ -165,7 +165,7 @@ def test_what_goes_wrong_is_one_line_with_the_mend(hub: Hub, here: Path, run: Ru
     assert "the hub cannot be reached; check the network" in line(err)
     code, _, err = run(hub.url, "fetch", "--study", "far.yaml", "--source", "moon")
     assert code == 2
-    assert "--source 'moon': choose huggingface or modelscope" in line(err)
+    assert "--source is 'moon'; choose one of huggingface, modelscope" in line(err)
 
 
 def test_a_push_that_cannot_be_is_refused_before_anything_is_written(

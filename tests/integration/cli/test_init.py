@@ -36,7 +36,7 @@ def init(commands: Commands, tmp_path: Path) -> Init:
 TASKS = ("--tasks", "demo", "--task-path", str(DEMO_TASKS))
 
 
-def test_it_writes_a_study_that_validates_and_asks_a_hub_for_configs_alone(
+def test_it_writes_a_study_that_validates_and_reads_only_configs_from_a_hub(
     init: Init, tiny_pair: Path, tmp_path: Path
 ) -> None:
     repos = {"org/base": tiny_pair / "base", "org/donor": tiny_pair / "donor"}
@@ -56,7 +56,7 @@ def test_it_writes_a_study_that_validates_and_asks_a_hub_for_configs_alone(
     text = (tmp_path / "my.yaml").read_text("utf-8")
     assert text.startswith("# optlayers search --study my.yaml\n")
     assert "56 sets of 1 to 4" in text  # 6 + 15 + 20 + 15
-    assert "llamba, 6 layers, 32 wide" in text
+    assert "llamba, 6 layers, width 32" in text
     assert text.count("#") > 8
 
 
@@ -70,7 +70,7 @@ def test_a_file_may_be_named_by_a_number_or_with_spaces(
     assert load_study(str(tmp_path / "my runs" / "2026.yaml")).name == "2026"
 
 
-def test_it_asks_at_a_terminal(tiny_pair: Path, tmp_path: Path) -> None:
+def test_it_asks_on_a_terminal(tiny_pair: Path, tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(tiny_pair)
     master, slave = pty.openpty()
     process = subprocess.Popen(

@@ -42,7 +42,7 @@ def test_the_format_follows_the_name_and_files_are_whole(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--out", "none/r.html"], "--out none/r.html: not a file in a folder that exists"),
+        (["--out", "none/r.html"], "--out none/r.html: not a file in an existing folder"),
         (["--baselines", "none.json"], "--baselines none.json: "),
         (["--images", "figures"], "images need Chrome or Chromium, and none was found"),
         (["--format", "pdf"], "pdf"),

@@ -1,4 +1,4 @@
-"""What one sees while a search goes, on a terminal and on a pipe, from the database alone."""
+"""The live display of a search, on a terminal and on a pipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def worker(name: str = "far/1-2:7:1", **more: object) -> WorkerState:
     return WorkerState(name, **{"device": "cuda:0", "state": "explore: 16 layer sets", **more})  # type: ignore[arg-type]
 
 
-def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
+def test_the_screen_shows_progress_best_sets_and_workers(finished: Finished) -> None:
     found = StudyView.of(finished.definition, finished.study)
     workers = [worker(seen=time.time(), questions=500, seconds=2.0)]
     now = changed(found, workers=workers, savings=found.savings, phase="refine")
@@ -47,7 +47,7 @@ def test_the_view_holds_what_one_wants_to_know(finished: Finished) -> None:
         assert part in text, part
 
 
-def test_a_line_says_the_same_in_short(finished: Finished) -> None:
+def test_a_line_says_the_same_briefly(finished: Finished) -> None:
     found = StudyView.of(finished.definition, finished.study)
     text = line(found, [], Pace(10.0, 20.0, None))
     assert text.startswith("done: ")
@@ -55,7 +55,7 @@ def test_a_line_says_the_same_in_short(finished: Finished) -> None:
     assert "\n" not in text
 
 
-def test_before_the_first_result_the_workers_speak(tmp_path: Path) -> None:
+def test_before_the_first_result_a_line_shows_the_workers(tmp_path: Path) -> None:
     found = StudyView.of(definition(), study_in(tmp_path))
     assert line(found, [LocalWorker("cpu", "loading tasks")], Pace()).endswith(
         "starting: cpu: loading tasks"
@@ -63,7 +63,7 @@ def test_before_the_first_result_the_workers_speak(tmp_path: Path) -> None:
     assert "no worker yet" in line(found, [], Pace())
 
 
-def test_workers_that_have_left_are_not_shown_and_silent_ones_are_told() -> None:
+def test_workers_that_have_left_are_not_shown_and_silent_ones_are_marked() -> None:
     mine = process_name()
     host, pid, start = mine.rsplit(":", 2)
     states = [
@@ -97,7 +97,7 @@ def test_the_rate_is_of_the_last_while(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_view_fits_every_terminal(finished: Finished, width: int) -> None:
+def test_the_screen_fits_every_terminal(finished: Finished, width: int) -> None:
     found = StudyView.of(finished.definition, finished.study)
     many = [worker(f"far/1-2:{i}:1", seen=time.time()) for i in range(40)]
     now = changed(found, workers=many, savings=found.savings)
@@ -118,7 +118,7 @@ def test_the_view_fits_every_terminal(finished: Finished, width: int) -> None:
     assert ("─●" in text) == (width > 60)
 
 
-def test_only_a_terminal_that_somebody_watches_is_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_capable_terminal_outside_of_ci_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
