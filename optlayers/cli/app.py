@@ -123,7 +123,9 @@ def _exit_code(run: Callable[[], Any]) -> int:
             print(error.format_message())
             return 0
         message = error.format_message().rstrip(".")
-        say(f"optlayers: {message}{_found(error)} (see `{program()} --help`)")
+        context = getattr(error, "ctx", None)
+        command = f" {context.info_name}" if context and context.parent else ""
+        say(f"optlayers: {message}{_found(error)} (see `{program()}{command} --help`)")
         return 2
     except BrokenPipeError:
         # The reader (head, less) has closed the pipe.

@@ -21,9 +21,9 @@ UPDATE_SECONDS = 30.0
 @app.command()
 def dashboard(
     storage: opt.Storage = opt.DEFAULT_URL,
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", callback=opt.number(1, 65_535), help="The port to listen on.")
+        int, typer.Option(callback=opt.number(1, 65_535), help="The port to listen on.")
     ] = 8080,
 ) -> None:
     """Show a database in a browser, with optuna-dashboard.

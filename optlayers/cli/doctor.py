@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import math
 import os
 import platform
@@ -21,6 +22,7 @@ from optlayers.storage.connect import stored_definition
 from optlayers.storage.redact import mask_password
 
 OK, WARN, FAIL = "ok", "warn", "fail"
+PACKAGES = ("torch", "transformers", "lm_eval", "optuna")
 # Memory beside the weights: activations, the logits of a batch, the allocator's slack.
 SPARE_BYTES = 4_000_000_000
 # Disk that a study takes beside models and checkpoints: database, reports, task data.
@@ -61,8 +63,8 @@ def doctor(
     where = pick_device(device)
     models, sizes = _models(definition, where)
     found: dict[str, Result] = {
-        "Python": _python(platform.python_version()),
-        "torch": _packages(),
+        "Python": (OK, f"{platform.python_version()} on {platform.system()}"),
+        "torch": (OK, ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)),
         "GPU": _gpu(where),
         **models,
         "memory": _memory(sizes, models, where),
@@ -82,33 +84,6 @@ def doctor(
         console().print(table)
     if any(verdict == FAIL for verdict, _ in found.values()):
         raise typer.Exit(1)
-
-
-def _python(version: str) -> Result:
-    import importlib.metadata as metadata
-
-    from packaging.specifiers import SpecifierSet
-
-    needed = str(metadata.metadata("optlayers")["Requires-Python"])
-    found = f"{version} on {platform.system()} {platform.machine()}"
-    if not SpecifierSet(needed).contains(version, prereleases=True):
-        return FAIL, f"{found}; optlayers needs {needed}: install another Python"
-    return OK, found
-
-
-def _packages() -> Result:
-    import importlib.metadata as metadata
-
-    found, missing = [], []
-    for name in ("torch", "transformers", "lm_eval", "optuna"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            missing.append(name)
-    text = ", ".join(found)
-    if missing:
-        return FAIL, f"{text}; missing {', '.join(missing)}: reinstall optlayers"
-    return OK, text
 
 
 def _gpu(device: Any) -> Result:

@@ -16,7 +16,7 @@ from optlayers.storage.redact import mask_password
 @app.command()
 def export(
     layers: opt.Layers,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder to write.")],
     study: opt.Study = "demo",
     storage: opt.Storage = opt.DEFAULT_URL,
     dtype: opt.Convert = None,

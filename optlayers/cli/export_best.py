@@ -16,10 +16,8 @@ from optlayers.storage.redact import mask_password
 
 @app.command("export-best")
 def export_best(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the checkpoints.")],
-    top: Annotated[
-        int, typer.Option("--top", callback=opt.number(1), help="How many of the best.")
-    ] = 5,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the checkpoints.")],
+    top: Annotated[int, typer.Option(callback=opt.number(1), help="How many of the best.")] = 5,
     study: opt.Study = "demo",
     storage: opt.Storage = opt.DEFAULT_URL,
     link: Annotated[
@@ -69,6 +67,6 @@ def export_best(
             print(target)
     exporter.keep_reports(targets)
     if linked:
-        say(f"{writer.linked_bytes / 1e9:.2f} GB were linked instead of written")
+        say(f"{writer.linked_bytes / 1e6:,.1f} MB of shared layers were linked, not written again")
     if json:
         print_json([{**r.to_dict(), "out": str(t)} for r, t in zip(rows, targets, strict=True)])

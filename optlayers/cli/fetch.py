@@ -17,7 +17,6 @@ def fetch(
     source: Annotated[
         str,
         typer.Option(
-            "--source",
             callback=opt.one_of("huggingface", "modelscope"),
             help="Hub to download the models from: huggingface or modelscope.",
         ),

@@ -49,26 +49,22 @@ refine: {{top: 2, verify: 4, rounds: 4}}
 
 @app.command()
 def init(
-    base: Annotated[
-        str | None, typer.Option("--base", help="The cheap model: a hub id or a folder.")
-    ] = None,
+    base: Annotated[str | None, typer.Option(help="The cheap model: a hub id or a folder.")] = None,
     donor: Annotated[
-        str | None, typer.Option("--donor", help="The strong model: a hub id or a folder.")
+        str | None, typer.Option(help="The strong model: a hub id or a folder.")
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option("--tasks", help="Tasks of lm-eval, separated by commas.")
+        str | None, typer.Option(help="Tasks of lm-eval, separated by commas.")
     ] = None,
     task_path: Annotated[
-        Path | None, typer.Option("--task-path", help="A folder with lm-eval YAML of your own.")
+        Path | None, typer.Option(help="A folder with lm-eval YAML of your own.")
     ] = None,
     max_layers: Annotated[
         int | None,
-        typer.Option(
-            "--max-layers", callback=opt.number(1), help="Most donor layers (default: 4)."
-        ),
+        typer.Option(callback=opt.number(1), help="Most donor layers (default: 4)."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The study file to write.")
+        Path | None, typer.Option(metavar="FILE", help="The study file to write.")
     ] = None,
 ) -> None:
     """Write a commented study file for two models and tasks.

@@ -16,9 +16,7 @@ def leaderboard(
     storage: opt.Storage = opt.DEFAULT_URL,
     top: Annotated[
         int | None,
-        typer.Option(
-            "--top", callback=opt.number(1), help="Rows (default: 20, or all with --json)."
-        ),
+        typer.Option(callback=opt.number(1), help="Rows (default: 20, or all with --json)."),
     ] = None,
     front: Annotated[
         bool,

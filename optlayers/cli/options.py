@@ -46,13 +46,10 @@ def one_of(*allowed: str) -> Callable[..., str | None]:
     return check
 
 
-Study = Annotated[
-    str, typer.Option("--study", metavar="NAME|FILE", help="A shipped study, or a study file.")
-]
+Study = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped study, or a study file.")]
 Storage = Annotated[
     str,
     typer.Option(
-        "--storage",
         metavar="URL",
         envvar=STORAGE_ENV,
         help="Database URL of the study.",
@@ -62,54 +59,49 @@ Storage = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; log to standard error.")]
 Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda or cuda:0 (default: a GPU if present).")
+    str | None, typer.Option(help="cpu, cuda or cuda:0 (default: a GPU if present).")
 ]
 Dtype = Annotated[
     str | None,
     typer.Option(
-        "--dtype",
         callback=one_of(*DTYPES),
         help="float32, bfloat16 or float16 (default: bfloat16 on a GPU, float32 on a CPU).",
     ),
 ]
 MaxMinutes = Annotated[
     float | None,
-    typer.Option("--max-minutes", callback=number(0), help="Stop after this many minutes."),
+    typer.Option(callback=number(0), help="Stop after this many minutes."),
 ]
 Sampler = Annotated[
     str | None,
     typer.Option(
-        "--sampler",
         help="pattern-ga, tpe, nsgaii, random, greedy or beam (default: from the study file).",
     ),
 ]
 Pruner = Annotated[
     str | None,
-    typer.Option("--pruner", help="racing, halving or none (default: from the study file)."),
+    typer.Option(help="racing, halving or none (default: from the study file)."),
 ]
 # For tests and benchmarks: answers from a recording, see optlayers/testing/replay.py.
 Replay = Annotated[str | None, typer.Option("--replay", hidden=True)]
 Layers = Annotated[
     str,
     typer.Option(
-        "--layers",
         metavar="LAYERS",
         help='Layers from the donor, such as 3,7; "" is the base, all the donor.',
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", callback=number(1), help="Only the first N documents of each task."),
+    typer.Option(callback=number(1), help="Only the first N documents of each task."),
 ]
 Convert = Annotated[
     str | None,
-    typer.Option(
-        "--dtype", help="Convert to float32, bfloat16 or float16 (default: keep each dtype)."
-    ),
+    typer.Option(help="Convert to float32, bfloat16 or float16 (default: keep each dtype)."),
 ]
 Push = Annotated[
     str | None,
-    typer.Option("--push", metavar="REPO", help="Upload to the Hugging Face hub, as OWNER/NAME."),
+    typer.Option(metavar="REPO", help="Upload to the Hugging Face hub, as OWNER/NAME."),
 ]
 Private = Annotated[
     bool, typer.Option("--private", help="With --push: make a new repository private.")

@@ -25,9 +25,7 @@ TOGETHER = ("work together", "replace each other")
 def patterns(
     study: opt.Study = "demo",
     storage: opt.Storage = opt.DEFAULT_URL,
-    top: Annotated[
-        int, typer.Option("--top", callback=opt.number(1), help="Rows of each table.")
-    ] = 10,
+    top: Annotated[int, typer.Option(callback=opt.number(1), help="Rows of each table.")] = 10,
     json: opt.Json = False,
 ) -> None:
     """Show which layers help or harm, and which work together.

@@ -29,7 +29,7 @@ def report(
     storage: opt.Storage = opt.DEFAULT_URL,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="File to write (default: report.FORMAT)."),
+        typer.Option(metavar="FILE", help="File to write (default: report.FORMAT)."),
     ] = None,
     kind: Annotated[
         Format | None,
@@ -37,12 +37,11 @@ def report(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", metavar="DIR", help="Also write the figures as SVG and PNG."),
+        typer.Option(metavar="DIR", help="Also write the figures as SVG and PNG."),
     ] = None,
     baselines: Annotated[
         Path | None,
         typer.Option(
-            "--baselines",
             metavar="FILE",
             help="Other searches to draw, as benchmarks/search/demo_baselines.py writes.",
         ),

@@ -33,7 +33,6 @@ def search(
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers",
             callback=opt.number(1, 1000),
             help="Local workers (default: one per GPU, or one per core).",
         ),
@@ -44,9 +43,7 @@ def search(
     ] = None,
     per_device: Annotated[
         int | None,
-        typer.Option(
-            "--per-device", callback=opt.number(1, 1000), help="Workers on each GPU (default: 1)."
-        ),
+        typer.Option(callback=opt.number(1, 1000), help="Workers on each GPU (default: 1)."),
     ] = None,
     storage: opt.Storage = opt.DEFAULT_URL,
     dtype: opt.Dtype = None,

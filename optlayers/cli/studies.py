@@ -16,10 +16,10 @@ from optlayers.errors import InputError
 @app.command()
 def studies(
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="FILE", help="Validate a study file.")
+        Path | None, typer.Option(metavar="FILE", help="Validate a study file.")
     ] = None,
     study: Annotated[
-        str | None, typer.Option("--study", metavar="NAME|FILE", help="List only this study.")
+        str | None, typer.Option(metavar="NAME|FILE", help="List only this study.")
     ] = None,
     storage: opt.Storage = opt.DEFAULT_URL,
     json: opt.Json = False,

@@ -23,15 +23,13 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `export` wrote.")],
     study: Annotated[
         str | None,
-        typer.Option(
-            "--study", metavar="NAME|FILE", help="Its study (default: the one it records)."
-        ),
+        typer.Option(metavar="NAME|FILE", help="Its study (default: the one it records)."),
     ] = None,
     limit: opt.Limit = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", callback=opt.number(1), help="Batch size of lm_eval.")
+        int, typer.Option(callback=opt.number(1), help="Batch size of lm_eval.")
     ] = 16,
-    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = PROMPT,
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = PROMPT,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     json: opt.Json = False,

@@ -35,23 +35,21 @@ def worker(
     index: Annotated[
         int | None,
         typer.Option(
-            "--index",
             callback=opt.number(0),
             help="Seed of the sampler here (default: by process).",
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", callback=opt.number(1, 1000), help="CPU threads.")
+        int | None, typer.Option(callback=opt.number(1, 1000), help="CPU threads.")
     ] = None,
     cohort: Annotated[
         int | None,
-        typer.Option("--cohort", callback=opt.number(1), help="Layer sets evaluated together."),
+        typer.Option(callback=opt.number(1), help="Layer sets evaluated together."),
     ] = None,
     max_minutes: opt.MaxMinutes = None,
     hang_minutes: Annotated[
         float | None,
         typer.Option(
-            "--hang-minutes",
             callback=opt.number(0.01),
             help="Abort an evaluation after this long (default: 20 times the slowest).",
         ),
