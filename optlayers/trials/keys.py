@@ -41,6 +41,7 @@ SUBJECT_WEIGHTS: Final = "subject_weights"  # list of float
 SUBJECTS: Final = "subjects"  # list of str, names
 WORKER_STATE: Final = "worker:"  # prefix of a worker's name: its `WorkerState`
 N_HELD: Final = "n_held"  # held-out questions
+COST: Final = "cost:"  # prefix of a kind of cost: its table, see `Cost`
 HELD_OUT: Final = "holdout:"  # prefix of a layer set: its held-out score and answers
 REFERENCE: Final = "reference:"  # prefix of base or a donor: its answers, as `ANSWERS`
 

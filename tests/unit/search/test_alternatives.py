@@ -132,7 +132,7 @@ def test_pruners_by_name() -> None:
 
 
 def test_an_unknown_name_says_which_there_are() -> None:
-    with pytest.raises(InputError, match="--sampler is 'ga'; it is one of pattern-ga, tpe"):
+    with pytest.raises(InputError, match="--sampler is 'ga'; choose one of pattern-ga, tpe"):
         study("random").exploring("ga", None)
-    with pytest.raises(InputError, match="--pruner is 'sha'; it is one of racing, halving, none"):
+    with pytest.raises(InputError, match="--pruner is 'sha'; choose one of racing, halving, none"):
         study("random").exploring(None, "sha")
