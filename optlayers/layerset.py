@@ -287,11 +287,6 @@ class LayerSpace:
         near = [LayerSet._of_tidy(indices) for indices in sorted(found)]
         return near if self.n_donors == 1 else [s for s in near if self.is_sound(s)]
 
-    def joined(self, layers: LayerSet, more: LayerSet) -> LayerSet:
-        """The union; of a layer that both hold, the choice of `more`."""
-        taken = self.origins(more)
-        return LayerSet((*(i for i in layers if self.layer_of(i) not in taken), *more))
-
     def free(self, layers: LayerSet) -> list[int]:
         """The choices whose layers are not in a set."""
         taken = self.origins(layers)

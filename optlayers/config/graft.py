@@ -51,23 +51,23 @@ class Graft:
             )
 
     def sources(self, layers: LayerSet | None, donor: int = 0) -> LayerSet | None:
-        """The indices of what one donor gives to a layer set (None: all its layers may give)."""
+        """The layers that a donor gives to a set (of None: to any set; returns None for all)."""
         known = self.maps[donor]
         if layers is None:
             return None if known is None else LayerSet(known)
         mine = [i for i, giver in self.space().origins(layers).items() if giver == donor]
         if known is not None:
-            # What the base does not have is refused where its depth is known.
+            # Layers beyond the map are refused later, where the depth of the base is known.
             mine = [known[i] for i in mine if i < len(known)]
         return LayerSet(tuple(mine))
 
     @property
     def parts(self) -> str:
-        """What is swapped, for people."""
+        """What is swapped, in words."""
         return {"layer": "layers", "mixer": "mixers", "mlp": "MLPs"}[self.swap]
 
     def order(self, layers: LayerSet) -> str:
-        """Which of the donor's are taken for a layer set, for people."""
+        """Which layers of the donor a layer set takes, in words."""
         if self.maps[0] is None:
             return "index for index"
         shown = ", ".join(str(self.source(i)) for i in layers)

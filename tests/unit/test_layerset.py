@@ -191,7 +191,6 @@ def test_text_that_names_no_donor_of_the_study_is_one_line(text: str, words: str
     assert words in str(caught.value)
 
 
-def test_a_union_takes_of_a_layer_the_choice_of_the_second_set() -> None:
-    joined = SEVERAL.joined(SEVERAL.parse("0@a,2@b"), SEVERAL.parse("2@c,4@a"))
-    assert SEVERAL.text(joined) == "0@a,2@c,4@a"
-    assert [SEVERAL.layer_of(i) for i in SEVERAL.free(joined)] == [1, 1, 1, 3, 3, 3]
+def test_free_choices_are_of_layers_that_are_not_in_the_set() -> None:
+    free = SEVERAL.free(SEVERAL.parse("0@a,2@c,4@a"))
+    assert [SEVERAL.layer_of(i) for i in free] == [1, 1, 1, 3, 3, 3]
