@@ -1,1 +1,1 @@
-"""The report of a study: what its trials say, as data, figures, HTML, Markdown and JSON."""
+"""The report of a study as HTML, Markdown and JSON, and what optuna-dashboard shows of it."""

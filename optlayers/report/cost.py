@@ -191,7 +191,7 @@ def funnel_chart(view: StudyView) -> Section | None:
         title="The funnel",
         short="Funnel",
         alt=f"Bars: {found} layer sets.",
-        note="Few sets answer all questions: most are told apart by a part of them.",
+        note="Few sets answer all questions: a part of them is enough to rule out most.",
         plot=plot(
             [bars],
             xaxis=axis("layer sets", range=[0, 1.12 * view.funnel.proposed]),

@@ -56,7 +56,7 @@ _STATES = {
 
 
 class StudyView:
-    """A study at one moment; what is asked of it is computed once.
+    """A study at one moment; each property is computed at most once.
 
     definition: the study's. trials, attrs: the trials and user attributes as they were at `made`.
     """
