@@ -287,12 +287,12 @@ def test_what_the_readme_says_below_its_picture_is_the_truth_of_the_demo() -> No
     assert chinese in (ROOT / "README.zh-CN.md").read_text("utf-8")
 
 
-def test_the_tests_and_twins_that_the_architecture_names_are_there() -> None:
+def test_the_tests_and_references_of_the_engine_are_there() -> None:
     import inspect
 
     from optlayers.evaluation.engine import Engine
 
-    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    text = (ROOT / "docs" / "engine.md").read_text("utf-8")
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
     assert len(named) > 15
     for file, test in named:
