@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, LayerSpace
+from optlayers.results.view import StudyView
 from optlayers.search import RacingPruner
 from optlayers.storage.connect import open_study
 from optlayers.testing import Landscape, ReplayEvaluator
+from optlayers.trials.record import read_records
 from optlayers.workers.worker import Worker
 
 N_LAYERS = 10
@@ -125,3 +127,20 @@ class Counting(Broken):
         found = super().evaluate(layer_sets, start, stop)
         self.asked.update((layers, n) for layers in layer_sets for n in range(start, stop))
         return found
+
+
+def assert_sound(study: optuna.Study, small: bool = False) -> None:
+    """Done, nothing stuck, no question of a set told twice, every answer as recorded."""
+    view = StudyView.of(definition(small=small), study)
+    assert view.phase == "done"
+    assert view.trial_counts["running"] == view.trial_counts["waiting"] == 0
+    truth = landscape()
+    paid: dict[LayerSet, int] = defaultdict(int)
+    for record in read_records(study.get_trials(deepcopy=False)):
+        paid[record.layers] += record.evaluated
+        assert len(record.layers) <= 3
+        if record.is_evaluated:
+            assert record.answers is not None
+            recorded = truth.answers[truth.index[record.layers], : record.questions]
+            np.testing.assert_array_equal(record.answers, recorded)
+    assert max(paid.values()) <= truth.order.n_full

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import search_space
 from optlayers.storage import tables
 from optlayers.storage.connect import open_study
+from optlayers.storage.read import FastRDBStorage
 from optlayers.storage.store import Change, NewTrial, StudyStore, store_of
 from tests.helpers.replay import N_LAYERS, definition
 
@@ -112,3 +115,30 @@ class StorageSuite:
         found = store.heartbeats()
         assert set(found) == {0, 2}
         assert all(abs(age) < 60 for _, age in found.values())
+
+
+def check_reading(store: StudyStore) -> None:
+    """Trials are read as Optuna reads them."""
+    study = store.study
+    for end in (0.5, float("inf"), None):
+        trial = study.ask(search_space(LayerSpace(N_LAYERS)))
+        trial.suggest_float("rate", 1e-5, 1.0, log=True)
+        trial.set_user_attr("words", ["ä", None, 1.5])
+        store.storage.set_trial_system_attr(store.trial_id(trial.number), "key", {"a": 1})
+        trial.report(float("nan"), 1)
+        trial.report(0.25, 2)
+        state = TrialState.COMPLETE if end is not None else TrialState.FAIL
+        study.tell(trial, end, state=state)
+    study.enqueue_trial(LayerSpace(N_LAYERS).params(LayerSet.of(3)))
+    study.ask()
+    study.enqueue_trial(LayerSpace(N_LAYERS).params(LayerSet.of(4)))
+    url = store.storage.engine.url  # type: ignore[attr-defined]
+    backend = FastRDBStorage(url.render_as_string(hide_password=False))
+    theirs = functools.partial(RDBStorage._get_trials, backend)
+    ids = [store.trial_id(number) for number in range(5)]
+    for states in (None, (TrialState.FAIL, TrialState.WAITING)):
+        for some, later in ((set[int](), -1), ({ids[0], ids[2]}, ids[3])):
+            arguments = (store.study_id, states, some, later)
+            assert repr(backend._get_trials(*arguments)) == repr(theirs(*arguments))
+    with pytest.raises(KeyError):
+        backend._get_trials(99, None, set(), -1)

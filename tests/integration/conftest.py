@@ -13,6 +13,7 @@ import pytest
 from benchmarks.lib.servers import MariaDB, MissingServerError, Postgres, Server
 from tests.helpers.browser import launched
 from tests.helpers.commands import Commands
+from tests.helpers.demo_search import search, write_replay
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +65,17 @@ def mysql_url(mariadb: Server) -> Iterator[str]:
 def chrome() -> Iterator[Any]:
     """Chromium, driven by Playwright; skipped where it is missing (fails in CI)."""
     yield from launched()
+
+
+@pytest.fixture(scope="session")
+def demo_searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished search of the demo in `optuna.db`, its answers replayed."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_replay(folder)
+    searching = search(folder, "--workers", "1")
+    searching.communicate(timeout=120)
+    assert searching.returncode == 0, (folder / "err").read_text()
+    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,30 @@ PROCESSES = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.
 ALLOWED = {"uname", "git"}
 
 _running = ""
+_start = BaseProcess.start
 
 
-def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: refuse what makes a test slow or dependent on its surroundings."""
-    if not _running:
-        return
+def _refuse(what: str) -> None:
+    if _running:
+        raise RuntimeError(f"{_running} {what}; move it to tests/integration")
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook that refuses what makes a test slow or dependent on its surroundings."""
     if event in PROCESSES and not ALLOWED.intersection(map(str, arguments[:1])):
-        what = f"starts a process ({event})"
+        _refuse(f"starts a process ({event})")
     elif event == "socket.connect" and isinstance(arguments[1], tuple):
-        what = f"connects to {arguments[1]}"
-    else:
-        return
-    raise RuntimeError(f"{_running} {what}; move it to tests/integration")
+        _refuse(f"connects to {arguments[1]}")
 
 
-sys.addaudithook(_forbid)
+def _watch_start(process: BaseProcess) -> None:
+    """`BaseProcess.start`, which raises no audit event in every start method."""
+    _refuse("starts a process (multiprocessing)")
+    _start(process)
+
+
+sys.addaudithook(_watch)
+BaseProcess.start = _watch_start  # type: ignore[method-assign, assignment]
 
 
 @pytest.hookimpl(wrapper=True)

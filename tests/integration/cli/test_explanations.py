@@ -13,29 +13,17 @@ from optlayers.config.study import load_study
 from optlayers.storage.connect import open_study
 from optlayers.trials import keys
 from tests.helpers.commands import Commands
-from tests.helpers.replayed import search, write_replay
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished search of the demo."""
-    path = tmp_path_factory.mktemp("searched")
-    write_replay(path)
-    searching = search(path, "--workers", "1")
-    searching.communicate(timeout=120)
-    assert searching.returncode == 0, (path / "err").read_text()
-    return path
-
+from tests.helpers.demo_search import search, write_replay
 
 Said = Callable[..., str]
 
 
 @pytest.fixture
-def said(commands: Commands, folder: Path) -> Said:
+def said(commands: Commands, demo_searched: Path) -> Said:
     """What a command prints about that search."""
 
     def here(*arguments: str) -> str:
-        done = commands.run(folder, list(arguments))
+        done = commands.run(demo_searched, list(arguments))
         assert done.code == 0, done.err
         return done.out
 

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from benchmarks.lib.servers import PASSWORD
 from optlayers.trials import keys
-from tests.helpers.replayed import children, search, start, trials, write_replay
+from tests.helpers.demo_search import children, search, start, trials, write_replay
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -11,10 +11,8 @@ from benchmarks.lib.forked_worker import CONTEXT
 from optlayers.storage import tables
 from optlayers.storage.connect import open_study
 from optlayers.storage.store import StudyStore, store_of
-from tests.helpers.replay import definition, url_in, worker_at
-from tests.helpers.soundness import assert_sound
-from tests.helpers.storage_suite import StorageSuite, open_store
-from tests.unit.storage.test_store import check_reading
+from tests.helpers.replay import assert_sound, definition, url_in, worker_at
+from tests.helpers.storage_suite import StorageSuite, check_reading, open_store
 
 SERVERS = ["postgresql_url", "mysql_url"]
 

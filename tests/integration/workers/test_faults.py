@@ -24,9 +24,8 @@ from optlayers.storage.store import store_of
 from optlayers.trials.record import read_records
 from optlayers.workers import heldout as holdout
 from optlayers.workers import once
-from tests.helpers.replay import definition, url_in, worker_at
-from tests.helpers.replayed import search, start, trials, write_replay
-from tests.helpers.soundness import assert_sound
+from tests.helpers.demo_search import search, start, trials, write_replay
+from tests.helpers.replay import assert_sound, definition, url_in, worker_at
 
 SMALL = definition(small=True)
 

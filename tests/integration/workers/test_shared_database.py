@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -21,7 +24,14 @@ from optlayers.storage.connect import (
 )
 from optlayers.trials import keys
 from optlayers.workers.queue import Claim, TrialQueue
-from tests.helpers.replay import N_LAYERS, definition, study_in
+from tests.helpers.replay import (
+    N_LAYERS,
+    assert_sound,
+    definition,
+    study_in,
+    url_in,
+    worker_at,
+)
 
 
 def create_often(folder: str, barrier: Any, failures: Any) -> None:
@@ -146,3 +156,73 @@ def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
     trials = open_study(url, definition()).get_trials()
     assert [t.number for t in trials] == list(range(24))
     assert {t.state for t in trials[12:]} == {TrialState.PRUNED}
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return study_in(folder).get_trials(deepcopy=False)
+
+
+def work(folder: Path, index: int, seconds: float) -> None:
+    """One worker process; SIGTERM stops it as the command line does."""
+    from optlayers.errors import Stopped
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        worker_at(url_in(folder), index=index, seconds=seconds, small=True).run()
+    except Stopped:
+        os._exit(130)
+
+
+def test_three_workers_at_once_agree(tmp_path: Path) -> None:
+    study_in(tmp_path)
+    processes = [CONTEXT.Process(target=work, args=(tmp_path, i, 1e-4)) for i in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+        assert process.exitcode == 0
+    assert_sound(study_in(tmp_path), small=True)
+    assert len({t.user_attrs["worker"] for t in trials(tmp_path)}) == 3
+
+
+def test_a_worker_killed_in_the_middle_leaves_nothing_stuck(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    process = CONTEXT.Process(target=work, args=(tmp_path, 0, 2e-3))
+    process.start()
+    deadline = time.monotonic() + 300
+    lost: list[optuna.trial.FrozenTrial] = []
+    while not lost:  # held still first: between two cohorts nothing is running
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        os.kill(process.pid or 0, signal.SIGSTOP)
+        seen = study.get_trials(deepcopy=False)
+        if sum(t.state.is_finished() for t in seen) >= 12:
+            lost = [t for t in seen if t.state == TrialState.RUNNING]
+        os.kill(process.pid or 0, signal.SIGKILL if lost else signal.SIGCONT)
+    process.join()
+    worker_at(url_in(tmp_path), index=1, small=True).run()
+    assert_sound(study_in(tmp_path), small=True)
+    after = {t.number: t for t in trials(tmp_path)}
+    assert all(after[t.number].state == TrialState.FAIL for t in lost)
+    assert all("lost worker" in after[t.number].user_attrs["reason"] for t in lost)
+
+
+def test_a_stopped_worker_returns_its_claims_within_seconds(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    process = CONTEXT.Process(target=work, args=(tmp_path, 0, 5e-3))
+    process.start()
+    deadline = time.monotonic() + 300
+    while not any(t.state == TrialState.RUNNING for t in study.get_trials()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    process.join(timeout=10)
+    assert process.exitcode == 130
+    states = [t.state for t in trials(tmp_path)]
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING in states
+    worker_at(url_in(tmp_path), index=1, small=True).run()
+    assert_sound(study_in(tmp_path), small=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +11,15 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.trial import TrialState
 
-from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search import search_space
 from optlayers.storage import tables
 from optlayers.storage.connect import open_study
 from optlayers.storage.dashboard import has_note, save_figures, save_trial_notes
 from optlayers.storage.fast import FastStore
-from optlayers.storage.read import FastRDBStorage
 from optlayers.storage.retry import RetryPolicy
 from optlayers.storage.store import StudyStore, store_of
-from tests.helpers.replay import N_LAYERS, definition, study_in, url_in
-from tests.helpers.storage_suite import StorageSuite, new, open_store
+from tests.helpers.replay import definition, study_in, url_in
+from tests.helpers.storage_suite import StorageSuite, check_reading, new, open_store
 
 
 class TestStores(StorageSuite):
@@ -139,33 +134,6 @@ def test_trials_that_a_broken_connection_has_made_are_not_made_again(
         assert store.insert_running(wanted, unique="layers") == [0, 1] == results[0]
         assert store.swap_attr("key", None, 1)
     assert len(store.study.trials) == 2
-
-
-def check_reading(store: StudyStore) -> None:
-    """Trials are read as Optuna reads them."""
-    study = store.study
-    for end in (0.5, float("inf"), None):
-        trial = study.ask(search_space(LayerSpace(N_LAYERS)))
-        trial.suggest_float("rate", 1e-5, 1.0, log=True)
-        trial.set_user_attr("words", ["ä", None, 1.5])
-        store.storage.set_trial_system_attr(store.trial_id(trial.number), "key", {"a": 1})
-        trial.report(float("nan"), 1)
-        trial.report(0.25, 2)
-        state = TrialState.COMPLETE if end is not None else TrialState.FAIL
-        study.tell(trial, end, state=state)
-    study.enqueue_trial(LayerSpace(N_LAYERS).params(LayerSet.of(3)))
-    study.ask()
-    study.enqueue_trial(LayerSpace(N_LAYERS).params(LayerSet.of(4)))
-    url = store.storage.engine.url  # type: ignore[attr-defined]
-    backend = FastRDBStorage(url.render_as_string(hide_password=False))
-    theirs = functools.partial(RDBStorage._get_trials, backend)
-    ids = [store.trial_id(number) for number in range(5)]
-    for states in (None, (TrialState.FAIL, TrialState.WAITING)):
-        for some, later in ((set[int](), -1), ({ids[0], ids[2]}, ids[3])):
-            arguments = (store.study_id, states, some, later)
-            assert repr(backend._get_trials(*arguments)) == repr(theirs(*arguments))
-    with pytest.raises(KeyError):
-        backend._get_trials(99, None, set(), -1)
 
 
 def test_trials_are_read_as_optuna_reads_them(tmp_path: Path) -> None:

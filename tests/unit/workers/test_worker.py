@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-import os
-import signal
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from benchmarks.lib.forked_worker import CONTEXT
 from optlayers.errors import RunError, StorageError
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.results.leaderboard import leaderboard
@@ -22,11 +17,11 @@ from optlayers.testing import ReplayEvaluator
 from optlayers.trials.record import read_records
 from optlayers.workers.queue import check_not_all_failed
 from optlayers.workers.worker import Worker
-from tests.helpers import soundness
 from tests.helpers.replay import (
     BEST,
     Broken,
     Counting,
+    assert_sound,
     definition,
     landscape,
     study_in,
@@ -38,24 +33,6 @@ from tests.helpers.replay import (
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return study_in(folder).get_trials(deepcopy=False)
-
-
-def work(folder: Path, index: int, seconds: float) -> None:
-    """One worker process; SIGTERM stops it as the command line does."""
-    from optlayers.errors import Stopped
-
-    def stop(number: int, frame: Any) -> None:
-        raise Stopped
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        worker_at(url_in(folder), index=index, seconds=seconds, small=True).run()
-    except Stopped:
-        os._exit(130)
-
-
-def assert_sound(folder: Path, small: bool = False) -> None:
-    soundness.assert_sound(study_in(folder), small)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -78,58 +55,6 @@ def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_three_workers_at_once_agree(tmp_path: Path) -> None:
-    study_in(tmp_path)
-    processes = [CONTEXT.Process(target=work, args=(tmp_path, i, 1e-4)) for i in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=300)
-        assert process.exitcode == 0
-    assert_sound(tmp_path, small=True)
-    assert len({t.user_attrs["worker"] for t in trials(tmp_path)}) == 3
-
-
-def test_a_worker_killed_in_the_middle_leaves_nothing_stuck(tmp_path: Path) -> None:
-    study = study_in(tmp_path)
-    process = CONTEXT.Process(target=work, args=(tmp_path, 0, 2e-3))
-    process.start()
-    deadline = time.monotonic() + 300
-    lost: list[optuna.trial.FrozenTrial] = []
-    while not lost:  # held still first: between two cohorts nothing is running
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-        os.kill(process.pid or 0, signal.SIGSTOP)
-        seen = study.get_trials(deepcopy=False)
-        if sum(t.state.is_finished() for t in seen) >= 12:
-            lost = [t for t in seen if t.state == TrialState.RUNNING]
-        os.kill(process.pid or 0, signal.SIGKILL if lost else signal.SIGCONT)
-    process.join()
-    worker_at(url_in(tmp_path), index=1, small=True).run()
-    assert_sound(tmp_path, small=True)
-    after = {t.number: t for t in trials(tmp_path)}
-    assert all(after[t.number].state == TrialState.FAIL for t in lost)
-    assert all("lost worker" in after[t.number].user_attrs["reason"] for t in lost)
-
-
-def test_a_stopped_worker_returns_its_claims_within_seconds(tmp_path: Path) -> None:
-    study = study_in(tmp_path)
-    process = CONTEXT.Process(target=work, args=(tmp_path, 0, 5e-3))
-    process.start()
-    deadline = time.monotonic() + 300
-    while not any(t.state == TrialState.RUNNING for t in study.get_trials()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.terminate()
-    process.join(timeout=10)
-    assert process.exitcode == 130
-    states = [t.state for t in trials(tmp_path)]
-    assert TrialState.RUNNING not in states
-    assert TrialState.WAITING in states
-    worker_at(url_in(tmp_path), index=1, small=True).run()
-    assert_sound(tmp_path, small=True)
-
-
 def broken_worker(folder: Path, evaluator: Broken) -> Worker:
     return Worker(definition(small=True), study_in(folder), evaluator, cohort=6)
 
@@ -141,7 +66,7 @@ def test_a_set_that_gives_nan_fails_and_the_search_goes_on(tmp_path: Path) -> No
     assert {t.user_attrs["layers"] for t in failed} <= {"4", "2,5"}
     assert all("NaN" in t.user_attrs["reason"] for t in failed)
     assert 1 <= len(failed) <= 6  # given up after three tries each
-    assert_sound(tmp_path, small=True)
+    assert_sound(study_in(tmp_path), small=True)
 
 
 def test_an_evaluation_that_raises_gives_its_claims_back(tmp_path: Path) -> None:
@@ -151,7 +76,7 @@ def test_an_evaluation_that_raises_gives_its_claims_back(tmp_path: Path) -> None
     assert TrialState.RUNNING not in states
     assert TrialState.WAITING in states
     assert worker_at(url_in(tmp_path), small=True).run()
-    assert_sound(tmp_path, small=True)
+    assert_sound(study_in(tmp_path), small=True)
 
 
 def test_a_study_in_which_everything_fails_ends_with_the_reason() -> None:
@@ -232,7 +157,7 @@ def test_a_study_that_is_done_goes_on_with_a_larger_budget(tmp_path: Path) -> No
     evaluator = Counting()
     study = open_study(url, definition(), pruner=RacingPruner(top_k=2))
     assert Worker(definition(), study, evaluator, cohort=6).run()
-    assert_sound(tmp_path)
+    assert_sound(study_in(tmp_path))
     after = trials_of(study)
     assert len(after) > len(before)
     assert after[: len(before)] == before
@@ -269,4 +194,4 @@ def test_workers_in_threads_of_one_process_agree(tmp_path: Path) -> None:
     workers = [worker_at(url_in(tmp_path), index=i, seconds=1e-4, small=True) for i in range(2)]
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(Worker.run, workers)) == [True, True]
-    soundness.assert_sound(workers[0].study, small=True)
+    assert_sound(workers[0].study, small=True)
