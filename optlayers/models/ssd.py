@@ -38,7 +38,7 @@ def ssd_ref(
     D: torch.Tensor,
     initial_state: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The recurrence, one token at a time: the slow twin of `ssd`.
+    """The recurrence, one token at a time: the slow reference of `ssd`.
 
     x [B, T, H, P]; A_log [B, T, H]; B, C [B, T, G, N]; D [H]; initial_state [B, H, P, N].
     Returns y [B, T, H, P] and the final state [B, H, P, N], in the dtype of x.
