@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import gzip
 import json
 import multiprocessing
 import os
@@ -37,6 +38,22 @@ from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import Individual
 
 GROUP = 6  # variants that one job runs on one landscape
+
+
+def plain_mutation(
+    layers: LayerSet,
+    space: LayerSpace,
+    known: Sequence[patterns.Pattern],
+    rng: np.random.Generator,
+    guide_prob: float,
+) -> LayerSet:
+    """A pattern in place of random other layers, or a random neighbour."""
+    if rng.random() < guide_prob:
+        planted = operators.plant_pattern(layers, space, known, rng)
+        if planted is not None:
+            return planted
+    near = space.neighbours(layers)
+    return near[int(rng.integers(len(near)))] if near else layers
 
 
 def fittest(
@@ -133,6 +150,9 @@ NO_PAUSING = patch(planner._Planner, "pausing", property(lambda _: False, lambda
 EVEN_SIZES = patch(operators, "mutation_odds", even_odds) + patch(
     initial, "favoured_size", lambda rng, space: space.random_size(rng)
 )
+PLAIN_MUTATION = patch(genetic, "mutate", plain_mutation)
+SIMPLEST = PLAIN_MUTATION + NO_CROSSOVER + FITTEST + NO_TOURNAMENT
+
 VARIANTS: dict[str, Variant] = {
     "all": Variant(),
     "no pairs": NO_PAIRS,
@@ -141,6 +161,7 @@ VARIANTS: dict[str, Variant] = {
     "no patterns": NO_PATTERNS,
     "patterns without synergy": NO_SYNERGY,
     "no crossover": NO_CROSSOVER,
+    "plain mutation": PLAIN_MUTATION,
     "no mutation": patch(genetic, "mutate", lambda layers, *_: layers),
     "no offspring": NO_OFFSPRING,
     "no initial sets": NO_INITIAL,
@@ -153,6 +174,9 @@ VARIANTS: dict[str, Variant] = {
     "no model": Variant({"model": False}),
     "climbing and pairs": NO_OFFSPRING + NO_INITIAL,
     "climbing": NO_OFFSPRING + NO_INITIAL + NO_PAIRS,
+    "simplest": SIMPLEST,
+    "simplest, no initial sets": SIMPLEST + NO_INITIAL,
+    "simplest, no shrinkage": SIMPLEST + NO_SHRINKAGE,
 }
 
 
@@ -194,7 +218,9 @@ def recorded(path: Path) -> list[dict[str, Any]]:
     """The runs of a file."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def runtime(rows: Sequence[Mapping[str, Any]], key: str = "cost") -> float:
