@@ -325,8 +325,9 @@ def main() -> None:
     """Measure what is asked for, count, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measure", nargs="*", default=[], choices=list(worth_measures.MEASURES))
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of worth.md and worth.json")
     args = parser.parse_args()
-    file = HERE / "worth.json"
+    file = args.out / "worth.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     data, counted = kept.get("measured", {}), kept.get("lines", {})
     for name in args.measure:
@@ -338,7 +339,7 @@ def main() -> None:
         counted[one.name] = lines_of(one.where) or counted.get(one.name, 0)
     file.write_text(json.dumps({"measured": data, "lines": counted}, indent=1), encoding="utf-8")
     text = f"# What each mechanism brings\n\n{_head()}\n\n{table(data, counted)}\n"
-    (HERE / "worth.md").write_text(text, encoding="utf-8")
+    (args.out / "worth.md").write_text(text, encoding="utf-8")
     print(text)
 
 
