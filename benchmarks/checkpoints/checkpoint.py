@@ -1,6 +1,7 @@
 """A checkpoint at size: export, reload where optlayers is not, generate, and equal logits.
 
-    python -m benchmarks.checkpoints.checkpoint --shape llamba-8b --dir /scratch --out benchmarks
+    python -m benchmarks.checkpoints.checkpoint --shape llamba-8b --dir /scratch \
+        --out benchmarks/checkpoints
 
 Base and donor have random weights in the published formats and shard sizes (8B: 16 GB each), so
 nothing is downloaded; 48 GB must be free in --dir, and are free again afterwards. It needs torch,
@@ -26,9 +27,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.lib import program
 from benchmarks.lib.random_pair import SHAPES, make_pair, pair_bytes
-
-ROOT = Path(__file__).resolve().parents[2]
 
 BATCH, PROMPT, NEW = 8, 64, 50
 
@@ -79,33 +79,6 @@ found["peak"] = torch.cuda.max_memory_allocated() if gpu else next(
     int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
 print("\\nFOUND " + json.dumps(found))
 """
-
-
-class Table:
-    """What was measured so far, printed with the time that has passed, and kept in files."""
-
-    def __init__(self, out: Path, shape: str, on_gpu: bool) -> None:
-        self.out, self.shape = out, shape
-        self.stem = f"checkpoint-{shape}-{'gpu' if on_gpu else 'cpu'}"
-        self.rows: dict[str, str] = {}
-        self.start = time.perf_counter()
-
-    def say(self, text: str) -> None:
-        """Print a line with the time."""
-        print(f"[{time.perf_counter() - self.start:5.0f} s] {text}", flush=True)
-
-    def note(self, name: str, value: str) -> None:
-        """Add a row and save them all, so that what was measured outlives a later failure."""
-        self.rows[name] = value
-        self.say(f"{name}: {value}")
-        self.out.mkdir(parents=True, exist_ok=True)
-        command = f"benchmarks/checkpoints/checkpoint.py --shape {self.shape}"
-        head = f"# {self.stem}\n\nMade by `{command}`.\n\n"
-        lines = [f"| {key} | {text} |\n" for key, text in self.rows.items()]
-        text = head + "| what | |\n|---|---|\n" + "".join(lines)
-        (self.out / f"{self.stem}.md").write_text(text, encoding="utf-8")
-        rows = json.dumps(self.rows, indent=1) + "\n"
-        (self.out / f"{self.stem}.json").write_text(rows, encoding="utf-8")
 
 
 def copy_rate(source: Path, target: Path) -> float:
@@ -213,7 +186,16 @@ def stranger(
 def child(work: Path, layers: str) -> dict[str, float]:
     """`export` in a process of its own, so that its memory is its own."""
     done = subprocess.run(
-        [sys.executable, __file__, "--export-in", str(work), "--layers", layers],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.checkpoints.checkpoint",
+            "--export-in",
+            str(work.resolve()),
+            "--layers",
+            layers,
+        ],
+        cwd=program.ROOT,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -231,7 +213,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> str:
     return f"relative distance {off:.1e}, the same best token at {100 * same:.1f} % of positions"
 
 
-def run(args: argparse.Namespace, work: Path, table: Table) -> None:
+def run(args: argparse.Namespace, work: Path, table: program.Rows) -> None:
     """Everything, in the order in which it can fail."""
     gpu = args.device.startswith("cuda")
     dtype = args.dtype or ("bfloat16" if gpu else "float32")
@@ -310,14 +292,13 @@ def run(args: argparse.Namespace, work: Path, table: Table) -> None:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--shape", default="demo", choices=sorted(SHAPES))
     parser.add_argument("--dir", type=Path, help="where the models go (default: /tmp or the like)")
     parser.add_argument("--export-only", action="store_true", help="neither load nor generate")
     parser.add_argument("--layers", default="2,5,11")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     parser.add_argument("--export-in", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.export_in:
@@ -326,7 +307,9 @@ def main() -> None:
     if args.dir is not None:
         args.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-checkpoint-", dir=args.dir) as work:
-        table = Table(args.out, args.shape, args.device.startswith("cuda"))
+        stem = f"checkpoint-{args.shape}-{'gpu' if args.device.startswith('cuda') else 'cpu'}"
+        made = program.made_by(__file__, *program.given_arguments())
+        table = program.Rows(args.out, stem, made)
         run(args, Path(work), table)
         table.say("done")
 

@@ -1,6 +1,6 @@
 """The engine against lm-eval's HFLM on the same hybrids: random weights, MMLU-shaped questions.
 
-    python -m benchmarks.engine.engine --shape llamba-8b --out benchmarks
+    python -m benchmarks.engine.engine --shape llamba-8b --out benchmarks/engine
 
 Shapes: llamba-1b and llamba-8b, made on the device, with 570 questions; demo, the trained pair of
 that study with its own 192 questions. Nothing is downloaded. Times are of whole evaluations, side
@@ -10,19 +10,16 @@ real token.
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.lib import program
 from benchmarks.lib.engine_inputs import FirstIsRight, hybrid, questions, random_stack, tokenizer
 from optlayers.config.study import load_study
 from optlayers.evaluation.engine import Engine
@@ -33,8 +30,6 @@ from optlayers.inference.packing import NO_SHARING
 from optlayers.inference.prefix_tree import schedule
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet, LayerSpace
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Parts of a profile, by what their kernels are called; the first that fits counts.
 KINDS = {
@@ -192,10 +187,9 @@ def profile(
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--shape", default="demo", choices=["demo", "llamba-1b", "llamba-8b"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     parser.add_argument("--cohort", type=int, default=40)
     parser.add_argument("--hflm-sets", type=int, default=2)
     parser.add_argument("--memory", type=float, help="GB of the device's memory to use")
@@ -208,24 +202,11 @@ def main() -> None:
     device = torch.device("cuda:0" if args.device == "cuda" else args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     on = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
-    table: list[tuple[str, str]] = []
     stem = f"engine-{args.shape}-{'gpu' if device.type == 'cuda' else 'cpu'}"
     stem += f"-{args.memory:g}gb" if args.memory is not None else ""
     stem += f"-{args.precisions[0]}" if len(args.precisions) == 1 and args.memory is None else ""
-    # Where it goes does not matter to who runs it again.
-    said = [a for i, a in enumerate(sys.argv[1:]) if "--out" not in (a, sys.argv[i])]
-    command = " ".join(["benchmarks/engine/engine.py", *said])
-    head = f"# {stem}\n\nMade by `{command}`.\n\n| what | |\n|---|---|\n"
-    args.out.mkdir(parents=True, exist_ok=True)
-
-    def note(name: str, value: str) -> None:
-        """Print a row, and save all rows so far: a run may be cut off."""
-        table.append((name, value))
-        print(f"{name}: {value}", flush=True)
-        lines = [f"| {name} | {value} |\n" for name, value in table]
-        (args.out / f"{stem}.md").write_text(head + "".join(lines), encoding="utf-8")
-        (args.out / f"{stem}.json").write_text(json.dumps(dict(table), indent=1), encoding="utf-8")
-
+    made = program.made_by(__file__, *program.given_arguments())
+    note = program.Rows(args.out, stem, made).note
     note("device", f"{on or 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     memory = None
     if args.memory is not None:

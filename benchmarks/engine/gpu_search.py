@@ -1,6 +1,6 @@
 """`optlayers search` itself on a pair of random weights: does it keep the GPU busy?
 
-    python -m benchmarks.engine.gpu_search --shape llamba-8b --dir /scratch --out benchmarks
+    python -m benchmarks.engine.gpu_search --shape llamba-8b --dir /scratch --out benchmarks/engine
 
 Makes a pair in the published format (8B: 32 GB, free again afterwards) and an lm-eval group of
 MMLU's shape, 57 subjects of 10 questions, and runs the command. With `--per-subject 40 --fast 20`
@@ -10,7 +10,6 @@ Busy is what nvidia-smi says of the GPU from the start of the first trial to the
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
@@ -26,11 +25,10 @@ import optuna
 import torch
 import yaml
 
+from benchmarks.lib import program
 from benchmarks.lib.engine_inputs import SUBJECTS, questions
 from benchmarks.lib.random_pair import SHAPES, make_pair
 from optlayers.trials.worker_state import read_workers
-
-ROOT = Path(__file__).resolve().parents[2]
 
 DATA = '''"""Reads a subject's questions from beside this file."""
 
@@ -128,7 +126,7 @@ def search(work: Path, file: Path) -> dict[str, str]:
     log = file.with_suffix(".smi")
     watcher = watch(log)
     command = [sys.executable, "-m", "optlayers", "search", "--study", str(file)]
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(program.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     began = time.monotonic()
     try:
@@ -159,13 +157,12 @@ def search(work: Path, file: Path) -> dict[str, str]:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--shape", default="demo", choices=sorted(SHAPES))
     parser.add_argument("--dir", type=Path, help="where the models go (default: /tmp or the like)")
     parser.add_argument("--precisions", nargs="*", default=["model", "fp8"])
     parser.add_argument("--per-subject", type=int, default=10, help="questions of each subject")
     parser.add_argument("--fast", type=int, default=5, help="of them at the fast fidelity")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -187,18 +184,14 @@ def main() -> None:
     lines = [
         f"# `optlayers search` on {name}",
         "",
-        f"Made by `benchmarks/engine/gpu_search.py --shape {args.shape} --per-subject "
-        f"{args.per_subject} --fast {args.fast}`: random weights, 57 subjects of "
+        f"{program.made_by(__file__, *program.given_arguments())}: random weights, 57 subjects of "
         f"{args.per_subject} questions, one worker. fp8: `questions.fast_precision: fp8`.",
         "",
         f"| | {' | '.join(columns)} |",
         "|---" * (len(columns) + 1) + "|",
         *(f"| {row} | {' | '.join(c.get(row, '') for c in columns.values())} |" for row in rows),
     ]
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"gpu_search-{args.per_subject}.md").write_text(
-        "\n".join(lines) + "\n", encoding="utf-8"
-    )
+    program.save(args.out, f"gpu_search-{args.per_subject}.md", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Do bfloat16 and fp8 keep the order of layer sets that float32 finds?
 
-    python -m benchmarks.engine.precision --study demo --sets 100 --out benchmarks
+    python -m benchmarks.engine.precision --study demo --sets 100 --out benchmarks/engine
 
 Random layer sets of a trained pair answer the questions of a study: in float32, in bfloat16, and
 with projections rounded to eight bits (`optlayers/inference/fp8.py`, the plain twin of what a
@@ -10,20 +10,16 @@ log-probabilities of the right choice keep their order, over all sets and the be
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import torch
 
+from benchmarks.lib import program
 from benchmarks.search.logprob import answers
 from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.inference.fp8 import PlainEightBitOps
 from optlayers.search import LayerSpace
 from optlayers.trials.statistics import FloatArray, spearman
-
-ROOT = Path(__file__).resolve().parents[2]
 
 CPU = torch.device("cpu")
 
@@ -51,10 +47,9 @@ def row(
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--study", default="demo")
     parser.add_argument("--sets", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     args = parser.parse_args()
     definition = load_study(args.study)
     rng = np.random.default_rng(0)
@@ -73,7 +68,7 @@ def main() -> None:
     lines = [
         "# Precision",
         "",
-        f"Made by `benchmarks/engine/precision.py`: {len(sets)} random layer sets of study "
+        f"{program.made_by(__file__)}: {len(sets)} random layer sets of study "
         f"`{args.study}`, {truth[0].shape[1]} questions each, against float32.",
         "",
         "| | answers that differ | largest difference of a score, points "
@@ -83,9 +78,7 @@ def main() -> None:
         row("bfloat16", answers(half, sets), truth),
         row("fp8", eight, truth),
     ]
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "precision.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    program.save(args.out, "precision.md", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The SSD operation: the fused kernel against the torch form, its compiled form, and mamba-ssm.
 
-    python -m benchmarks.engine.ssd --out benchmarks
+    python -m benchmarks.engine.ssd --out benchmarks/engine
 
 8,192 tokens in sequences of one length each, 32 heads of width 128, state 64, bfloat16, last states
 written; from nothing, and from a given state. The fused kernel has its states from segments before,
@@ -10,17 +10,14 @@ is measured where it is installed. Needs an NVIDIA GPU.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.lib import program
 from optlayers.inference.packed import PackedBatch
 from optlayers.models.ssd import log_decay, ssd
-
-ROOT = Path(__file__).resolve().parents[2]
 
 HEADS, WIDTH, STATE, TOKENS = 32, 128, 64, 8192
 LENGTHS = (64, 128, 256, 512, 1024)
@@ -77,8 +74,7 @@ def forms(length: int, count: int, begun: bool) -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    parser = program.parser(__doc__)
     args = parser.parse_args()
     from triton.testing import do_bench
 
@@ -100,12 +96,11 @@ def main() -> None:
         row = " | ".join(f"{ms:.3f}" for ms in times.values())
         lines.append(f"| {count} x {length}{', from a state' if begun else ''} | {row} |")
         print(lines[-1], flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
     absent = "" if "mamba-ssm" in lines[0] else " mamba-ssm was not installed there."
     device = torch.cuda.get_device_name()
-    head = f"# SSD, milliseconds\n\nMade by `benchmarks/engine/ssd.py` on {device}."
+    head = f"# SSD, milliseconds\n\n{program.made_by(__file__)} on {device}."
     text = "\n".join(lines)
-    (args.out / "ssd.md").write_text(f"{head}{absent}\n\n{text}\n", encoding="utf-8")
+    program.save(args.out, "ssd.md", f"{head}{absent}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import optuna
@@ -22,8 +21,6 @@ from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.rungs import Rungs
 from optlayers.testing.simulation import Simulation
-
-ROOT = Path(__file__).resolve().parents[2]
 
 COHORT = 16
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.models.families import Family, config_from_dict, family_of
 from optlayers.models.hybrid import HybridConfig, HybridForCausalLM
-
-ROOT = Path(__file__).resolve().parents[2]
 
 SUBJECTS, CHOICES = 57, 4
 # MMLU's examples are longer than its questions: an answer follows, and five make 700 tokens.

@@ -17,8 +17,6 @@ from optlayers.search.surrogate import indicators
 from optlayers.testing import Landscape
 from optlayers.trials.statistics import StratifiedScore
 
-ROOT = Path(__file__).resolve().parents[2]
-
 FloatArray = NDArray[np.float64]
 LAYERS, SUBJECTS, PER_SUBJECT, FAST = 32, 57, 20, 5
 

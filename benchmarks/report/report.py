@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Makes a study of 5,000 trials of 32 layers on MMLU's subjects, and measures its report.
 
 Prints and saves seconds, CPU seconds and bytes; the study is made of random answers around a known
@@ -7,7 +6,6 @@ truth.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from optuna.trial import TrialState
 
+from benchmarks.lib import program
 from optlayers.config.study import load_study
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet, LayerSpace
@@ -28,8 +27,6 @@ from optlayers.trials import keys
 from optlayers.trials.answers import encode_answers
 from optlayers.trials.record import Record, claim_attrs
 from optlayers.trials.statistics import StratifiedScore
-
-ROOT = Path(__file__).resolve().parents[2]
 
 LAYERS, SUBJECTS, PER_SUBJECT = 32, 57, 246
 BATCH = 500
@@ -118,9 +115,8 @@ def used() -> float:
 
 def main() -> None:
     """Make, measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--trials", type=int, default=5000)
-    parser.add_argument("--out", type=Path, help="a folder for report.md")
     args = parser.parse_args()
     lines = ["| what | seconds | CPU seconds | MB |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as name:
@@ -139,7 +135,7 @@ def main() -> None:
                 [sys.executable, "-m", "optlayers", "report", "--study", "full", "--storage", url,
                  "--out", str(target)],
                 check=True,
-                cwd=ROOT,
+                cwd=program.ROOT,
             )  # fmt: skip
             seconds = time.perf_counter() - began
             size = target.stat().st_size
@@ -147,15 +143,11 @@ def main() -> None:
                 f"| report.{kind} | {seconds:.1f} | {used() - before:.1f} | {size / 1e6:.2f} |"
             )
     table = "\n".join(lines)
-    print(table)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "report.md").write_text(
-            "# The report of a large study\n\n"
-            "Made by `benchmarks/report/report.py` on two CPU cores: "
-            f"32 layers, 57 subjects, 14,022 questions; the whole command.\n\n{table}\n",
-            encoding="utf-8",
-        )
+    text = (
+        f"# The report of a large study\n\n{program.made_by(__file__)} on two CPU cores: "
+        f"32 layers, 57 subjects, 14,022 questions; the whole command.\n\n{table}\n"
+    )
+    program.save(args.out, "report.md", text)
 
 
 if __name__ == "__main__":

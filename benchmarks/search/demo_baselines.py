@@ -1,36 +1,35 @@
-#!/usr/bin/env python3
 """Runs other searches on the demo's recorded landscape, for `optlayers report --baselines`.
+
+    python -m benchmarks.search.demo_baselines --out benchmarks/search
 
 Of each search, the median best score over seeds against cost, in full evaluations.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import zlib
-from pathlib import Path
 
 import numpy as np
 import optuna
 
+from benchmarks.lib import program
 from benchmarks.lib.competitors import SEARCHES, EndedError, Oracle
 from benchmarks.lib.landscapes import recorded
+from benchmarks.lib.program import LANDSCAPE
 
-ROOT = Path(__file__).resolve().parents[2]
 SHOWN = ("greedy addition", "beam of 3", "predecessor's GA", "random")
 GRID = [*range(1, 40), *range(40, 121, 2)]
 
 
 def main() -> None:
     """Run and save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "demo-baselines.json")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    known = recorded(ROOT / "studies" / "demo" / "landscape.npz")
+    known = recorded(LANDSCAPE)
     found = {}
     for name in SHOWN:
         runs = []
@@ -51,7 +50,7 @@ def main() -> None:
             "score": [round(float(median[i]), 5) for i in kept],
         }
     text = json.dumps({"study": "demo", "searches": found}, indent=1)
-    args.out.write_text(text + "\n", encoding="utf-8")
+    program.save(args.out, "demo-baselines.json", text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the whole `full` preset would cost: its course on a landscape of MMLU's shape.
 
-    python -m benchmarks.search.full_preset --seeds 5 --out benchmarks
+    python -m benchmarks.search.full_preset --seeds 5 --out benchmarks/search
 
 All phases of `studies/full.yaml` with its prior, the questions in MMLU's subjects, and the plan,
 sampler, pruner, rungs and cohorts of the package; only the models are made up (the `published`
@@ -10,17 +10,16 @@ shared prefixes of layers. One candidate's 570 questions alone are 18,240 of the
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.lib import program
 from benchmarks.lib.landscapes import FAMILIES, LAYERS, Question
 from optlayers.config.study import load_study
 from optlayers.evaluation.questions import Subject, order_questions
@@ -31,8 +30,6 @@ from optlayers.search.rungs import Rungs
 from optlayers.search.surrogate import indicators
 from optlayers.testing.simulation import Simulation
 from optlayers.trials.ranking import MAX_HELD_OUT, best_by_layers
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Test questions of MMLU's 57 subjects (Hendrycks et al. 2021), 14,042 in all.
 MMLU = (
@@ -138,11 +135,10 @@ def run(seed: int, study: str) -> tuple[Tally, dict[str, Any]]:
 
 def main() -> None:
     """Run, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--study", default="full")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     runs = [run(seed, args.study) for seed in range(args.first, args.first + args.seeds)]
     phases = [*(p.value for p in Phase if p is not Phase.done), "check"]
@@ -170,7 +166,7 @@ def main() -> None:
     total = data[-1]["shared of each seed"]
     below = [100 * found["true skill below the best"] for _, found in runs]
     text = (
-        f"# The whole `{args.study}` preset\n\nMade by `benchmarks/search/full_preset.py`: mean of "
+        f"# The whole `{args.study}` preset\n\n{program.made_by(__file__)}: mean of "
         f"{args.seeds} searches to the end on made-up landscapes of MMLU's shape, Llamba-8B's 32 "
         f"layers and its published single scores. Shared passes of one search: "
         f"{min(total):,} to {max(total):,}. `check` is what the leaderboard asks at the end.\n\n"
@@ -181,10 +177,8 @@ def main() -> None:
         + ", ".join(str(found["true rank"]) for _, found in runs)
         + ".\n"
     )
-    print(text)
+    program.save(args.out, f"{args.study}_preset.md", text)
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / f"{args.study}_preset.md").write_text(text, encoding="utf-8")
         (args.out / f"{args.study}_preset.json").write_text(
             json.dumps({"phases": data, "runs": [found for _, found in runs]}, indent=1),
             encoding="utf-8",

@@ -1,6 +1,6 @@
 """What log-probabilities of the right choice add to right and wrong, as the search uses them.
 
-    python -m benchmarks.search.logprob --study demo --sets 240 --out benchmarks
+    python -m benchmarks.search.logprob --study demo --sets 240 --out benchmarks/search
     python -m benchmarks.search.logprob --study examples/smollm2/study.yaml --size 4
 
 Random layer sets answer the questions of a study and those it sets aside. From a few questions each
@@ -12,7 +12,6 @@ good the ten sets are that come first.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from optuna.trial import TrialState
 
+from benchmarks.lib import program
 from optlayers.config.study import load_study
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.inference.device import pick_device, pick_dtype
@@ -30,8 +30,6 @@ from optlayers.search.logprobs import note_rung
 from optlayers.search.surrogate import Surrogate
 from optlayers.trials.record import Record
 from optlayers.trials.statistics import FloatArray, spearman
-
-ROOT = Path(__file__).resolve().parents[2]
 
 COHORT, TOP = 50, 10
 
@@ -131,14 +129,13 @@ def table(
 
 def main() -> None:
     """Run, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--study", default="demo")
     parser.add_argument("--sets", type=int, default=300)
     parser.add_argument("--size", type=int, help="layers of every set; by default of all sizes")
     parser.add_argument("--draws", type=int, default=40)
     parser.add_argument("--save", type=Path, help="an .npz for what was answered")
     parser.add_argument("--load", type=Path, help="such a file, in place of the models")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     definition = load_study(args.study)
@@ -169,17 +166,14 @@ def main() -> None:
     shares = 100 * right.mean(axis=1)
     of = f" of {args.size} layers" if args.size else ""
     text = (
-        "# Log-probabilities beside right and wrong\n\nMade by `benchmarks/search/logprob.py`: "
+        f"# Log-probabilities beside right and wrong\n\n{program.made_by(__file__)}: "
         f"{len(sets)} random layer sets{of} of study `{definition.name}`, {right.shape[1]} "
         f"questions; {shares.min():.1f} to {shares.max():.1f} % right. From a few questions, drawn "
         f"at random {args.draws} times, told by all the others: rank correlation, and share of "
         f"right answers.\n\n{table(sets, right, sure, space, args.draws)}\n"
     )
-    print(text)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        stem = definition.name + (f"-{args.size}" if args.size else "")
-        (args.out / f"logprob-{stem}.md").write_text(text, encoding="utf-8")
+    stem = definition.name + (f"-{args.size}" if args.size else "")
+    program.save(args.out, f"logprob-{stem}.md", text)
 
 
 if __name__ == "__main__":

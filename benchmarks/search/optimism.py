@@ -1,6 +1,6 @@
 """How much the best of many flatters itself: the optimism of a search's winner, on the demo.
 
-    python -m benchmarks.search.optimism --out benchmarks
+    python -m benchmarks.search.optimism --out benchmarks/search
 
 From the recorded answers of all layer sets of the demo: draw a number of sets, score them on some
 of the questions, take the best, and score that one on the questions left out.
@@ -8,26 +8,22 @@ of the questions, take the best, and score that one on the questions left out.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
+from benchmarks.lib import program
 from benchmarks.lib.landscapes import recorded
+from benchmarks.lib.program import LANDSCAPE
 from optlayers.trials.statistics import FloatArray, StratifiedScore
-
-ROOT = Path(__file__).resolve().parents[2]
 
 SETS, QUESTIONS = (16, 64, 256, 1024), (24, 48, 96, 144)
 
 
 def main() -> None:
     """Run, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--runs", type=int, default=400)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    known = recorded(ROOT / "studies" / "demo" / "landscape.npz")
+    known = recorded(LANDSCAPE)
     rng = np.random.default_rng(0)
     n_sets, n_full = known.answers.shape
     found: dict[tuple[str, int, int], list[float]] = {}
@@ -49,8 +45,7 @@ def main() -> None:
                         float(seen[best] - unseen[best])
                     )
     text = (
-        "# Optimism\n\n"
-        "Made by `benchmarks/search/optimism.py`: score of the winner on the questions "
+        f"# Optimism\n\n{program.made_by(__file__)}: score of the winner on the questions "
         "that chose it, less its score on the demo's other questions, in points; mean of "
         f"{args.runs} draws (standard error in brackets).\n"
     )
@@ -59,20 +54,18 @@ def main() -> None:
         "crowded": "Without the best tenth of the sets, where none stands out",
     }
     for name, title in titles.items():
-        text += f"\n{title}:\n\n| questions | " + " | ".join(f"best of {c}" for c in SETS)
-        text += " |\n|---|" + "---|" * len(SETS) + "\n"
-        for questions in QUESTIONS:
-            cells = [_cell(np.array(found[name, questions, count])) for count in SETS]
-            text += f"| {questions} | " + " | ".join(cells) + " |\n"
+        rows = [
+            [questions, *(_cell(np.array(found[name, questions, count])) for count in SETS)]
+            for questions in QUESTIONS
+        ]
+        heads = ["questions", *(f"best of {count}" for count in SETS)]
+        text += f"\n{title}:\n\n{program.table(heads, rows)}\n"
     interval = StratifiedScore.plain(48).interval(np.arange(48) < 36)
     text += (
         "\nFor scale: a single score of 75 % on 48 questions has a 95 % interval of "
         f"{100 * interval.ci_low:.0f} to {100 * interval.ci_high:.0f} %.\n"
     )
-    print(text)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "optimism.md").write_text(text, encoding="utf-8")
+    program.save(args.out, "optimism.md", text)
 
 
 def _cell(values: FloatArray) -> str:

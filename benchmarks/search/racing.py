@@ -1,6 +1,6 @@
 """How often a race calls a set beaten that is as good as all others, and how often a poor one.
 
-    python -m benchmarks.search.racing --runs 1000 --out benchmarks
+    python -m benchmarks.search.racing --runs 1000 --out benchmarks/search
 
 A crowd of 100 sets of one skill answers the first rung; from each rung the part of them goes on
 whose answers so far are best. Then a newcomer runs, as good as they are (a call is an error) or
@@ -14,25 +14,22 @@ Bonferroni's correction for as many as there are.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import multiprocessing
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
+from benchmarks.lib import program
 from optlayers.layerset import LayerSet
 from optlayers.search import rungs
 from optlayers.search.racing import Race
 from optlayers.trials.answers import encode_answers
 from optlayers.trials.record import Record
 from optlayers.trials.statistics import paired_difference, upper_p
-
-ROOT = Path(__file__).resolve().parents[2]
 
 CROWD, ALPHA, WORSE = 100, 0.1, 0.12
 SHARES = (1.0, 0.5, 0.3, 0.1)
@@ -136,10 +133,9 @@ def run(job: tuple[tuple[float, float], tuple[int, int], float, int, int]) -> li
 
 def main() -> None:
     """Run, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     cases = [
         case
@@ -149,16 +145,14 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
         found = pool.map(run, [(*case, args.runs) for case in cases], chunksize=1)
     names = [f"{rule}: {what}" for rule in RULES for what in ("error", "poor out")]
-    lines = [
-        f"| right | rungs | goes on | best | {' | '.join(names)} |",
-        "|---|---|---|---|" + "---|" * len(names),
-    ]
+    rows: list[list[object]] = []
     for ((a, b), (n_fast, n_full), share, top), row in zip(cases, found, strict=True):
         steps = ", ".join(str(n) for n in rungs(n_fast, n_full))
-        cells = " | ".join(f"{v:.3f}" for v in row)
-        lines.append(f"| {a / (a + b):.2f} | {steps} | {share:.0%} | {top} | {cells} |")
+        cells = [f"{v:.3f}" for v in row]
+        rows.append([f"{a / (a + b):.2f}", steps, f"{share:.0%}", top, *cells])
+    made = program.table(["right", "rungs", "goes on", "best", *names], rows)
     text = (
-        "# Races\n\nMade by `benchmarks/search/racing.py`: of "
+        f"# Races\n\n{program.made_by(__file__)}: of "
         f"{args.runs} newcomers to a crowd of {CROWD} sets, the share called beaten, over all "
         f"rungs, at a stated error of {ALPHA}. `error`: newcomers as good as every one of the "
         f"crowd, who answer so many right as `right` says; `poor out`: newcomers "
@@ -166,12 +160,9 @@ def main() -> None:
         "part of the crowd goes on by its answers so far. Races are for the best place, or the "
         "best three. `optlayers`: as built. `paired`: the leader, chosen by its answers beyond "
         "the rung, against the newcomer on the questions of the rung. `corrected`: all contenders "
-        f"there, with Bonferroni's correction.\n\n{chr(10).join(lines)}\n"
+        f"there, with Bonferroni's correction.\n\n{made}\n"
     )
-    print(text)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "racing.md").write_text(text, encoding="utf-8")
+    program.save(args.out, "racing.md", text)
 
 
 if __name__ == "__main__":

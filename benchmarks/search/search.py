@@ -16,7 +16,6 @@ arrays). `python -m studies.demo.build.make_landscape --study FILE.yaml --out FI
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -31,11 +30,11 @@ from typing import Any
 import numpy as np
 import optuna
 
+from benchmarks.lib import program
 from benchmarks.lib.competitors import SEARCHES, EndedError, Oracle
 from benchmarks.lib.landscapes import FAMILIES, Known, recorded, synthetic
+from benchmarks.lib.program import LANDSCAPE
 from optlayers.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 NEAR, BUDGET = 0.005, 600.0
 OURS, THEIRS = "#0072b2", "#c44e00"
@@ -45,7 +44,7 @@ GRID = (10, 20, 40, 60, 80, 120, 160, 240, 400, 600)
 def landscape(name: str, seed: int) -> Known:
     """The demo's, one from a file, or a synthetic one of that seed."""
     if name == "demo":
-        return recorded(ROOT / "studies" / "demo" / "landscape.npz")
+        return recorded(LANDSCAPE)
     return recorded(Path(name)) if name.endswith(".npz") else synthetic(name, seed)
 
 
@@ -106,7 +105,7 @@ def quartiles(values: list[float]) -> str:
 
 def table(rows: list[dict[str, Any]], names: list[str], searches: list[str], key: str) -> str:
     """Markdown: cost of each search on each landscape; `not` where it was not found."""
-    lines = ["| search | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    lines = []
     for search in searches:
         cells = []
         for name in names:
@@ -114,8 +113,8 @@ def table(rows: list[dict[str, Any]], names: list[str], searches: list[str], key
             costs = [r[key] if r["found"] else np.inf for r in mine]
             missed = sum(not r["found"] for r in mine)
             cells.append(quartiles(costs) + (f", {missed} missed" if missed else ""))
-        lines.append(f"| {search} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([search, *cells])
+    return program.table(["search", *names], lines)
 
 
 def band(axis: Any, rows: list[dict[str, Any]], color: str) -> None:
@@ -171,12 +170,11 @@ def picture(rows: list[dict[str, Any]], names: list[str], searches: list[str], p
 
 def main() -> None:
     """Run, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = program.parser(__doc__)
     parser.add_argument("--landscapes", nargs="*", default=["demo", *FAMILIES])
     parser.add_argument("--searches", nargs="*", default=list(SEARCHES), choices=list(SEARCHES))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--draw", action="store_true", help="run nothing: from OUT/search.json")
     args = parser.parse_args()
     file = None if args.out is None else args.out / "search.json"
@@ -212,20 +210,17 @@ def main() -> None:
     shared = table(rows, args.landscapes, args.searches, "shared")
     seeds = len({r["seed"] for r in rows})
     text = (
-        "# Searches\n\nMade by `benchmarks/search/search.py`: median cost (quartiles) over "
+        f"# Searches\n\n{program.made_by(__file__)}: median cost (quartiles) over "
         f"{seeds} seeds to evaluate a set within half a point of the true best on all "
         f"questions, in units of one set on all questions, at most {BUDGET:.0f}.\n\n"
         f"Without shared prefixes of layers:\n\n{costs}\n\nWith them:\n\n{shared}\n"
     )
-    print(text)
+    if args.out is not None:
+        text += "\n![Points below the best against cost, medians and quartiles](search.svg)\n"
+    program.save(args.out, "search.md", text)
     seconds = {s: np.mean([r["seconds"] for r in rows if r["search"] == s]) for s in args.searches}
     print({s: round(float(v), 1) for s, v in seconds.items()})
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "search.md").write_text(
-            text + "\n![Points below the best against cost, medians and quartiles](search.svg)\n",
-            encoding="utf-8",
-        )
         (args.out / "search.json").write_text(json.dumps(rows), encoding="utf-8")
         picture(rows, args.landscapes, args.searches, args.out / "search.svg")
 

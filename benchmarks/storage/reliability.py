@@ -1,7 +1,7 @@
 """Whether a search survives what happens to workers and databases, and with what result.
 
-    python -m benchmarks.storage.reliability --out benchmarks                   # 25 minutes
-    python -m benchmarks.storage.reliability --out benchmarks --only postgresql # that column alone
+    python -m benchmarks.storage.reliability --out benchmarks/storage    # 25 minutes
+    python -m benchmarks.storage.reliability --out benchmarks/storage --only postgresql
 
 Workers run `optlayers worker` and replay the demo's landscape; they are forked from one process, so
 that dozens fit on two cores. A random one is killed (kill -9) every few seconds and another takes
@@ -21,7 +21,6 @@ Columns are kept in `reliability.json` beside the table, so that one can be made
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -31,6 +30,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lib import program
 from benchmarks.storage.reliability_checks import check
 from benchmarks.storage.reliability_runs import Figures, Run, a_folder, place_of, search
 
@@ -92,7 +92,7 @@ def write(folder: Path, columns: dict[str, dict[str, Any]], order: list[str]) ->
     machines = sorted({column["machine"] for column in shown})
     lines = ["# Many workers, one database: what a search survives", ""]
     lines += [
-        f"Made by `benchmarks/storage/reliability.py` on {' and '.join(machines)}; "
+        f"{program.made_by(__file__)} on {' and '.join(machines)}; "
         "the demo's landscape is replayed. A fault would be: a study that does not finish, a "
         "worker that fails, a trial left running or waiting, a question evaluated twice that "
         "was not in flight when a worker ended, an answer that is not the recorded one, a bad "
@@ -111,8 +111,7 @@ def write(folder: Path, columns: dict[str, dict[str, Any]], order: list[str]) ->
 
 def main() -> None:
     """Do the runs and write the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path)
+    parser = program.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=300.0, help="of the runs with kills")
     parser.add_argument("--outage", type=float, default=20.0)
     parser.add_argument("--only", choices=list(planned(300, 20)), action="append")

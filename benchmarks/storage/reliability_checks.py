@@ -9,7 +9,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from benchmarks.storage.reliability_runs import LANDSCAPE, MOST_LAYERS, Figures, Run, Workers
+from benchmarks.lib.program import LANDSCAPE
+from benchmarks.storage.reliability_runs import MOST_LAYERS, Figures, Run, Workers
 from optlayers.config.study import StudyDefinition, load_study
 from optlayers.layerset import LayerSpace
 from optlayers.results.leaderboard import leaderboard

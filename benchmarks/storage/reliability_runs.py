@@ -18,13 +18,13 @@ from typing import Literal
 import optuna
 import yaml
 
+from benchmarks.lib import program
 from benchmarks.lib.forked_worker import Forked
+from benchmarks.lib.program import LANDSCAPE
 from benchmarks.lib.servers import MariaDB, Postgres, Server
 from optlayers.config.study import StudyDefinition, load_study
 from optlayers.storage.connect import open_study
 
-ROOT = Path(__file__).resolve().parents[2]
-LANDSCAPE = ROOT / "studies" / "demo" / "landscape.npz"
 MOST_LAYERS = 4
 STUDY = """\
 name: reliability
@@ -118,7 +118,7 @@ class Workers:
             self.alive[number] = subprocess.Popen(
                 [*apart, sys.executable, "-m", "optlayers", *command],
                 cwd=self.folder,
-                env={**os.environ, **env, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, **env, "PYTHONPATH": str(program.ROOT)},
                 stdout=subprocess.DEVNULL,
                 stderr=written,
             )

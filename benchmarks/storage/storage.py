@@ -1,6 +1,6 @@
 """What the storage costs a worker: per trial of 32 layers, and per proposal in a long study.
 
-    python -m benchmarks.storage.storage --out benchmarks
+    python -m benchmarks.storage.storage --out benchmarks/storage
 
 One worker runs a study of 32 layers with MMLU's 14,042 questions in 57 subjects on an evaluator
 that answers at once; all time in calls of the storage is counted, reading what is new included.
@@ -12,7 +12,6 @@ of the worker itself, which other programs on the machine stretch less.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
+from benchmarks.lib import program
 from benchmarks.lib.servers import MariaDB, Postgres
 from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.evaluation.base import Evaluator, Judged
@@ -46,8 +46,6 @@ from optlayers.trials import keys
 from optlayers.trials.record import Halves, Record
 from optlayers.workers.queue import Claim
 from optlayers.workers.worker import Worker
-
-ROOT = Path(__file__).resolve().parents[2]
 
 N_LAYERS, QUESTIONS, SUBJECTS = 32, 14_042, 57
 STUDY = """
@@ -259,8 +257,7 @@ def sqlite_url() -> Iterator[str]:
 
 def main() -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--out", type=Path)
+    parser = program.parser(__doc__)
     parser.add_argument("--trials", type=int, default=160)
     parser.add_argument("--finished", type=int, default=10_000)
     parser.add_argument("--only", choices=["sqlite", "postgresql", "mariadb"])
@@ -272,17 +269,16 @@ def main() -> None:
         if options.only in (None, name.lower()):
             with kind() as server:
                 rows.append(measure(name, server.database, options.trials, options.finished))
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write(options.out / "storage.md", rows, options.trials, options.finished)
+    text = written(rows, options.trials, options.finished)
+    program.save(options.out, "storage.md", text)
 
 
-def write(path: Path, rows: list[dict[str, Any]], trials: int, finished: int) -> None:
+def written(rows: list[dict[str, Any]], trials: int, finished: int) -> str:
     """The table as Markdown."""
     lines = [
         "# The storage: what it costs a worker",
         "",
-        f"Made by `benchmarks/storage/storage.py` on {os.cpu_count()} CPU cores, Python "
+        f"{program.made_by(__file__)} on {os.cpu_count()} CPU cores, Python "
         f"{platform.python_version()}. Milliseconds.",
         "",
         f"A trial of {N_LAYERS} layers and up to {QUESTIONS:,} questions, mean of {trials}: all "
@@ -307,7 +303,7 @@ def write(path: Path, rows: list[dict[str, Any]], trials: int, finished: int) ->
         ("first read", f"{finished:,} trials: the first read of a worker that joins"),
     ):
         lines.append(f"| {label} | " + " | ".join(f"{r[key]:.1f}" for r in rows) + " |")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
