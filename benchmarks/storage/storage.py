@@ -110,18 +110,18 @@ class Clock:
         real = RetryPolicy.call
         clock = self
 
-        def timed(self: RetryPolicy, function: Callable[[], Any]) -> Any:
+        def timed(self: RetryPolicy, function: Callable[[], Any], **options: Any) -> Any:
             clock.depth += 1
             began, cpu = time.perf_counter(), time.process_time()
             try:
-                return real(self, function)
+                return real(self, function, **options)
             finally:
                 clock.depth -= 1
                 if not clock.depth:
                     clock.seconds += time.perf_counter() - began
                     clock.cpu += time.process_time() - cpu
 
-        RetryPolicy.call = timed  # type: ignore[method-assign]
+        RetryPolicy.call = timed  # type: ignore[assignment]
         try:
             yield
         finally:

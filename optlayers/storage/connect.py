@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import random
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,14 +30,13 @@ from optlayers.config.study import StudyDefinition
 from optlayers.errors import MissingStudyError, StorageError
 from optlayers.storage import sqlite, tables
 from optlayers.storage.redact import mask_password, remember_password
-from optlayers.storage.retry import RetryingStorage, RetryPolicy, one_line
+from optlayers.storage.retry import RetryingStorage, RetryPolicy, is_away, one_line
 
 DEFAULT_URL = "sqlite:///optuna.db"
 POSTGRES_URL = "postgresql+psycopg://user@host/database"
 CONNECT_SECONDS = 10
 # Longer than any of our statements: a connection that is silent for so long is broken.
 SILENCE_SECONDS = 120
-CREATE_TRIES = 20
 
 DEFINITION = "definition"
 FINGERPRINT = "fingerprint"
@@ -49,9 +46,6 @@ _DRIVERS = {
     "mysql": "write mysql+pymysql://, and install optlayers[mysql]",
     "mariadb": "write mysql+pymysql://, and install optlayers[mysql]",
 }
-
-# What databases say where another process has just created a table or its first row.
-_ALREADY_MADE = ("already exists", "duplicate key", "duplicate entry", "unique constraint")
 
 
 @contextlib.contextmanager
@@ -95,12 +89,14 @@ def open_storage(
             if not create and not _has_studies(url, options):
                 raise MissingStudyError(f"storage {shown}: it holds no studies; name another")
             if is_sqlite:
-                sqlite.prepare_file(url)
+                sqlite.prepare_file(url, policy)
             kind = _storage_class(say)
-            if wait:
-                storage = policy.call(lambda: _open_tables(kind, url, options))
-            else:
-                storage = _open_tables(kind, url, options)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Query string argument", SAWarning)
+                storage = policy.call(
+                    lambda: kind(url, engine_kwargs=options),
+                    when=lambda error: _is_race(error) or (wait and is_away(error)),
+                )
         except ImportError as error:
             raise _no_driver(shown, error) from None
         except (RuntimeError, SAWarning) as error:
@@ -190,23 +186,13 @@ def _storage_class(say: Callable[[str], None]) -> type[RDBStorage]:
     return FastRDBStorage
 
 
-def _open_tables(kind: type[RDBStorage], url: str, options: dict[str, Any]) -> RDBStorage:
-    """Optuna's storage of that URL, whose tables several processes may create at once.
-
-    The second process fails while the first creates a table, and tries again.
-    """
-    for attempt in range(1, CREATE_TRIES + 1):
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", "Query string argument", SAWarning)
-                return kind(url, engine_kwargs=options)
-        except (StorageInternalError, SQLAlchemyError) as error:
-            text = f"{error} {error.__cause__}".lower()
-            racing = any(words in text for words in _ALREADY_MADE)
-            if attempt == CREATE_TRIES or not racing:
-                raise
-            time.sleep(0.02 * attempt * (0.5 + random.random()))
-    raise AssertionError("unreachable")
+def _is_race(error: BaseException) -> bool:
+    """Whether another process has just created a table, or its first row."""
+    words = ("already exists", "duplicate key", "duplicate entry", "unique constraint")
+    text = f"{error} {error.__cause__}".lower()
+    return isinstance(error, SQLAlchemyError | StorageInternalError) and any(
+        word in text for word in words
+    )
 
 
 def _has_studies(url: str, options: dict[str, Any]) -> bool:

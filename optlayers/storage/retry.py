@@ -74,8 +74,11 @@ class RetryPolicy:
         self.seconds = RETRY_SECONDS
         self.say = say
 
-    def call(self, function: Callable[[], T]) -> T:
-        """The function's result; raises `StorageAwayError` where the time is up."""
+    def call(self, function: Callable[[], T], when: Callable[[BaseException], bool] = is_away) -> T:
+        """The function's result, called again after errors for which `when` is true.
+
+        Raises `StorageAwayError` where the time is up.
+        """
         if getattr(_thread, "never_retry", False):
             return function()
         begun, delay, said = 0.0, FIRST_DELAY, False
@@ -84,7 +87,7 @@ class RetryPolicy:
                 with without_interrupts():
                     result = function()
             except Exception as error:
-                if not is_away(error):
+                if not when(error):
                     raise
                 now = time.monotonic()
                 begun = begun or now

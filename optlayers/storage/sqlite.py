@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 import shutil
 import sqlite3
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from sqlalchemy.engine import make_url
 
 from optlayers.errors import StorageError
 from optlayers.storage.redact import mask_password
+from optlayers.storage.retry import RetryPolicy
 
 BUSY_SECONDS = 60
-_TRIES = 20
 _LEAST_BYTES = 1_000_000  # the write-ahead log of one transaction
 
 
@@ -54,40 +53,26 @@ def has_table(url: str, table: str) -> bool:
     """Whether the file has a table of that name; nothing is written."""
     path = Path(str(make_url(url).database)).absolute()
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
-        try:
-            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,))
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as file:
+            found = file.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,))
             return found.fetchone() is not None
-        finally:
-            connection.close()
     except sqlite3.Error:
         return path.exists()  # opening it shows what is wrong
 
 
-def prepare_file(url: str) -> None:
+def prepare_file(url: str, policy: RetryPolicy) -> None:
     """Put a new file into write-ahead mode; raises `StorageError` where that fails."""
     path = str(make_url(url).database)
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
-        try:
-            _write_ahead(connection)
-        finally:
-            connection.close()
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+            # SQLite ignores its timeout here.
+            policy.call(
+                lambda: connection.execute("PRAGMA journal_mode=WAL"),
+                when=lambda error: "locked" in str(error),
+            )
     except sqlite3.Error as error:
         fix = "name a file that can be written and is an SQLite database"
         free = shutil.disk_usage(Path(path).absolute().parent).free
         if "disk" in str(error) and free < _LEAST_BYTES:
             fix = "its disk is full, so make room"
         raise StorageError(f"storage {url}: {error}; {fix}") from None
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Set the mode; SQLite ignores its timeout here, so other processes are waited for."""
-    for attempt in range(1, _TRIES + 1):
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if attempt == _TRIES or "locked" not in str(error):
-                raise
-            time.sleep(0.02 * attempt * (0.5 + random.random()))

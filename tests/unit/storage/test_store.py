@@ -123,7 +123,7 @@ def test_trials_that_a_broken_connection_has_made_are_not_made_again(
     store = store_of(study_in(tmp_path))
     results = []
 
-    def twice(self: RetryPolicy, write: Callable[[], Any]) -> Any:
+    def twice(self: RetryPolicy, write: Callable[[], Any], **_: Any) -> Any:
         """The connection breaks after the commit, so the call is made again."""
         results.append(write())
         return write()
