@@ -195,14 +195,14 @@ def test_a_donor_that_ends_its_workers_ends_no_study(tmp_path: Path) -> None:
     wanted = load_study(str(tmp_path / "short.yaml"))
     study = open_study(url_in(tmp_path), wanted)
     # It has ended all but the last that it may.
-    line: dict[str, Any] = {"worker": f"{host_name()}:1:1", "token": "x", "beat": 0, "done": False}
-    line["tries"] = once.MOST_TRIES - 1
-    study._storage.set_study_system_attr(study._study_id, once.KEY + "base and donor", line)
+    lease: dict[str, Any] = {"worker": f"{host_name()}:1:1", "token": "x", "beat": 0, "done": False}
+    lease["tries"] = once.MOST_TRIES - 1
+    store_of(study).put_attrs({once.KEY + "base and donor": lease})
     searching = search(tmp_path, "--study", "short.yaml", "--workers", "1")
     searching.communicate(timeout=120)
     told = (tmp_path / "err").read_text()
     assert searching.returncode == 0, told
-    assert "again in 1 s" in told
+    assert "restart in 1 s" in told
     # So the next search says at once that it is finished.
     study = open_study(url_in(tmp_path), wanted)
     assert holdout.is_checked(study, wanted, read_records(study.get_trials()), 16)
