@@ -159,9 +159,12 @@ def test_a_command_that_needs_more_is_at_least_one(command: Command) -> None:
         for name in re.findall(r"optlayers\[([\w,]+)\]", " ".join(words)):
             assert set(name.split(",")) <= set(extras()), command
     elif words[0] == "python":
-        assert words[1] == "-m" or (ROOT / words[1]).is_file(), command
+        path = words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
+        assert (ROOT / path).is_file() or not path.startswith(("benchmarks", "studies")), command
     elif words[0].startswith("scripts/"):
         assert (ROOT / words[0]).is_file(), command
+        for path in (w for w in words[1:] if w.startswith("tests/")):
+            assert (ROOT / path).exists(), command
         for file in (w for w in words[1:] if w.endswith(".py")):
             assert (ROOT / file).is_file(), command
     else:

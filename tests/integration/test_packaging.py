@@ -55,9 +55,10 @@ def test_the_wheel_holds_the_package_and_the_studies_and_nothing_else(dist: Path
     for name in ("report/page.js", "report/page.css", "report/page.html.j2", "py.typed"):
         assert f"optlayers/{name}" in inside
     for path in (ROOT / "studies").rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file() and not {"__pycache__", "build"} & set(path.parts):
             assert f"optlayers/{path.relative_to(ROOT).as_posix()}" in inside
     assert all(name.startswith("optlayers/") for name in inside)
+    assert not any("demo/build" in name for name in inside)
     assert not any("__pycache__" in name or ".db" in name for name in inside)
     assert wheel.stat().st_size < 20_000_000
 

@@ -1,6 +1,6 @@
 """Questions and training text of the demo: facts to know and passages to look things up in.
 
-The same functions make the committed test questions (`make_demo_tasks.py`) and the endless
+The same functions make the committed test questions (`make_tasks.py`) and the endless
 training text (`train_demo_pair.py`), so a prompt in training has exactly the test's form.
 
 All randomness goes through `Random.random`, the one method whose values Python promises to keep

@@ -13,7 +13,7 @@ from optlayers.results.heldout import HeldOut, held_out_of
 from optlayers.results.leaderboard import best_of_size
 
 ROOT = Path(__file__).resolve().parents[3]
-OUT = ROOT / "benchmarks" / "demo.md"
+OUT = ROOT / "benchmarks" / "search" / "demo.md"
 HEAD = """\
 # What a search of the demo finds
 
