@@ -52,7 +52,6 @@ class Exporter:
 
     def score(self, layers: LayerSet) -> dict[str, Any] | None:
         """The score of a layer set with interval and answers; None if it was not evaluated."""
-
         row = next((row for row in self.rows if row.record.layers == layers), None)
         if row is None:
             return None

@@ -60,8 +60,7 @@ def init(
         Path | None, typer.Option(help="A folder with lm-eval YAML of your own.")
     ] = None,
     max_layers: Annotated[
-        int | None,
-        typer.Option(callback=opt.number(1), help="Most donor layers (default: 4)."),
+        int | None, typer.Option(callback=opt.number(1), help="Most donor layers (default: 4).")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The study file to write.")
@@ -110,7 +109,6 @@ def init(
 
 def _ask(option: str, given: str | None, question: str, default: str | None = None) -> str:
     """The value of an option, or else the answer to a question."""
-
     if given is None:
         if not sys.stdin.isatty():
             if default is not None:

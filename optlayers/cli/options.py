@@ -69,39 +69,34 @@ Dtype = Annotated[
     ),
 ]
 MaxMinutes = Annotated[
-    float | None,
-    typer.Option(callback=number(0), help="Stop after this many minutes."),
+    float | None, typer.Option(callback=number(0), help="Stop after this many minutes.")
 ]
 Sampler = Annotated[
     str | None,
     typer.Option(
-        help="pattern-ga, tpe, nsgaii, random, greedy or beam (default: from the study file).",
+        help="pattern-ga, tpe, nsgaii, random, greedy or beam (default: from the study file)."
     ),
 ]
 Pruner = Annotated[
-    str | None,
-    typer.Option(help="racing, halving or none (default: from the study file)."),
+    str | None, typer.Option(help="racing, halving or none (default: from the study file).")
 ]
 # For tests and benchmarks: answers from a recording, see optlayers/testing/replay.py.
 Replay = Annotated[str | None, typer.Option("--replay", hidden=True)]
 Layers = Annotated[
     str,
     typer.Option(
-        metavar="LAYERS",
-        help='Layers from the donor, such as 3,7; "" is the base, all the donor.',
+        metavar="LAYERS", help='Layers from the donor, such as 3,7; "" is the base, all the donor.'
     ),
 ]
 Limit = Annotated[
-    int | None,
-    typer.Option(callback=number(1), help="Only the first N documents of each task."),
+    int | None, typer.Option(callback=number(1), help="Only the first N documents of each task.")
 ]
 Convert = Annotated[
     str | None,
     typer.Option(help="Convert to float32, bfloat16 or float16 (default: keep each dtype)."),
 ]
 Push = Annotated[
-    str | None,
-    typer.Option(metavar="REPO", help="Upload to the Hugging Face hub, as OWNER/NAME."),
+    str | None, typer.Option(metavar="REPO", help="Upload to the Hugging Face hub, as OWNER/NAME.")
 ]
 Private = Annotated[
     bool, typer.Option("--private", help="With --push: make a new repository private.")
@@ -141,7 +136,6 @@ def stored_study(name_or_file: str, storage: str) -> Iterator[tuple[StudyDefinit
     Raises `InputError` as `stored_definition`, and `StorageError` for all that goes wrong with the
     database while it is open.
     """
-
     definition = stored_definition(name_or_file, storage)
     study = open_study(storage, definition, create=False)
     with storage_errors(storage):

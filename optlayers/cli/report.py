@@ -28,16 +28,14 @@ def report(
     study: opt.Study = "demo",
     storage: opt.Storage = opt.DEFAULT_URL,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="File to write (default: report.FORMAT)."),
+        Path | None, typer.Option(metavar="FILE", help="File to write (default: report.FORMAT).")
     ] = None,
     kind: Annotated[
         Format | None,
         typer.Option("--format", help="html, md or json (default: by the suffix of --out)."),
     ] = None,
     images: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Also write the figures as SVG and PNG."),
+        Path | None, typer.Option(metavar="DIR", help="Also write the figures as SVG and PNG.")
     ] = None,
     baselines: Annotated[
         Path | None,
@@ -49,14 +47,7 @@ def report(
 ) -> None:
     """Write a report of a study, done or under way: one file."""
     from optlayers.report.cost import read_baselines
-    from optlayers.report.document import (
-        MARKDOWN_ROWS,
-        ROWS,
-        as_data,
-        figures,
-        markdown,
-        sections,
-    )
+    from optlayers.report.document import MARKDOWN_ROWS, ROWS, as_data, figures, markdown, sections
     from optlayers.report.images import browser, write_images
     from optlayers.report.page import page
 

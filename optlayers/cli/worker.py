@@ -35,16 +35,14 @@ def worker(
     index: Annotated[
         int | None,
         typer.Option(
-            callback=opt.number(0),
-            help="Seed of the sampler here (default: by process).",
+            callback=opt.number(0), help="Seed of the sampler here (default: by process)."
         ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(callback=opt.number(1, 1000), help="CPU threads.")
     ] = None,
     cohort: Annotated[
-        int | None,
-        typer.Option(callback=opt.number(1), help="Layer sets evaluated together."),
+        int | None, typer.Option(callback=opt.number(1), help="Layer sets evaluated together.")
     ] = None,
     max_minutes: opt.MaxMinutes = None,
     hang_minutes: Annotated[
