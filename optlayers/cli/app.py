@@ -98,7 +98,7 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def not_fatal(what: str) -> Iterator[None]:
-    """Print errors of what is not worth failing for, such as notes for the dashboard."""
+    """Print errors of what is not worth failing for, such as figures for the dashboard."""
     try:
         yield
     except Exception as error:

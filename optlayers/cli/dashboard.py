@@ -28,7 +28,7 @@ def dashboard(
 ) -> None:
     """Show a database in a browser, with optuna-dashboard.
 
-    Adds notes and figures to its studies and keeps them up to date; Ctrl-C ends it. The URL is
+    Adds a note and figures to each study and keeps them up to date; Ctrl-C ends it. The URL is
     also read from OPTLAYERS_STORAGE, so that no process list shows its password.
     """
     from optuna.artifacts import FileSystemArtifactStore
@@ -56,11 +56,11 @@ def dashboard(
         raise RunError(f"{host} port {port}: {error}; choose another --host or --port") from None
 
 
-def write_notes(opened: Any, definition: Any, storage: str) -> None:
-    """Write the notes and figures of a study whose search has ended; a failure is only printed."""
+def write_note(opened: Any, definition: Any, storage: str) -> None:
+    """Write note and figures of a study whose search has ended; a failure is only printed."""
     from optlayers.report.dashboard import annotate
 
-    with not_fatal("notes for the dashboard were not written"):
+    with not_fatal("note and figures for the dashboard were not written"):
         annotate(opened, definition, mask_password(storage))
 
 
@@ -69,7 +69,7 @@ def _keep_up_to_date(opened: Any, shown_url: str) -> None:
 
     wait = threading.Event()
     while not wait.wait(UPDATE_SECONDS):
-        with not_fatal("notes and figures were not updated"):
+        with not_fatal("note and figures were not updated"):
             annotate_all(opened, shown_url)
 
 

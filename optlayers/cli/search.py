@@ -54,7 +54,7 @@ def search(
     json: opt.Json = False,
 ) -> None:
     """Search for the best layer sets of a study; rerun to continue."""
-    from optlayers.cli.dashboard import write_notes
+    from optlayers.cli.dashboard import write_note
     from optlayers.cli.local_workers import (
         Pool,
         WorkerProcess,
@@ -90,7 +90,7 @@ def search(
         _print_results(definition, opened, study, storage, json)
         if replay is None:
             # Last, because the library of the dashboard takes seconds to load.
-            write_notes(opened, definition, storage)
+            write_note(opened, definition, storage)
 
 
 def _fetch_models(definition: Any) -> None:

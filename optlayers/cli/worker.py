@@ -96,9 +96,9 @@ def worker(
             ).run()
             if not attached and replay is None:
                 # `search` does it for its own workers.
-                from optlayers.cli.dashboard import write_notes
+                from optlayers.cli.dashboard import write_note
 
-                write_notes(opened, definition, storage)
+                write_note(opened, definition, storage)
         return done
 
     try:

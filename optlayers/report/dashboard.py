@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a study beside its trials: notes, figures, and reports of exports.
+"""What optuna-dashboard shows of a study beside its trials: a note, figures, reports of exports.
 
 Written when a search ends and while the dashboard runs, never by a working worker.
 """
@@ -16,34 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from optlayers.config.study import StudyDefinition
 from optlayers.report.document import definition_text, figures, sections, study_argument
-from optlayers.report.formats import interval, layers_text, percent
 from optlayers.report.images import titled
 from optlayers.report.tables import question
-from optlayers.results.answers import subject_scores
 from optlayers.results.view import StudyView
-from optlayers.search import Goal
 from optlayers.storage.connect import DEFAULT_URL, DEFINITION
-from optlayers.storage.dashboard import has_note, save_figures, save_trial_notes
+from optlayers.storage.dashboard import save_figures
 from optlayers.storage.redact import MASK
 from optlayers.storage.store import store_of
-from optlayers.trials import keys
-from optlayers.trials.record import Record
 
-# The dashboard searches all notes for each trial, so more of them would make it slow.
-MOST_NOTES = 1500
 # Height of its panels for figures, in pixels; it cuts off what is higher.
 PANEL_HEIGHT = 440
 # The system attribute with what was written last: its version, and the number of finished trials.
 WRITTEN = "optlayers:shown"
-# Raised when notes or figures change, so that those of earlier versions are replaced.
+# Raised when note or figures change, so that those of earlier versions are replaced.
 VERSION = 5
-# Notes with this line are replaced; notes that somebody wrote are not.
+# A note with this line is replaced; a note that somebody wrote is not.
 MARK = "*Written by optlayers.*"
 ARTIFACTS_ENV = "OPTLAYERS_ARTIFACTS"
 REPORTS = ("README.md", "checkpoint_info.json")
@@ -60,29 +52,24 @@ def annotate_all(storage: Any, shown_url: str) -> None:
         annotate(study, definition, shown_url)
 
 
-def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -> int:
-    """Write the study's note, missing notes of trials, and the figures.
+def annotate(study: optuna.Study, definition: StudyDefinition, shown_url: str) -> None:
+    """Write the study's note and the figures; nothing if no trial has finished since the last call.
 
-    Returns the number of trials that got a note. Writes nothing if no trial has finished since the
-    last call. shown_url: of the database, without its password, for the commands in the note.
+    shown_url: of the database, without its password, for the commands in the note.
     """
     from optuna_dashboard import get_note, save_note
 
     view, store = StudyView.of(definition, study), store_of(study)
-    records = [record for record in view.records if record.state.is_finished()]
-    attrs, written = store.attrs(), [VERSION, len(records)]
-    if attrs.get(WRITTEN) == written or not records:
-        return 0
+    finished = sum(record.state.is_finished() for record in view.records)
+    attrs, written = store.attrs(), [VERSION, finished]
+    if attrs.get(WRITTEN) == written or not finished:
+        return
     text = study_note(definition, "" if shown_url == DEFAULT_URL else shown_url)
     old = get_note(study) if "dashboard:note_ver" in attrs else ""
     if text != old and (not old or MARK in old):
         save_note(study, text)
-    best = sorted(records, key=lambda r: (not r.is_full, -(r.score or 0.0)))[:MOST_NOTES]
-    missing = [record for record in best if not has_note(store, attrs, record.number)]
-    save_trial_notes(study, {record.number: trial_note(view, record) for record in missing})
     _write_figures(study, view)
     store.put_attrs({WRITTEN: written})
-    return len(missing)
 
 
 def _write_figures(study: optuna.Study, view: StudyView) -> None:
@@ -99,7 +86,7 @@ def _write_figures(study: optuna.Study, view: StudyView) -> None:
     save_figures(study, drawn)
 
 
-# ------------------------------------------------------------------ notes
+# ------------------------------------------------------------------ note
 
 
 def study_note(definition: StudyDefinition, shown_url: str) -> str:
@@ -138,44 +125,6 @@ def study_note(definition: StudyDefinition, shown_url: str) -> str:
         "there. *What each layer adds* is computed from all trials.\n\n"
         f"```bash\n{setup}{commands}\n```\n\n```yaml\n{definition_text(definition)}```\n\n{MARK}\n"
     )
-
-
-def trial_note(view: StudyView, record: Record) -> str:
-    """The layer set of a trial, how far it came, and its answers by subject."""
-    layers = layers_text(view.space.labels(record.layers))
-    lines = [f"## Layers {layers}", "", _stage(record), ""]
-    if record.answers is not None and view.scorer is not None and view.subject_names:
-        scores = subject_scores(view.subject_names, view.scorer, record.answers)
-        lines += ["| subject | right | questions | share |", "|---|--:|--:|--:|"]
-        lines += [
-            f"| {s.name} | {s.winner * s.questions:.6g} | {s.questions} | {percent(s.winner, 0)} |"
-            for s in scores
-        ]
-        lines.append("")
-    return "\n".join([*lines, MARK, ""])
-
-
-def _stage(record: Record) -> str:
-    where = record.phase or "outside the phases"
-    if record.generation is not None:
-        where += f", generation {record.generation}"
-    if record.round is not None:
-        where += f", round {record.round}"
-    if record.state == TrialState.FAIL:
-        return f"**Stage**: {where}; it failed: {record.reason or 'no reason was stored'}"
-    score = f"{percent(record.score)} on {record.questions} questions"
-    if record.ci_low is not None and record.ci_high is not None:
-        span = interval(record.ci_low, record.ci_high)
-        score = f"{percent(record.score)} ({span}) on {record.questions} questions"
-    if record.is_full:
-        outcome = "all questions"
-    elif record.goal == Goal.race or record.reason == keys.REASON_BEATEN:
-        outcome = "raced out"
-    elif record.goal == Goal.step:
-        outcome = "paused for better ones"
-    else:
-        outcome = "fast questions only"
-    return f"**Stage**: {where}; **{outcome}**: {score}"
 
 
 # ------------------------------------------------------------------ artifacts

@@ -73,8 +73,8 @@ def subject_scores(
     names: Sequence[str],
     scorer: StratifiedScore,
     answers: Answers,
-    base: Answers | None = None,
-    donor: Answers | None = None,
+    base: Answers | None,
+    donor: Answers | None,
 ) -> list[SubjectScore]:
     """Scores in each subject that has questions among those of `answers` (of the winner)."""
     strata, size = scorer.strata[: len(answers)], len(names)

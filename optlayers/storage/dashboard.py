@@ -1,7 +1,7 @@
-"""What optuna-dashboard keeps with a study (notes and figures), written in one commit.
+"""The figures that optuna-dashboard keeps with a study, written in one commit.
 
-Its own functions set one attribute after another, each in a commit; a study has thousands. They
-are called here with a stand-in for the storage that collects the attributes.
+Its own function sets one attribute after another, each in a commit; figures have dozens. It is
+called here with a stand-in for the storage that collects the attributes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 
-from optlayers.storage.store import StudyStore, store_of
+from optlayers.storage.store import store_of
 
 
 class _Collector:
@@ -27,24 +27,6 @@ class _Collector:
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         return self.present
-
-
-def has_note(store: StudyStore, attrs: Mapping[str, Any], number: int) -> bool:
-    """Whether a trial has a note, by the system attributes of its study."""
-    return f"dashboard:{store.trial_id(number)}:note_ver" in attrs
-
-
-def save_trial_notes(study: optuna.Study, notes: Mapping[int, str]) -> None:
-    """Write notes (Markdown) of trials that have none, by trial number."""
-    from optuna_dashboard import save_note
-
-    store, collector = store_of(study), _Collector({})
-    for number, text in notes.items():
-        trial: Any = SimpleNamespace(
-            storage=collector, study=study, _trial_id=store.trial_id(number)
-        )
-        save_note(trial, text)
-    store.put_attrs(collector.attrs)
 
 
 def save_figures(study: optuna.Study, figures: Mapping[str, Any]) -> None:
