@@ -2,6 +2,7 @@
 
     python -m benchmarks.search.ablation --jobs 14 --seeds 20 --minutes 9 --out ablation.jsonl
     python -m benchmarks.search.ablation --jobs 2 --seeds 3 --variants all "no pairs" --out a.jsonl
+    python -m benchmarks.search.ablation --seeds 0 --out a.jsonl.gz   # the table of recorded runs
 
 Cost is counted as in `benchmarks/search/search.py`. Each finished run appends one line of JSON to
 the output file, in which a later call finds what is done already. Runs are ordered by seed, so
@@ -268,7 +269,9 @@ def ratio(
 
 def table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """Markdown: for each variant its cost on each landscape and by that of all on."""
-    variants = [v for v in VARIANTS if any(r["variant"] == v for r in rows)]
+    there = dict.fromkeys(r["variant"] for r in rows)
+    # Those of an earlier search last.
+    variants = [v for v in VARIANTS if v in there] + [v for v in there if v not in VARIANTS]
     lines = [
         "| variant | " + " | ".join(names) + " | of all on | with shared prefixes | missed |",
         "|---" * (len(names) + 4) + "|",
