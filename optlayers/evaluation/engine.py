@@ -21,7 +21,7 @@ from optlayers.errors import EvaluationError
 from optlayers.evaluation.base import Judged
 from optlayers.evaluation.gather import Targets, TokenSequence, distinct_sequences
 from optlayers.evaluation.questions import Question
-from optlayers.inference.device import tuned_budget
+from optlayers.inference.device import default_budget
 from optlayers.inference.packed import PackedBatch
 from optlayers.inference.packing import MIN_SHARED, new_tokens, pack
 from optlayers.inference.prefix_tree import schedule, walk
@@ -82,7 +82,7 @@ def nan_error(layers: LayerSet, space: LayerSpace) -> EvaluationError:
 class Engine:
     """Evaluates layer sets of one stack.
 
-    budget: tokens a batch (0: tuned to the device). packed: None chooses; False runs the modules on
+    budget: tokens a batch (0: `default_budget`). packed: None chooses; False runs the modules on
     padded batches. The rest exists to be measured: share, the shortest common beginning that runs
     once; tree, share the first layers; trim, compute needed positions and vocabulary rows alone;
     sort, put sequences of one length, or with one beginning, into one batch.
@@ -163,7 +163,7 @@ class Engine:
         if self.sort:
             sequences.sort(key=lambda s: s.tokens if packed else (-len(s.tokens), s.tokens))
         if self.budget <= 0:
-            self.budget = tuned_budget(self.stack, self.device)
+            self.budget = default_budget(self.stack, self.device)
         step = len(layer_sets) if self.tree else 1
 
         def launch(batch: Sequence[TokenSequence]) -> list[_Launched]:

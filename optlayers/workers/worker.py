@@ -43,7 +43,7 @@ from optlayers.workers.watchdog import Watchdog
 # Between two looks while there is nothing to do; it grows.
 POLL_SECONDS, LONGEST_POLL = 0.25, 1.0
 REAP_SECONDS = 5.0
-# How long a worker that was told to leave tries to reach the database.
+# How long a worker that was told to stop tries to reach the database.
 LEAVE_SECONDS = 3.0
 
 
