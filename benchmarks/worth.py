@@ -212,7 +212,7 @@ def _text(text: str, by: float | None = None) -> Callable[[Data], tuple[str, flo
     return lambda data: (text, by)
 
 
-WISH = "the user's wish"
+WISH = "a feature by design"
 INF = float("inf")
 
 MECHANISMS = (
@@ -246,7 +246,8 @@ MECHANISMS = (
               _search("no tournament")),
     Mechanism("crossover, fronts, tournament and mutation by size, together",
               "search/operators.py:uniform_crossover,repair,mutation_odds search/selection.py",
-              "fewer evaluations", _search("simplest", "simple"), kept="an NSGA-II with size-aware mutation is the user's wish"),
+              "fewer evaluations", _search("simplest", "simple"),
+              kept="NSGA-II and size-aware mutation, by design"),
     Mechanism("initial sets by single-layer scores", "search/initial.py", "fewer evaluations",
               _search("no initial sets"), kept=WISH),
     Mechanism("log-probabilities", "search/logprobs.py", "fewer evaluations", _logprobs),
