@@ -1,7 +1,7 @@
 """Search over layer sets: an Optuna sampler, a pruner, and the phases of a study.
 
-The sampler and the pruner need nothing else of optlayers, and serve any choice of a few of n
-parts that is scored by right and wrong answers:
+The sampler and the pruner work without the rest of optlayers, on any choice of a few of n parts
+that is scored by right and wrong answers:
 
     import optuna
     from optlayers.search import LayerSet, PatternGASampler, RacingPruner
@@ -20,13 +20,13 @@ parts that is scored by right and wrong answers:
             study.tell(trial, score(layers, 2000))
 
 or `study.optimize(objective)` with `trial.suggest_categorical("layer_07", ["base", "donor"])`
-for every layer. A study file's whole course (probe, explore, validate, refine) is `plan`.
+for every layer. `plan` and `advance` decide a whole study (probe, explore, validate, refine).
 """
 
 from __future__ import annotations
 
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search.baselines import Explorer
+from optlayers.search.baselines import LayerSetSampler
 from optlayers.search.effects import Effect, Explanation, explain
 from optlayers.search.factory import pruner_for, sampler_for
 from optlayers.search.planner import Plan, phase_of, plan, single_layer_scores
@@ -42,9 +42,9 @@ from optlayers.trials.statistics import StratifiedScore, paired_difference
 __all__ = [
     "Effect",
     "Explanation",
-    "Explorer",
     "Goal",
     "LayerSet",
+    "LayerSetSampler",
     "LayerSpace",
     "Outcome",
     "PatternGASampler",

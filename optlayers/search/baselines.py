@@ -24,7 +24,7 @@ from optlayers.trials.record import Record
 _TRIES = 8
 
 
-class Explorer(Protocol):
+class LayerSetSampler(Protocol):
     """Proposes the layer sets of the explore phase.
 
     `ends_itself`: it ends by itself, so patience must not stop it.
@@ -81,7 +81,7 @@ class RandomSearch:
         single_layer_scores: Sequence[float] | None = None,
         pausing: bool = False,
     ) -> list[Proposal]:
-        """As `Explorer`."""
+        """As `LayerSetSampler`."""
         rng = np.random.default_rng([self._seed, records[-1].number + 1 if records else 0])
         seen = {r.layers.indices for r in records if r.is_evaluated}
         seen |= {layers.indices for layers in _busy(records)}
@@ -113,7 +113,7 @@ class BeamSearch:
         single_layer_scores: Sequence[float] | None = None,
         pausing: bool = False,
     ) -> list[Proposal]:
-        """As `Explorer`: the missing sets of the first unfinished size."""
+        """As `LayerSetSampler`: the missing sets of the first unfinished size."""
         search = (r for r in records if is_explored(r) or r.phase == Phase.probe)
         scores = {layers: r.score or 0.0 for layers, r in best_by_layers(search).items()}
         busy, dropped = _busy(records), given_up(records)
@@ -176,7 +176,7 @@ class OptunaSearch:
         single_layer_scores: Sequence[float] | None = None,
         pausing: bool = False,
     ) -> list[Proposal]:
-        """As `Explorer`; random sets replace repeated ones."""
+        """As `LayerSetSampler`; random sets replace repeated ones."""
         scores = {
             layers: r.score or 0.0
             for layers, r in best_by_layers(records).items()

@@ -1,6 +1,6 @@
-"""What a search has learned: the effect of each layer, pairs that work together, and how sure.
+"""Effects of layers, pairs and triples, with intervals, from the surrogate.
 
-All from the model of `surrogate`: posterior means of differences of scores, with 95 % intervals.
+Each effect is a posterior mean of a difference of scores, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optlayers.search.surrogate import Surrogate
 from optlayers.trials.record import Record
 from optlayers.trials.statistics import Z95
 
-# Evaluated sets that a layer is added to, for its mean effect.
+# Number of evaluated sets over which the effect of adding a layer is averaged.
 _COMPANY = 150
 
 
@@ -70,7 +70,7 @@ def explain(records: Iterable[Record], space: LayerSpace) -> Explanation | None:
         for r in best
         if r.score is not None and r.layers.indices[-1] < n_choices
     ]
-    # The donor itself says nothing of single layers; it would dominate the model.
+    # Sets of most layers, such as the donor itself, say little about single layers.
     known = [o for o in known if len(o.layers) < max(2, space.n_layers // 2)]
     if len(known) < max(3, n_choices):
         return None

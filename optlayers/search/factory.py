@@ -6,7 +6,7 @@ from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import NSGAIISampler, TPESampler
 
 from optlayers.config.study import StudyDefinition
-from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, RandomSearch
+from optlayers.search.baselines import BeamSearch, LayerSetSampler, OptunaSearch, RandomSearch
 from optlayers.search.pruner import RacingPruner
 from optlayers.search.sampler import PatternGASampler
 
@@ -15,7 +15,9 @@ BEAM_WIDTH = 3
 RACE_TOP_K, RACE_ALPHA = 1, 0.1
 
 
-def sampler_for(definition: StudyDefinition, n_layers: int, seed: int | None = None) -> Explorer:
+def sampler_for(
+    definition: StudyDefinition, n_layers: int, seed: int | None = None
+) -> LayerSetSampler:
     """The sampler of a study; `seed` (default: the definition's) must differ by worker."""
     seed = definition.seed if seed is None else seed
     name = definition.explore.sampler

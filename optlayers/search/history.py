@@ -12,7 +12,7 @@ import numpy as np
 
 from optlayers.layerset import LayerSpace
 from optlayers.search.individual import NO_GENERATION, Individual
-from optlayers.search.logprobs import sharpened
+from optlayers.search.logprobs import adjusted_scores
 from optlayers.search.prefix_bias import prefix_offsets
 from optlayers.search.proposal import Phase
 from optlayers.trials.ranking import outranks
@@ -159,7 +159,7 @@ def _survey_anew(
             stated = record.generation
             generations[key] = len(generations) // population_size if stated is None else stated
     offsets = prefix_offsets(_evenly(courses.values(), _COURSES))
-    sharper = sharpened(best.values()) if maximise else {}
+    sharper = adjusted_scores(best.values()) if maximise else {}
     levels = np.array([sharper.get(key, record.score) for key, record in best.items()], dtype=float)
     questions = [record.questions for record in best.values()]
     if any(offsets.values()):

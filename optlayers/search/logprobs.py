@@ -1,11 +1,11 @@
 """Log-probabilities of the right choice as a covariate of scores on few questions.
 
-Right or wrong is one bit a question, and near guessing mostly luck; how likely the right choice was
-ranks sets earlier there (benchmarks/search/logprob-smollm2.md). So both count, each in standard
-deviations over the sets: the share of right answers in full, the log-probability as far as that
-share is not reliable. Reliable is the part of its variance that the other half of the questions
-confirms (Lord and Novick 1968, on parallel forms). It serves proposals alone: races, ranks and
-reports go by right and wrong.
+A right or wrong answer is one bit, and near chance level mostly luck. The log-probability of the
+right choice ranks layer sets earlier (benchmarks/search/logprob-smollm2.md). An adjusted score is
+the share of right answers plus the log-probability, both standardised over the sets; the
+log-probability has weight 1 - r, where r is the reliability of the share: the part of its variance
+that two halves of the questions have in common (Lord and Novick 1968, on parallel forms). Only
+proposals use adjusted scores; races, ranks and reports count right answers.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from optlayers.trials.answers import Answers
 from optlayers.trials.record import Halves, Record
 from optlayers.trials.statistics import FloatArray
 
-LEAST = 24  # sets without which nothing is told of their variance
-# Rows are rounded to a millionth; what differs by less than this does not differ.
+LEAST = 24  # sets needed to estimate variances
+# Stored means are rounded to a millionth: smaller spreads than this are none.
 _ALIKE = 1e-5
-# What contradict each other so far say nothing together: the rest would be rounding, made large.
+# If shares and log-probabilities cancel to less than this spread, nothing is adjusted.
 _CONTRADICTION = 0.1
-# A broken set is at most so many robust standard deviations away, or the others would look alike.
+# Outliers are clipped at so many robust standard deviations, or all other sets would look alike.
 _FAR = 6.0
 
 
-def sharpened(records: Iterable[Record]) -> dict[tuple[int, ...], float]:
+def adjusted_scores(records: Iterable[Record]) -> dict[tuple[int, ...], float]:
     """Scores of sets, by their indices, adjusted by their log-probabilities.
 
-    records: one of each set. Only scores change whose log-probabilities are of the same questions,
-    at numbers of questions that at least `LEAST` sets have answered. Mean and spread of the scores
-    there stay as they are.
+    records: one per set. A score changes if its log-probabilities cover the same questions, and at
+    least `LEAST` sets have answered as many. The mean and the spread of these scores do not change.
     """
     known = [record for record in records if record.halves]
     found: dict[tuple[int, ...], float] = {}
     for questions in {r.questions for r in known if r.questions in r.halves}:
-        # Sets that went on were here as well: without them the others would look alike.
+        # Sets that went on have answered these questions too; without them the spread is too small.
         here = [r for r in known if questions in r.halves]
         if len(here) < LEAST:
             continue
@@ -84,8 +83,8 @@ def note_rung(
 
 
 def _added(right: FloatArray, logs: FloatArray) -> FloatArray:
-    """What to add to shares of right answers [n]; right, logs [n, 2]: means of two halves."""
-    share, log = right.mean(axis=1), _tamed(logs.mean(axis=1))
+    """The adjustments of shares of right answers [n]; right, logs [n, 2]: means of two halves."""
+    share, log = right.mean(axis=1), _clipped(logs.mean(axis=1))
     spread, log_spread = float(share.std()), float(log.std())
     if min(spread, log_spread) < _ALIKE:
         return np.zeros(len(share))
@@ -99,9 +98,9 @@ def _added(right: FloatArray, logs: FloatArray) -> FloatArray:
     return np.asarray(spread * (both / width - own))
 
 
-def _tamed(logs: FloatArray) -> FloatArray:
-    """Means of log-probabilities [n], none further from the median than `_FAR` says."""
+def _clipped(logs: FloatArray) -> FloatArray:
+    """Means of log-probabilities [n], clipped at `_FAR` robust deviations from the median."""
     low, middle, high = np.quantile(logs, [0.25, 0.5, 0.75])
-    # Of a normal distribution, 1.35 standard deviations lie between the quartiles.
+    # The quartiles of a normal distribution are 1.35 standard deviations apart.
     reach = _FAR * (high - low) / 1.35
     return np.clip(logs, middle - reach, middle + reach) if reach > 0.0 else logs

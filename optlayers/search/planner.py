@@ -9,7 +9,7 @@ from functools import cached_property
 
 from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
-from optlayers.search.baselines import Explorer
+from optlayers.search.baselines import LayerSetSampler
 from optlayers.search.factory import sampler_for
 from optlayers.search.history import fitness_from, is_explored
 from optlayers.search.patience import explored_sets
@@ -89,7 +89,7 @@ def plan(
     definition: StudyDefinition,
     n_layers: int,
     records: Iterable[Record],
-    sampler: Explorer,
+    sampler: LayerSetSampler,
     k: int,
 ) -> Plan:
     """What to evaluate next in a study of these trials (in any order), and its phase.
@@ -123,7 +123,7 @@ class _Planner:
         definition: StudyDefinition,
         n_layers: int,
         records: Sequence[Record],
-        sampler: Explorer,
+        sampler: LayerSetSampler,
         k: int,
     ) -> None:
         self.definition = definition

@@ -65,9 +65,10 @@ class Rungs:
     def at(
         self, record: Record, answers: Answers, inherited: int, halves: Mapping[int, Halves]
     ) -> Record:
-        """The record of a running trial once its set has these answers, [n] from the first on.
+        """The record of a running trial whose set has answered the first n questions.
 
-        inherited: how many of them earlier trials have paid for. halves: of `logprobs.note_rung`.
+        answers: [n]. inherited: how many of them earlier trials evaluated. halves: see
+        `logprobs.note_rung`.
         """
         n, interval = len(answers), self.score.interval(answers)
         return replace(

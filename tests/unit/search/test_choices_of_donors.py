@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import PatternGASampler
-from optlayers.search.baselines import BeamSearch, Explorer, OptunaSearch, RandomSearch
+from optlayers.search.baselines import BeamSearch, LayerSetSampler, OptunaSearch, RandomSearch
 from optlayers.search.initial import scored_set
 from optlayers.search.operators import mutate, repair, uniform_crossover
 from optlayers.search.patterns import Pattern
@@ -57,7 +57,7 @@ def test_an_optuna_study_finds_the_pair_of_two_donors() -> None:
 
 @pytest.mark.parametrize("name", ["random", "greedy", "tpe"])
 def test_other_searches_keep_to_the_space_too(name: str) -> None:
-    searches: dict[str, Explorer] = {
+    searches: dict[str, LayerSetSampler] = {
         "random": RandomSearch(space=SPACE, seed=0),
         "greedy": BeamSearch(space=SPACE),
         "tpe": OptunaSearch(space=SPACE, sampler=optuna.samplers.TPESampler(seed=0), seed=0),

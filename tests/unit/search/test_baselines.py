@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet
-from optlayers.search import Explorer, Phase, RacingPruner, plan, pruner_for, sampler_for
+from optlayers.search import LayerSetSampler, Phase, RacingPruner, plan, pruner_for, sampler_for
 from optlayers.trials.record import Record
 
 N = 8
@@ -58,7 +58,7 @@ def record(number: int, layers: LayerSet, score: float, phase: Phase) -> Record:
 def run(definition: StudyDefinition, score: Callable[[LayerSet], float], k: int) -> list[LayerSet]:
     """The sets in the order in which a whole study evaluates them."""
     records: list[Record] = []
-    sampler: Explorer = sampler_for(definition, N)
+    sampler: LayerSetSampler = sampler_for(definition, N)
     while True:
         found = plan(definition, N, records, sampler, k)
         if found.phase == Phase.done:

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.history import individuals_from
-from optlayers.search.logprobs import LEAST, note_rung, sharpened
+from optlayers.search.logprobs import LEAST, adjusted_scores, note_rung
 from optlayers.trials.record import Halves, Record
 from optlayers.trials.statistics import FloatArray, spearman
 
@@ -45,11 +45,11 @@ def made(
 
 
 def gain(spread: float, logs_know: bool) -> float:
-    """How much better the sharpened scores rank sets than the measured ones, mean of 20."""
+    """How much better the adjusted scores rank sets than the measured ones, mean of 20."""
     found = []
     for seed in range(20):
         truth, records = made(spread, logs_know, seed)
-        sharper = sharpened(records)
+        sharper = adjusted_scores(records)
         scores = np.array([r.score for r in records], dtype=float)
         new = np.array([sharper[r.layers.indices] for r in records])
         # As far as none is cut off at 0 or 1.
@@ -69,23 +69,23 @@ def test_where_scores_are_reliable_log_probabilities_that_say_nothing_cost_littl
 
 def test_few_sets_and_sets_without_log_probabilities_stay_as_they_are() -> None:
     _, records = made(0.02, True, 0)
-    assert sharpened(records[: LEAST - 1]) == {}
-    assert sharpened([Record(**{**vars(r), "halves": {}}) for r in records]) == {}
+    assert adjusted_scores(records[: LEAST - 1]) == {}
+    assert adjusted_scores([Record(**{**vars(r), "halves": {}}) for r in records]) == {}
 
 
 def test_a_score_on_more_questions_than_the_log_probabilities_is_left_alone() -> None:
     _, records = made(0.02, True, 0)
     further = records[0]
     records[0] = Record(**{**vars(further), "questions": 2 * QUESTIONS, "score": 0.5})
-    found = sharpened(records)
+    found = adjusted_scores(records)
     assert further.layers.indices not in found
     assert len(found) == len(SETS) - 1
 
 
-def test_the_search_sees_the_sharpened_score() -> None:
+def test_the_search_sees_the_adjusted_score() -> None:
     _, records = made(0.02, True, 0)
     space = LayerSpace(n_layers=12, min_layers=1, max_layers=4)
-    sharper = sharpened(records)
+    sharper = adjusted_scores(records)
     for individual in individuals_from(records, space=space, population_size=16):
         assert individual.score == pytest.approx(sharper[individual.layers.indices])
         assert individual.fitness == pytest.approx(sharper[individual.layers.indices])
@@ -163,7 +163,7 @@ def _with_logs(records: list[Record], logs: FloatArray) -> list[Record]:
 
 def test_log_probabilities_that_are_all_alike_change_nothing() -> None:
     _, records = made(0.02, True, 0)
-    found = sharpened(_with_logs(records, np.full((len(records), 2), -0.7)))
+    found = adjusted_scores(_with_logs(records, np.full((len(records), 2), -0.7)))
     assert list(found.values()) == pytest.approx([r.score for r in records], abs=1e-9)
 
 
@@ -174,7 +174,7 @@ def test_log_probabilities_that_contradict_the_scores_in_all_change_nothing() ->
         replace(r, score=sum(pair) / 2, halves={QUESTIONS: Halves(pair, (-pair[0], -pair[1]))})
         for r, pair in zip(records, grid, strict=False)
     ]
-    found = sharpened(records)
+    found = adjusted_scores(records)
     assert list(found.values()) == pytest.approx([r.score for r in records], abs=1e-9)
 
 
@@ -182,7 +182,7 @@ def test_one_broken_set_does_not_hide_what_the_others_say() -> None:
     truth, records = made(0.02, True, 0)
     logs = np.array([r.halves[QUESTIONS].logs for r in records])
     logs[0] -= 500.0
-    before, after = (sharpened(some) for some in (records, _with_logs(records, logs)))
+    before, after = (adjusted_scores(some) for some in (records, _with_logs(records, logs)))
     ranks = [
         spearman(np.array([found[r.layers.indices] for r in records[1:]]), truth[1:])
         for found in (before, after)
