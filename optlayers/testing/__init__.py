@@ -34,9 +34,12 @@ or make answers up, and replay them, here through a whole search of a small stud
     True
 
 `optlayers.testing.simulation` runs such a study without a database.
+
+`Simulation` runs such a search without a database, with any number of workers taking turns.
 """
 
 from optlayers.testing.landscape import Landscape
 from optlayers.testing.replay import ReplayEvaluator
+from optlayers.testing.simulation import Simulation
 
-__all__ = ["Landscape", "ReplayEvaluator"]
+__all__ = ["Landscape", "ReplayEvaluator", "Simulation"]

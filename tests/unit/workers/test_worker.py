@@ -11,9 +11,9 @@ from optuna.trial import TrialState, create_trial
 from optlayers.errors import RunError, StorageError
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.results.leaderboard import leaderboard
-from optlayers.search import RacingPruner
+from optlayers.search import RacingPruner, Rungs, pruner_for
 from optlayers.storage.connect import open_study
-from optlayers.testing import ReplayEvaluator
+from optlayers.testing import ReplayEvaluator, Simulation
 from optlayers.trials.record import read_records
 from optlayers.workers.queue import check_not_all_failed
 from optlayers.workers.worker import Worker
@@ -53,6 +53,27 @@ def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
         worker_at(url_in(tmp_path / name), small=True).run()
         found.append([(t.user_attrs["layers"], t.state) for t in trials(tmp_path / name)])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_worker_does_what_the_simulation_says(tmp_path: Path, seed: int) -> None:
+    known, mine = landscape(), definition(seed, small=True)
+    order = known.order
+    study = Simulation(
+        mine,
+        known.n_layers,
+        Rungs(order.n_fast, order.n_full, order.subject, order.weights),
+        lambda layers, n: known.answers[known.index[layers], :n],
+    )
+    simulated = study.run()
+    stored = open_study(url_in(tmp_path), mine, pruner=pruner_for(mine, order.n_fast))
+    assert Worker(mine, stored, ReplayEvaluator(known)).run()
+    real = read_records(stored.get_trials(deepcopy=False))
+    done = [
+        [(r.layers, r.state, r.phase, r.goal, r.questions, r.evaluated, r.score) for r in records]
+        for records in (simulated, real)
+    ]
+    assert done[0] == done[1]
 
 
 def broken_worker(folder: Path, evaluator: Broken) -> Worker:
