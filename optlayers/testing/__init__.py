@@ -33,8 +33,6 @@ or make answers up, and replay them, here through a whole search of a small stud
     >>> stored.best_value == max(landscape.scores().values())
     True
 
-`optlayers.testing.simulation` runs such a study without a database.
-
 `Simulation` runs such a search without a database, with any number of workers taking turns.
 """
 
