@@ -70,7 +70,11 @@ def command_group() -> Any:
     """The click group of all commands."""
     for name in COMMANDS:
         importlib.import_module(f"optlayers.cli.{name}")
-    return typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
+    # Whichever module was imported first, the order is that of COMMANDS.
+    names = [name.replace("_", "-") for name in COMMANDS]
+    group.commands = {name: group.commands[name] for name in names}
+    return group
 
 
 def main() -> None:

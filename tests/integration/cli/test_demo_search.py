@@ -141,7 +141,7 @@ def test_searching_again_says_at_once_that_it_is_finished(searched: Path) -> Non
     again = run("search", "--study", "demo", "--workers", "2", cwd=searched)
     assert time.monotonic() - started < 20
     assert again.returncode == 0
-    assert "finished" in again.stderr
+    assert again.stderr.startswith("study 'demo' is done\n")
     assert "0,10,11,15" in again.stdout
 
 
