@@ -331,7 +331,7 @@ def main() -> None:
         row("4 random sets, padded and eager, questions in random order", few, hflm, asked=mixed,
             sort=False, packed=False, budget=engine.budget)  # fmt: skip
         row("4 random sets, batches of 512 tokens", few, hflm, budget=512)
-        row(f"4 random sets, batches of {4 * engine.budget} tokens, 4 times the tuned budget", few,
+        row(f"4 random sets, batches of {4 * engine.budget} tokens, 4 times the default", few,
             hflm, budget=4 * engine.budget)  # fmt: skip
         if "shots" not in args.skip:
             row("five shots, 2 random sets, no shared contexts", sets[:2], deep, asked=long,

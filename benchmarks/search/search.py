@@ -1,6 +1,6 @@
 """Which search finds the best layers with the least work: landscapes with known truth.
 
-    python -m benchmarks.search.search --seeds 20 --out benchmarks
+    python -m benchmarks.search.search --seeds 20 --out benchmarks/search
     python -m benchmarks.search.search --draw --out benchmarks   # draw the recorded runs
     python -m benchmarks.search.search --landscapes mine.npz --searches optlayers "beam of 3"
 

@@ -29,7 +29,7 @@ SPARE_BYTES = 4_000_000_000
 STUDY_BYTES = 1_000_000_000
 HUB_SECONDS = 10.0
 
-Result = tuple[str, str]  # a verdict, and what was found and how to fix it
+Result = tuple[str, str]  # a status, and what was found and how to fix it
 
 
 @dataclass
@@ -176,7 +176,8 @@ def _memory(sizes: ModelSizes, models: dict[str, Result], device: Any) -> Result
         total = torch.cuda.get_device_properties(device).total_memory
         need = sizes.weights + SPARE_BYTES
     if any(verdict != OK for verdict, _ in models.values()):
-        return WARN, f"{total / 1e9:.0f} GB; the need is known once the models are here"
+        why = "how much is needed is unknown until the models are downloaded"
+        return WARN, f"{total / 1e9:.0f} GB; {why}"
     text = f"{total / 1e9:.0f} GB; the weights take {sizes.weights / 1e9:.2f} GB"
     if need <= total:
         return OK, text

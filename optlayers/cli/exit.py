@@ -1,4 +1,4 @@
-"""How a process that was told to end does so in time."""
+"""Ends a signalled process within a time limit."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Rate:
         now, changes = time.monotonic(), self._changes
         if not changes or count != changes[-1][1]:
             changes.append((now, count))
-        # Two stay: a cohort can take longer than the window.
+        # Keep two samples: a cohort can take longer than the window.
         while len(changes) > 2 and now - changes[0][0] > WINDOW_SECONDS:
             changes.popleft()
         then, first = changes[0]

@@ -38,7 +38,7 @@ class LocalWorker:
 
 @dataclass(frozen=True)
 class Pace:
-    """Questions and layer passes per second of late, and the seconds left; None: not known."""
+    """Questions and layer passes per second recently, and the seconds left; None: not known."""
 
     questions: float | None = None
     passes: float | None = None

@@ -56,8 +56,19 @@ _RULES = {
 }
 
 
+MOST_VALUES = 500_000  # with what aliases stand for; more than any study has
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that refuses a repeated field, of which YAML would keep the last."""
+    """YAML's safe loader that refuses repeated fields and aliases that expand without bound."""
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"more than {MOST_VALUES:,} values; write out what the aliases mean"
+            )
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
@@ -69,6 +80,18 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _values(node: Any, known: dict[int, int]) -> int:
+    """The number of values in a node, with all that its aliases stand for."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 1  # an alias of its own parent counts once
+        mapping = isinstance(node, yaml.MappingNode)
+        inner = [part for pair in node.value for part in pair] if mapping else node.value
+        known[id(node)] = 1 + sum(_values(part, known) for part in inner)
+    return known[id(node)]
 
 
 def read_fields(text: str, source: str) -> dict[Any, Any]:

@@ -249,7 +249,7 @@ class LayerStack:
         self.coarse_ops = ops
 
     def logits(self, h: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [K, V] of hidden states [K, E], which the final norm has yet to see.
+        """Logits [K, V] of hidden states [K, E], before the final norm.
 
         rows [R]: the tokens of the vocabulary to compute; then the logits are [K, R].
         """

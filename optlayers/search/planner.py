@@ -23,9 +23,10 @@ __all__ = ["Goal", "Phase", "Plan", "Proposal", "phase_of", "plan", "single_laye
 # Layer sets that a worker evaluates together: few enough that each cohort learns from the last
 # (benchmarks/search/search.py), enough to share prefixes of layers.
 COHORT = 8
-# In phases that list all their sets beforehand there is nothing to learn: so many times as many.
+# Phases that list all their sets in advance learn nothing between cohorts: these are so many times
+# as large.
 LISTED = 4
-_RECENT = 60  # trials by which a worker is known to be there
+_RECENT = 60  # a worker of one of the last so many trials counts as active
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Plan:
         """What one worker is to claim while `others` work on the study too.
 
         In explore that is everything, since a plan is made for one worker. In the other phases
-        all workers see one list; each begins in a part of its own, so that two seldom claim the
+        all workers see one list; each begins in a part of its own, so that two rarely claim the
         same set. A worker alone leaves half to one that may join at this moment; `index` tells
         apart workers that start together.
         """
@@ -137,7 +138,7 @@ class _Planner:
             "pattern-ga",
             "racing",
         )
-        # The few that need more than one look, of ten thousand.
+        # Only these are looked at again; a study may have ten thousand records.
         self.single: list[Record] = []
         self.others: list[Record] = []
         for record in records:
@@ -150,7 +151,7 @@ class _Planner:
 
     @cached_property
     def best(self) -> dict[LayerSet, Record]:
-        """The most telling record of each evaluated set."""
+        """The record with most questions of each evaluated set."""
         return best_by_layers(self.records)
 
     @cached_property
@@ -177,8 +178,8 @@ class _Planner:
         } - explored.keys()
         room = explore.population * explore.generations - len(explored) - len(running)
         found: list[Proposal] = []
-        tired = not self.sampler.ends_itself and self._out_of_patience(list(explored))
-        if room > 0 and not tired and not self._is_exhausted():
+        stagnated = not self.sampler.ends_itself and self._out_of_patience(list(explored))
+        if room > 0 and not stagnated and not self._is_exhausted():
             found = self.sampler.propose_from(
                 self.records,
                 min(self.k, room),

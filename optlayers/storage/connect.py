@@ -178,7 +178,7 @@ def _storage_class(say: Callable[[str], None]) -> type[RDBStorage]:
     if found:
         say(
             f"Optuna {optuna.__version__} is not as expected ({found}): its public calls are used, "
-            "which are slower; install a version that optlayers names"
+            "which are slower; install optuna>=5.0,<5.1"
         )
         return RDBStorage
     from optlayers.storage.read import FastRDBStorage

@@ -31,7 +31,7 @@ RETRY_SECONDS = 300.0
 FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0
 REPORT_AFTER_SECONDS = 2.0
 
-# SQLite raises one class of error for these, which pass, and for those that do not.
+# SQLite has one error class for temporary and permanent errors; these texts are temporary.
 _SQLITE_AWAY = ("locked", "disk i/o error", "disk is full", "unable to open")
 
 _thread = threading.local()

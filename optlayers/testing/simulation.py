@@ -71,7 +71,7 @@ class Simulation:
     def worker(self, index: int = 0, seed: int | None = None) -> Iterator[Phase]:
         """One worker, which pauses after each claim and each evaluation.
 
-        It ends when the study is done. One that is not asked on leaves RUNNING trials behind;
+        It ends when the study is done. If you stop iterating, its trials stay RUNNING;
         see `requeue`. seed: of its proposals (default: as a real worker of that index).
         """
         name = f"worker {index}"

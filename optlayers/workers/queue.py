@@ -235,7 +235,7 @@ class TrialQueue:
 
 
 def _repeats(trial: FrozenTrial, claim: Claim) -> bool:
-    """Whether a trial of the same set makes a claim needless.
+    """Whether a trial of the same set makes a claim unnecessary.
 
     Any that is active does: whatever the goals, the next questions would be paid for twice. Of the
     finished ones, one with the same goal that started from as many questions.

@@ -1,6 +1,6 @@
 """The worker: the loop that joins search and evaluation.
 
-It asks what the study needs next, claims a cohort, evaluates it, and tells each trial, until
+It asks what the study needs next, claims a cohort, evaluates it, and stores the results, until
 the study is done. Everything it knows of the study it reads from the database, so any number
 of workers may run, and any may die at any time.
 """
@@ -40,7 +40,7 @@ from optlayers.workers.once import do_once
 from optlayers.workers.queue import Claim, TrialQueue, check_not_all_failed, revision
 from optlayers.workers.watchdog import Watchdog
 
-# Between two looks while there is nothing to do; it grows.
+# Seconds between polls while idle; it grows to LONGEST_POLL.
 POLL_SECONDS, LONGEST_POLL = 0.25, 1.0
 REAP_SECONDS = 5.0
 # How long a worker that was told to stop tries to reach the database.
@@ -75,7 +75,8 @@ class Worker:
     abort: Callable[[str], None] = _end
     _reader: RecordReader = field(default_factory=RecordReader)
     _phase: Phase = Phase.probe
-    _idle: tuple[tuple[int, ...], float] = ((), 0.0)  # trials without work, and when they were
+    # Trials for which the plan had no work, and when.
+    _idle: tuple[tuple[int, ...], float] = ((), 0.0)
     _slowest: float = 0.0  # seconds of a cohort
 
     def __post_init__(self) -> None:
@@ -116,12 +117,12 @@ class Worker:
                 self.study.set_user_attr(key, value)
             elif key == keys.SAMPLER and known[key] != value:
                 raise StorageError(
-                    f"study {self.definition.name!r} was begun with sampler {known[key]!r}, not "
+                    f"study {self.definition.name!r} was started with sampler {known[key]!r}, not "
                     f"{value!r}; give --sampler {known[key]}, or another database or study name"
                 )
             elif known[key] != value:
                 raise StorageError(
-                    f"study {self.definition.name!r}: {key} was another when the study began "
+                    f"study {self.definition.name!r}: {key} has changed since the study began "
                     "(the models or the tasks have changed); restore them, or choose another "
                     "study name or database"
                 )
@@ -176,7 +177,7 @@ class Worker:
             self._leave(keys.REASON_INTERRUPTED, 0)
             return False
         except Exception as error:
-            # The layer sets themselves may be why: they come back a limited number of times.
+            # The layer sets themselves may be the cause: they come back a limited number of times.
             why = mask_password(f"{type(error).__name__}: {error}")
             self._leave(f"{keys.REASON_LOST}: {why}", 1)
             raise
@@ -199,7 +200,7 @@ class Worker:
         do_once(self.study, self.queue.worker, {f"{kind} of layers": measure}, end=end)
 
     def _has_time(self, started: float) -> bool:
-        """Whether there is time for one cohort more, as long as the slowest so far."""
+        """Whether there is time for one more cohort, as long as the slowest so far."""
         if self.max_seconds is None:
             return True
         return time.monotonic() - started + self._slowest < self.max_seconds

@@ -217,3 +217,7 @@ def test_no_two_classes_share_a_name() -> None:
 def test_no_module_is_too_long() -> None:
     lines = {name: (PACKAGE / name).read_text("utf-8").count("\n") for name in NAMES}
     assert {name for name, count in lines.items() if count > MOST_LINES} == set()
+
+
+def test_importing_optlayers_alone_loads_neither_torch_nor_transformers() -> None:
+    assert not reached("__init__.py") & {"torch", "transformers"}

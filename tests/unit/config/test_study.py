@@ -481,3 +481,9 @@ def test_a_study_of_several_donors_knows_good_sets_by_their_names() -> None:
 def test_what_does_not_fit_several_donors_is_one_line(text: str, words: str) -> None:
     [found] = faults(text)
     assert words in found
+
+
+def test_aliases_that_expand_without_bound_are_refused_at_once() -> None:
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+    [found] = faults(bomb)
+    assert "more than 500,000 values; write out what the aliases mean" in found
