@@ -15,6 +15,11 @@ BEAM_WIDTH = 3
 RACE_TOP_K, RACE_ALPHA = 1, 0.1
 
 
+def worker_seed(definition: StudyDefinition, index: int) -> int:
+    """The seed of the sampler of worker number `index` of a study."""
+    return definition.seed * 10_007 + index
+
+
 def sampler_for(
     definition: StudyDefinition, n_layers: int, seed: int | None = None
 ) -> LayerSetSampler:

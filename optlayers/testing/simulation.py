@@ -17,6 +17,7 @@ from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError
 from optlayers.layerset import LayerSet
 from optlayers.search import RacingPruner, plan, pruner_for, sampler_for
+from optlayers.search.factory import worker_seed
 from optlayers.search.planner import COHORT, Plan, recent_workers
 from optlayers.search.proposal import Phase
 from optlayers.search.rungs import Outcome, Rungs, advance, by_rung, conclude, most_answers
@@ -75,7 +76,7 @@ class Simulation:
         see `requeue`. seed: of its proposals (default: as a real worker of that index).
         """
         name = f"worker {index}"
-        own = self.definition.seed * 10_007 + index if seed is None else seed
+        own = worker_seed(self.definition, index) if seed is None else seed
         sampler = sampler_for(self.definition, self.n_layers, own)
         plans = self.plans.setdefault(name, [])
         while True:

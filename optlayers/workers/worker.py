@@ -25,6 +25,7 @@ from optlayers.errors import EvaluationError, StorageError, TimeUp
 from optlayers.evaluation.base import Evaluator
 from optlayers.inference.prefix_tree import layer_passes
 from optlayers.search import Phase, Plan, RacingPruner, plan, sampler_for
+from optlayers.search.factory import worker_seed
 from optlayers.search.logprobs import note_rung
 from optlayers.search.planner import COHORT, recent_workers
 from optlayers.search.rungs import Outcome, Rungs, advance, by_rung, most_answers
@@ -94,7 +95,7 @@ class Worker:
         self.sampler = sampler_for(
             self.definition,
             self.evaluator.n_layers,
-            seed=self.definition.seed * 10_007 + self.index,
+            worker_seed(self.definition, self.index),
         )
         self._reaped = -math.inf
 
