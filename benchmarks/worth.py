@@ -8,7 +8,10 @@ finding the best set, seconds until a command answers. Off by on: 1.3 means that
 times as large without the mechanism. What brings less than a tenth goes. Lines are counted here, in
 the files and functions that a row names; of what is gone, the lines it had. Ratios on the CPU are
 medians of runs that alternate with and without; the rows of the search come from
-`benchmarks/search/ablation.py`, those of the GPU from the tables of `benchmarks/engine/engine.py`.
+`benchmarks/search/ablation.py` (single parts with 16 or 17 seeds, of the search before its mutation
+was simplified), those of the GPU from the tables of `benchmarks/engine/engine.py`. Retries,
+signals, heartbeats, one-time jobs and the watchdog have no row: they hold the guarantee that any
+worker may die, which `benchmarks/storage/reliability.py` tests.
 """
 
 from __future__ import annotations
