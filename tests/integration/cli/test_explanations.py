@@ -79,7 +79,7 @@ def test_another_sampler_runs_the_same_study_and_does_not_mix(
     # `search` would only print a study that is done; `worker` refuses it.
     code, _, err = commands.run(tmp_path, ["worker", "--replay", str(tmp_path / "replay.yaml")])
     assert code == 2
-    assert "begun with sampler 'greedy', not 'pattern-ga'" in err.splitlines()[-1]
+    assert "started with sampler 'greedy', not 'pattern-ga'" in err.splitlines()[-1]
     code, _, err = commands.run(tmp_path, ["search", "--sampler", "genetic"])
     assert code == 2
     assert "one of pattern-ga, tpe" in err.splitlines()[-1]
