@@ -238,13 +238,14 @@ class Worker:
         now = revision(trials)
         if now == self._idle[0] and time.monotonic() - self._idle[1] < REAP_SECONDS:
             return []  # the plan, a function of the trials, had nothing to do
-        found = self._plan(self._reader.read(trials))
+        records = self._reader.read(trials)
+        found = self._plan(records)
         self._phase = found.phase
         if not found.proposals:
             self._idle = (now, time.monotonic())
             return []
         me = self.queue.worker
-        others = {w for w in recent_workers(self._records()) if not is_gone(w)}
+        others = {w for w in recent_workers(records) if not is_gone(w)}
         proposals = found.share(me, others, self.index, self.cohort)
         return self._inherit(self.queue.claim(proposals), self._reader.read(self.queue.seen))
 

@@ -178,15 +178,15 @@ def work(folder: Path, index: int, seconds: float) -> None:
 
 def test_three_workers_at_once_agree(tmp_path: Path) -> None:
     study_in(tmp_path)
-    processes = [CONTEXT.Process(target=work, args=(tmp_path, i, 1e-4)) for i in range(3)]
+    # Slow enough that the third process starts before the others are done.
+    processes = [CONTEXT.Process(target=work, args=(tmp_path, i, 3e-3)) for i in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=300)
         assert process.exitcode == 0
     assert_sound(study_in(tmp_path), small=True)
-    # The third process may start when the others are done.
-    assert len({t.user_attrs["worker"] for t in trials(tmp_path)}) >= 2
+    assert len({t.user_attrs["worker"] for t in trials(tmp_path)}) == 3
 
 
 def test_a_worker_killed_in_the_middle_leaves_nothing_stuck(tmp_path: Path) -> None:
