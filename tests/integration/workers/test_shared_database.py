@@ -176,10 +176,17 @@ def work(folder: Path, index: int, seconds: float) -> None:
         os._exit(130)
 
 
+def work_at_once(folder: Path, index: int, barrier: Any) -> None:
+    barrier.wait(60)
+    work(folder, index, 1e-3)
+
+
 def test_three_workers_at_once_agree(tmp_path: Path) -> None:
     study_in(tmp_path)
-    # Slow enough that the third process starts before the others are done.
-    processes = [CONTEXT.Process(target=work, args=(tmp_path, i, 3e-3)) for i in range(3)]
+    barrier = CONTEXT.Barrier(3)
+    processes = [
+        CONTEXT.Process(target=work_at_once, args=(tmp_path, i, barrier)) for i in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:
