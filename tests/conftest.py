@@ -11,6 +11,8 @@ import pytest
 
 if TYPE_CHECKING:
     from optlayers.checkpoints.parents import Parents
+    from optlayers.config.study import StudyDefinition
+    from optlayers.evaluation.evaluator import ModelEvaluator
     from tests.helpers.finished import Finished
 
 pytest.register_assert_rewrite("tests.helpers")
@@ -51,6 +53,25 @@ def tiny_study(tiny_pair: Path) -> Path:
     from tests.helpers.tiny import make_tiny_study
 
     return make_tiny_study(tiny_pair)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for converted weights."""
+    from optlayers.inference.converted import FOLDER
+
+    monkeypatch.setenv("OPTLAYERS_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models" / FOLDER
+
+
+@pytest.fixture(scope="module")
+def evaluator(definition: StudyDefinition) -> ModelEvaluator:
+    """An evaluator of the module's `definition` on the CPU, in float32."""
+    import torch
+
+    from optlayers.evaluation.evaluator import ModelEvaluator
+
+    return ModelEvaluator(definition, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -216,19 +216,24 @@ def predecessor(oracle: Oracle, rng: np.random.Generator) -> None:
             centre = best[int(np.argmax(scores))]
 
 
-def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
-    """This package: its plan, sampler and racing pruner, one worker with its own cohorts."""
-    known = oracle.known
-    definition = StudyDefinition.model_validate(
+def study_on(known: Known, seed: int) -> StudyDefinition:
+    """A study with the default settings on a landscape."""
+    return StudyDefinition.model_validate(
         {
             "name": "bench",
             "base": {"model": "base"},
             "donor": {"model": "donor"},
             "layers": {"min": 1, "max": known.max_layers},
             "tasks": [{"name": "task"}],
-            "seed": int(rng.integers(2**31)),
+            "seed": seed,
         }
     )
+
+
+def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
+    """This package: its plan, sampler and racing pruner, one worker with its own cohorts."""
+    known = oracle.known
+    definition = study_on(known, int(rng.integers(2**31)))
     questions = Rungs(known.n_fast, known.n_full, known.strata, known.weights)
     study = Simulation(
         definition,

@@ -156,14 +156,14 @@ FAMILIES: dict[str, Callable[[np.random.Generator, FloatArray], FloatArray]] = {
 
 
 @dataclass(frozen=True)
-class Question:
+class SyntheticQuestions:
     """Questions [n]: how hard each is, and which ones every set guesses rightly."""
 
     difficulty: NDArray[np.float32]
     guess: NDArray[np.bool_]
 
     @classmethod
-    def draw(cls, n: int, rng: np.random.Generator) -> Question:
+    def draw(cls, n: int, rng: np.random.Generator) -> SyntheticQuestions:
         """Difficulties spread evenly, one lucky guess in eight for all sets alike."""
         return cls(rng.uniform(0.0, 1.0, n).astype(np.float32), rng.random(n) < 0.125)
 
@@ -186,7 +186,7 @@ def synthetic(family: str, seed: int) -> Known:
     sets = list(LayerSpace(LAYERS, 0, 4))
     skill = FAMILIES[family](rng, indicators(sets, LAYERS)) + 0.05
     n_full = SUBJECTS * PER_SUBJECT
-    questions = Question.draw(n_full, rng)
+    questions = SyntheticQuestions.draw(n_full, rng)
     answers = np.empty((len(sets), n_full), dtype=np.bool_)
     for start in range(0, len(sets), 4096):
         part = slice(start, start + 4096)

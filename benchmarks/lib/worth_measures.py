@@ -239,9 +239,8 @@ def logprobs() -> None:
 
 
 def _with_and_without(known: Any, logs: NDArray[np.float64], seed: int) -> list[dict[str, Any]]:
-    from benchmarks.lib.competitors import EndedError, Oracle
+    from benchmarks.lib.competitors import EndedError, Oracle, study_on
     from benchmarks.search.search import BUDGET, NEAR
-    from optlayers.config.study import StudyDefinition
     from optlayers.search.logprobs import note_rung
     from optlayers.search.rungs import Rungs
     from optlayers.testing.simulation import Simulation
@@ -259,16 +258,7 @@ def _with_and_without(known: Any, logs: NDArray[np.float64], seed: int) -> list[
     rows = []
     for variant, kind in (("all", Logged), ("no log-probabilities", Simulation)):
         oracle = Oracle(known, known.best - NEAR, BUDGET)
-        definition = StudyDefinition.model_validate(
-            {
-                "name": "bench",
-                "base": {"model": "base"},
-                "donor": {"model": "donor"},
-                "layers": {"min": 1, "max": known.max_layers},
-                "tasks": [{"name": "task"}],
-                "seed": seed,
-            }
-        )
+        definition = study_on(known, seed)
         questions = Rungs(known.n_fast, known.n_full, known.strata, known.weights)
 
         def ask(sets: Sequence[Any], start: int, stop: int, phase: Any, on: Any = oracle) -> None:

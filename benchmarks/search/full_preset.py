@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lib import program
-from benchmarks.lib.landscapes import FAMILIES, LAYERS, Question
+from benchmarks.lib.landscapes import FAMILIES, LAYERS, SyntheticQuestions
 from optlayers.config.study import load_study
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.inference.prefix_tree import layer_passes
@@ -49,7 +49,7 @@ class Made:
     n_fast: int
     strata: NDArray[np.int64]
     skill: dict[LayerSet, float]
-    question: Question
+    question: SyntheticQuestions
     n_layers: int = LAYERS
     found: dict[LayerSet, NDArray[np.bool_]] = field(default_factory=dict)
 
@@ -99,7 +99,9 @@ def run(seed: int, study: str) -> tuple[Tally, dict[str, Any]]:
     sets = list(SPACE)
     skills = FAMILIES["published"](rng, indicators(sets, LAYERS)) + 0.05
     skill = dict(zip(sets, skills.tolist(), strict=True))
-    known = Made(seed, order.n_fast, order.subject, skill, Question.draw(order.n_full, rng))
+    known = Made(
+        seed, order.n_fast, order.subject, skill, SyntheticQuestions.draw(order.n_full, rng)
+    )
     tally = Tally()
     records = Simulation(
         definition,

@@ -22,6 +22,7 @@ from benchmarks.lib import program
 from benchmarks.lib.forked_worker import Forked
 from benchmarks.lib.program import LANDSCAPE
 from benchmarks.lib.servers import MariaDB, Postgres, Server
+from benchmarks.lib.small_disk import small_disk
 from optlayers.config.study import StudyDefinition, load_study
 from optlayers.storage.connect import open_study
 
@@ -284,25 +285,12 @@ class Disk(Place):
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A tmpfs; raises `RuntimeError` where this is not root."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False).returncode:
-        raise RuntimeError("a tmpfs cannot be mounted here; run this as root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@contextlib.contextmanager
 def place_of(run: Run, folder: Path) -> Iterator[Place]:
     """The database of a run."""
     with contextlib.ExitStack() as stack:
         if run.database == "sqlite":
             if run.away == "disk":
-                yield Disk(stack.enter_context(small_disk(folder / "disk")))
+                yield Disk(stack.enter_context(small_disk(folder / "disk", SMALL_DISK)))
             else:
                 yield Place(f"sqlite:///{folder / 'optuna.db'}")
             return

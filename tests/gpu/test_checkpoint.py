@@ -15,19 +15,13 @@ from transformers import AutoModelForCausalLM
 from optlayers.inference.packed import PackedBatch
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
+from tests.helpers.engine import relative_error
 from tests.helpers.tiny import export, parents_in
 
 LAYERS = LayerSet.of(2, 5, 11)
 HOW: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False}
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(scope="module")
-def cuda() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.fail("no NVIDIA GPU here; run `python -m pytest -m gpu tests/gpu` on one")
-    return torch.device("cuda:0")
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +38,6 @@ def exported(pair: Path) -> Path:
     return export(parents_in(pair), LAYERS, pair / "hybrid")
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    found: torch.dtype = request.param
-    return found
-
-
 def load(folder: Path, dtype: torch.dtype) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to("cuda").eval()
 
@@ -59,10 +47,6 @@ def tokens(batch: int, length: int) -> torch.Tensor:
     return torch.randint(4, 2048, (batch, length), generator=generator).cuda()
 
 
-def far(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
-
-
 # Of float32; bfloat16 is measured against the distance that the checkpoint itself has from it.
 NEAR = 1e-4
 AS_NEAR = 1.5
@@ -70,7 +54,7 @@ AS_NEAR = 1.5
 
 def assert_as_near(found: torch.Tensor, own: torch.Tensor, exact: torch.Tensor) -> None:
     """`found` is about as far from float32 as the checkpoint's own whole forward pass is."""
-    assert far(found, exact) < max(NEAR, AS_NEAR * far(own, exact))
+    assert relative_error(found, exact) < max(NEAR, AS_NEAR * relative_error(own, exact))
 
 
 def test_the_checkpoint_and_the_stack_give_the_same_logits(

@@ -17,7 +17,7 @@ from optlayers.evaluation.questions import Question, Request
 from optlayers.inference import offload as residency
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet, LayerSpace
-from tests.gpu.test_offload import Nothing
+from tests.helpers.engine import EveryLikelihood
 from tests.helpers.tiny import tiny_llama
 
 pytestmark = pytest.mark.gpu
@@ -47,7 +47,7 @@ def test_layers_of_two_donors_give_the_same_when_offloaded(
     for memory in (None, 700_000, 500_000):
         stack = stack_of(tiny_pair, tmp_path / "second", memory)
         assert any(side.layers.offloaded for side in stack.sides) == (memory is not None)
-        engine = Engine(stack, Nothing(), CUDA, budget=512, packed=stack.fused)
+        engine = Engine(stack, EveryLikelihood(), CUDA, budget=512, packed=stack.fused)
         found.append(engine.likelihoods(sets, questions))
         for costs in layer_costs("latency", stack):
             assert all(0 < seconds < 1 for seconds in costs)

@@ -10,22 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from optlayers.inference.fp8 import Quantised
+from tests.helpers.engine import relative_error
 
 pytestmark = pytest.mark.gpu
 
 # Two roundings to three bits, where a value lies between two.
 NEAR = 0.01
-
-
-@pytest.fixture(scope="module")
-def cuda() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.fail("no NVIDIA GPU here; run `python -m pytest -m gpu tests/gpu` on one")
-    return torch.device("cuda:0")
-
-
-def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 @pytest.mark.parametrize("width", [32, 96, 4096, 14336])
@@ -35,7 +25,7 @@ def test_rows_are_rounded_as_in_the_reference(cuda: torch.device, width: int) ->
     x = torch.randn(77, 2 * width, device=cuda, dtype=torch.bfloat16)[:, :width]
     found, wanted = quantise(x), Quantised.of(x)
     torch.testing.assert_close(found.scale, wanted.scale, rtol=1e-6, atol=0)
-    assert error(found.wide(), wanted.wide()) < NEAR
+    assert relative_error(found.wide(), wanted.wide()) < NEAR
     assert (found.values.float() != wanted.values.float()).float().mean() < 1e-3
 
 
@@ -48,10 +38,10 @@ def test_norm_and_swiglu(cuda: torch.device, width: int) -> None:
     sums, found = add_norm(h, y, weight, 1e-5)
     assert torch.equal(sums, h + y)
     wanted = F.rms_norm(sums.float(), (width,), weight.float(), 1e-5)
-    assert error(found.wide(), Quantised.of(wanted).wide()) < NEAR
+    assert relative_error(found.wide(), Quantised.of(wanted).wide()) < NEAR
     x = torch.randn(50, 2 * width, device=cuda, dtype=torch.bfloat16)
     gate, up = x.float().chunk(2, dim=1)
-    assert error(swiglu(x).wide(), Quantised.of(F.silu(gate) * up).wide()) < NEAR
+    assert relative_error(swiglu(x).wide(), Quantised.of(F.silu(gate) * up).wide()) < NEAR
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(100, 128, 266), (1000, 4096, 12320)])
@@ -65,5 +55,5 @@ def test_products(cuda: torch.device, rows: int, inputs: int, outputs: int) -> N
     out = multiply(left, weight, outputs, torch.bfloat16)
     wanted = left.wide().double() @ weight.wide()[:outputs].double().t()
     assert out.shape == (rows, outputs)
-    assert error(out, wanted) < 1e-2
-    assert error(out, x.double() @ w.double().t()) < 5e-2
+    assert relative_error(out, wanted) < 1e-2
+    assert relative_error(out, x.double() @ w.double().t()) < 5e-2

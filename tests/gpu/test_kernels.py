@@ -15,30 +15,13 @@ import torch.nn.functional as F
 from optlayers.inference.packed import Ops, PackedBatch
 from optlayers.models.llamba import ShortConv
 from optlayers.models.ssd import ssd_ref
+from tests.helpers.engine import relative_error
 
 pytestmark = pytest.mark.gpu
 
 # Relative error in the norm: float32 sums in another order; bfloat16 rounds to 3 digits.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 PARTS = [(70, 0, -1), (5, 70, 0), (90, 70, 0), (20, 160, 2), (130, 0, -1), (64, 0, -1)]
-
-
-@pytest.fixture(scope="session")
-def cuda() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.fail("no NVIDIA GPU here; run `python -m pytest -m gpu tests/gpu` on one")
-    return torch.device("cuda:0")
-
-
-def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    difference = (found.double() - wanted.double()).norm() / wanted.double().norm()
-    return float(difference)
-
-
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    found: torch.dtype = request.param
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +40,19 @@ def test_norm_and_sum(cuda: torch.device, dtype: torch.dtype, width: int) -> Non
     h, y = (draw(77, width, like=cuda, dtype=dtype) for _ in range(2))
     w = draw(width, like=cuda, dtype=dtype)
     total, out = add_norm(h, y, w, 1e-5)
-    assert error(total, h.double() + y.double()) < TOLERANCE[dtype]
+    assert relative_error(total, h.double() + y.double()) < TOLERANCE[dtype]
     wanted = F.rms_norm(h.double() + y.double(), (width,), w.double(), 1e-5)
-    assert error(out, wanted) < TOLERANCE[dtype]
+    assert relative_error(out, wanted) < TOLERANCE[dtype]
 
 
 def test_swiglu(cuda: torch.device, dtype: torch.dtype) -> None:
     from optlayers.inference.kernels import swiglu
 
     x = draw(33, 2 * 1000, like=cuda, dtype=dtype)
-    assert error(swiglu(x), F.silu(x[:, :1000].double()) * x[:, 1000:].double()) < TOLERANCE[dtype]
+    assert (
+        relative_error(swiglu(x), F.silu(x[:, :1000].double()) * x[:, 1000:].double())
+        < TOLERANCE[dtype]
+    )
 
 
 @pytest.mark.parametrize(("queries", "keys", "width"), [(32, 8, 128), (4, 2, 32)])
@@ -89,7 +75,7 @@ def test_attention_over_shared_contexts(
     rotary = (cos[None].double(), sin[None].double())
     wanted = Ops().attention(attn, qkv.double(), batch, rotary)
     found = attention(qkv.clone(), cos, sin, batch, (queries, keys), width**-0.5)
-    assert error(found, wanted) < TOLERANCE[dtype]
+    assert relative_error(found, wanted) < TOLERANCE[dtype]
 
 
 def convolution(weight: torch.Tensor, bias: torch.Tensor) -> ShortConv:
@@ -135,7 +121,7 @@ def test_the_mixer_branches_from_the_state_of_a_shared_context(
     m = mixer(sizes, cuda, dtype)
     p = draw(len(batch.tokens), m.conv_channels + m.inner + m.heads, like=cuda, dtype=dtype)
     wanted = Ops().mixer(in_float64(m), p.double(), batch)
-    assert error(FusedOps().mixer(m, p, batch), wanted) < TOLERANCE[dtype]
+    assert relative_error(FusedOps().mixer(m, p, batch), wanted) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("length", [1, 64, 200, 1024])
@@ -161,5 +147,5 @@ def test_ssd_gives_outputs_and_last_state_of_the_recurrence(
         xbc[:, inner + rest :].double().reshape(narrow),
         D.double(),
     )
-    assert error(y, want_y.reshape(y.shape)) < TOLERANCE[dtype]
-    assert error(states, want_state) < TOLERANCE[dtype]
+    assert relative_error(y, want_y.reshape(y.shape)) < TOLERANCE[dtype]
+    assert relative_error(states, want_state) < TOLERANCE[dtype]

@@ -12,18 +12,9 @@ from optlayers.evaluation.questions import Question, Request
 from optlayers.inference import offload as residency
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
+from tests.helpers.engine import EveryLikelihood
 
 pytestmark = pytest.mark.gpu
-
-
-class Nothing:
-    """Tasks that look at every likelihood."""
-
-    def value(self, question: Question, results: object) -> float:
-        return 1.0
-
-    def winners(self, question: Question) -> None:
-        return None
 
 
 def test_offloaded_layers_give_the_same_to_the_last_bit(
@@ -42,7 +33,7 @@ def test_offloaded_layers_give_the_same_to_the_last_bit(
         said: list[str] = []
         stack = LayerStack.load(tiny_parents, cuda, torch.float32, memory, said.append)
         assert ("host memory" in said[0]) == (memory is not None)
-        engine = Engine(stack, Nothing(), cuda, budget=512, packed=stack.fused)
+        engine = Engine(stack, EveryLikelihood(), cuda, budget=512, packed=stack.fused)
         found.append(engine.likelihoods(sets, questions))
     assert np.isfinite(found[0]).all()
     np.testing.assert_array_equal(found[0], found[1])

@@ -25,7 +25,7 @@ _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     """One fenced block: the file it stands in, its language, what it needs, its text."""
 
     file: Path
@@ -53,13 +53,13 @@ def documents() -> list[Path]:
     return [*fixed, *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
 
 
-def blocks(file: Path) -> list[Block]:
+def blocks(file: Path) -> list[CodeBlock]:
     """The fenced blocks of a document, in order."""
     text = file.read_text("utf-8")
-    return [Block(file, m[1], m[2].strip(), m[3]) for m in _FENCE.finditer(text)]
+    return [CodeBlock(file, m[1], m[2].strip(), m[3]) for m in _FENCE.finditer(text)]
 
 
-def commands(block: Block) -> list[Command]:
+def commands(block: CodeBlock) -> list[Command]:
     """The commands of a shell block: a line each, `&&` between several."""
     found = []
     for line in block.text.replace("\\\n", " ").splitlines():

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from optlayers.checkpoints.reader import Checkpoint
-from tests.helpers.tiny import LAYERS, VOCAB, WIDTH, loud
+from tests.helpers.tiny import SHAPE, WIDTH, loud
 
 MAMBA = {
     "mamba_n_heads": 4,
@@ -74,16 +74,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def tiny(kind: str, seed: int, **more: Any) -> Any:
     settings = {
-        "vocab_size": VOCAB,
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
+        **SHAPE,
         **KINDS[kind],
         **more,
     }

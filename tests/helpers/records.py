@@ -5,6 +5,7 @@ from __future__ import annotations
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
+from optlayers.search.individual import Individual
 from optlayers.trials.record import Record
 
 
@@ -21,3 +22,7 @@ def record(number: int, layers: tuple[int, ...], score: float | None, questions:
         fidelity="full" if full else "fast",
         evaluated=questions,
     )
+
+
+def individual(text: str, fitness: float, generation: int = 0) -> Individual:
+    return Individual(LayerSet.parse(text), fitness, generation)

@@ -76,6 +76,10 @@ def study_in(folder: Path, seed: int = 0) -> optuna.Study:
     return open_study(url_in(folder), definition(seed), pruner=RacingPruner(top_k=2))
 
 
+def trials_in(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return study_in(folder).get_trials(deepcopy=False)
+
+
 def worker_at(
     url: str,
     seed: int = 0,

@@ -17,12 +17,12 @@ N_FAST = 60
 
 
 @cache
-def landscape_of(seed: int) -> Landscape:
+def landscape_of(seed: int) -> SyntheticPair:
     """The landscape of a seed, made once."""
-    return Landscape(seed)
+    return SyntheticPair(seed)
 
 
-class Landscape:
+class SyntheticPair:
     """Single layers that help or harm, pairs that need each other or replace each other.
 
     A question is answered where the skill of the set passes its difficulty, give or take

@@ -16,7 +16,7 @@ from optlayers.search.individual import Individual
 from optlayers.testing.simulation import Simulation
 from optlayers.trials.ranking import best_by_layers
 from optlayers.trials.record import Record
-from tests.helpers.search_landscape import N_FAST, N_FULL, N_LAYERS, Landscape, landscape_of
+from tests.helpers.search_landscape import N_FAST, N_FULL, N_LAYERS, SyntheticPair, landscape_of
 
 
 def definition(seed: int, **changes: Any) -> StudyDefinition:
@@ -35,7 +35,7 @@ def definition(seed: int, **changes: Any) -> StudyDefinition:
 
 
 def study_of(
-    landscape: Landscape, seed: int, failing: frozenset[LayerSet] = frozenset()
+    landscape: SyntheticPair, seed: int, failing: frozenset[LayerSet] = frozenset()
 ) -> Simulation:
     return Simulation(
         definition(seed),

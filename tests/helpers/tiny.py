@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 from optlayers.checkpoints.parents import Parents
@@ -21,10 +19,23 @@ from optlayers.checkpoints.writer import CheckpointWriter
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from optlayers.models import LlambaConfig, LlambaForCausalLM
+from studies.demo.build.train_pair import train_tokenizer
 from tests.helpers.paths import DEMO_TASKS
 
 LAYERS, WIDTH, VOCAB = 6, 32, 1024
-END = "<|end|>"
+# Settings of a tiny model of any family with attention.
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
 TOKENS = [[5, 6, 7, 8, 9, 10, 11]]
 
 STUDY = """\
@@ -50,19 +61,7 @@ def train_tiny_tokenizer() -> Any:
             doc = json.loads(line)
             choices = "".join(f"\n{x}. {c}" for x, c in zip("ABCD", doc["choices"], strict=False))
             texts.append(f"{doc.get('passage', '')}\n{doc['question']}{choices}\nAnswer: A")
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
-        special_tokens=[END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, pad_token=END, model_max_length=512
-    )
+    return train_tokenizer(texts, VOCAB, 512)
 
 
 def loud(model: Any, seed: int, std: float = 0.2) -> Any:
@@ -81,18 +80,9 @@ def loud(model: Any, seed: int, std: float = 0.2) -> Any:
 def tiny_llama(seed: int = 1, tied: bool = False, **more: Any) -> Any:
     """A random Llama of `LAYERS` layers, `WIDTH` wide; `more` changes its config."""
     settings = {
-        "vocab_size": VOCAB,
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
+        **SHAPE,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": tied,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
         **more,
     }
     return loud(LlamaForCausalLM(LlamaConfig(**settings)), seed)
@@ -151,6 +141,11 @@ def export(
     """A checkpoint with the donor's tokenizer; options: of `CheckpointWriter`."""
     writer = CheckpointWriter(parents, parents.donors[0].folder, **options)
     return writer.write(layers, out, documents)
+
+
+def random_tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    """Token ids from 1 on, int64 [batch, length]."""
+    return torch.randint(1, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def stack_logits(parents: Parents, layers: LayerSet) -> Any:

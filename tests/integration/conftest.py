@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.lib.servers import MariaDB, MissingServerError, Postgres, Server
+from benchmarks.lib.small_disk import small_disk
 from tests.helpers.browser import launched
 from tests.helpers.commands import Commands
 from tests.helpers.demo_search import search, write_replay
@@ -78,15 +79,12 @@ def demo_searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(name="small_disk")
+def mounted_small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of a few hundred kilobytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here; run the tests as root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(small_disk(tmp_path / "small", "1m"))
+        except RuntimeError as error:
+            pytest.skip(str(error))
+        yield folder

@@ -64,7 +64,7 @@ WORDS = _words(
 )
 
 
-class Question(NamedTuple):
+class DemoQuestion(NamedTuple):
     """A lettered question: the right one of the four distinct choices is at `answer_index`."""
 
     passage: str | None
@@ -196,15 +196,15 @@ def pool(subject: str, items: Sequence[Item], item: Item) -> list[str]:
 
 def ask(
     rng: Random, passage: str | None, item: Item, wrong: Sequence[str], position: int | None
-) -> Question:
+) -> DemoQuestion:
     """Put the right answer at a position (None = any) among three of the wrong ones."""
     place = int(rng.random() * 4) if position is None else position
     choices = draw(rng, wrong, 3)
     choices.insert(place, item.answer)
-    return Question(passage, item.question, tuple(choices), place)
+    return DemoQuestion(passage, item.question, tuple(choices), place)
 
 
-def ask_fact(rng: Random, subject: str, fact: int | None, position: int | None) -> Question:
+def ask_fact(rng: Random, subject: str, fact: int | None, position: int | None) -> DemoQuestion:
     """Ask one fact (by index; None = any), with three other answers of its subject."""
     items, answers = facts(subject)
     item = items[int(rng.random() * len(items)) if fact is None else fact]
@@ -225,7 +225,7 @@ def _few(rng: Random, pool: Sequence[str]) -> list[str]:
 
 def make_question(
     subject: str, rng: Random, *, fact: int | None = None, position: int | None = None
-) -> Question:
+) -> DemoQuestion:
     """Make one question; `fact` (a knowledge fact's index) and `position` may be prescribed."""
     if subject in KNOWLEDGE:
         return ask_fact(rng, subject, fact, position)
@@ -235,13 +235,13 @@ def make_question(
     return ask(rng, story.passage, item, pool(subject, items, item), position)
 
 
-def block(question: Question) -> str:
+def block(question: DemoQuestion) -> str:
     """Render a question without its passage."""
     a, b, c, d = question.choices
     return f"{question.question}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:"
 
 
-def render(question: Question) -> str:
+def render(question: DemoQuestion) -> str:
     """Render the prompt, character for character what the lm-eval template yields."""
     text = block(question)
     return text if question.passage is None else f"{question.passage}\n{text}"

@@ -69,20 +69,22 @@ class Recipe:
 # ---------------------------------------------------------------------------- text
 
 
-def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of `VOCAB` tokens; any text can be encoded."""
+def train_tokenizer(
+    texts: Sequence[str], vocabulary: int = VOCAB, length: int = 2048
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `vocabulary` tokens; any text can be encoded."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
+        vocab_size=vocabulary,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=END, pad_token=END, model_max_length=2048
+        tokenizer_object=core, eos_token=END, pad_token=END, model_max_length=length
     )
 
 
@@ -396,7 +398,7 @@ class Examination:
                 doc = json.loads(line)
                 choices = tuple(doc["choices"])
                 passage = doc.get("passage") or None
-                question = dq.Question(passage, doc["question"], choices, doc["answer"])
+                question = dq.DemoQuestion(passage, doc["question"], choices, doc["answer"])
                 prompts.append(dq.render(question))
                 self.answers.append(question.answer_index)
                 self.subject.append(name)

@@ -18,8 +18,8 @@ from studies.demo.build.questions import (
     PLACES,
     STORIES,
     WORDS,
+    DemoQuestion,
     Item,
-    Question,
     ask,
     ask_fact,
     between,
@@ -118,7 +118,7 @@ def matching(rng: Random) -> _Text:
         )
         choices = draw(rng, words, 4)
         right = int(rng.random() * 4)
-        question = Question(None, f"Which one is {choices[right]}?", tuple(choices), right)
+        question = DemoQuestion(None, f"Which one is {choices[right]}?", tuple(choices), right)
         text.add(("\n\n" if i else "") + block(question), LETTERS[right])
     return text
 

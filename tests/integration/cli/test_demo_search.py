@@ -12,12 +12,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
 from optlayers.config.study import load_study
+from tests.helpers.demo_search import trials
 from tests.helpers.fresh import run_fresh
 from tests.helpers.paths import ROOT
+from tests.helpers.replay import url_in
 
 BEST = [0, 10, 11, 15]
 
@@ -34,15 +35,6 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
-def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.load_study(study_name="demo", storage=f"sqlite:///{folder / 'optuna.db'}")
-    except Exception:
-        return []
-    return study.get_trials(deepcopy=False)
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the demo was searched: killed -9 once in the middle, then finished."""
@@ -52,11 +44,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
             [sys.executable, "-m", "optlayers", "search"], cwd=folder, stderr=log, stdout=log
         )
         deadline = time.monotonic() + 200
-        while sum(t.state.is_finished() for t in trials(folder)) < 40:
+        while sum(t.state.is_finished() for t in trials(url_in(folder))) < 40:
             assert time.monotonic() < deadline, (folder / "first.log").read_text()
             assert first.poll() is None, (folder / "first.log").read_text()
             time.sleep(0.5)
-        workers = {t.user_attrs["worker"] for t in trials(folder) if "worker" in t.user_attrs}
+        workers = {
+            t.user_attrs["worker"] for t in trials(url_in(folder)) if "worker" in t.user_attrs
+        }
         first.send_signal(signal.SIGKILL)
         for worker in workers:
             os.kill(int(worker.split(":")[1]), signal.SIGKILL)
@@ -100,7 +94,7 @@ def test_at_least_200_sets_were_looked_at_and_nothing_is_left_running(searched: 
 def test_no_question_of_a_layer_set_was_paid_for_twice(searched: Path) -> None:
     paid: dict[str, int] = defaultdict(int)
     reached: dict[str, int] = defaultdict(int)
-    for trial in trials(searched):
+    for trial in trials(url_in(searched)):
         layers = trial.user_attrs["layers"]
         paid[layers] += trial.user_attrs.get("evaluated", 0)
         reached[layers] = max(reached[layers], trial.user_attrs.get("questions", 0))
@@ -110,7 +104,7 @@ def test_no_question_of_a_layer_set_was_paid_for_twice(searched: Path) -> None:
 
 
 def test_every_phase_took_part_and_every_trial_keeps_the_budget(searched: Path) -> None:
-    found = trials(searched)
+    found = trials(url_in(searched))
     phases = {t.user_attrs["phase"] for t in found}
     # Nothing is left to validate where exploring has evaluated the best in full.
     assert {"probe", "explore", "refine"} <= phases <= {"probe", "explore", "validate", "refine"}

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from optlayers.config.study import load_study
+from optlayers.config.study import StudyDefinition, load_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.evaluator import ModelEvaluator
 from optlayers.layerset import LayerSet, LayerSpace
@@ -28,8 +27,8 @@ def landscape() -> Landscape:
 
 
 @pytest.fixture(scope="module")
-def evaluator() -> ModelEvaluator:
-    return ModelEvaluator(load_study("demo"), torch.device("cpu"), torch.float32)
+def definition() -> StudyDefinition:
+    return load_study("demo")
 
 
 def test_the_landscape_holds_every_set_of_up_to_four_layers(landscape: Landscape) -> None:

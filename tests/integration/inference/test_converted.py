@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from optlayers.config.study import load_study
-from optlayers.inference.converted import FOLDER, LOCK
+from optlayers.inference.converted import FOLDER
+from tests.helpers.converted import converted_files, demo_pair
 
 # Loads the demo pair, says where its weights lie, and waits for a line.
 LOAD = """
@@ -47,25 +47,12 @@ sys.stdin.readline()
 """
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the test for converted files."""
-    monkeypatch.setenv("OPTLAYERS_MODELS", str(tmp_path / "models"))
-    return tmp_path / "models" / FOLDER
-
-
-def pair() -> Path:
-    """The demo's, in bfloat16."""
-    definition = load_study("demo")
-    return Path(definition.resolve(definition.base.model)).parent
-
-
 @contextlib.contextmanager
 def loading(dtype: str = "float32", count: int = 1) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes that load the pair at once."""
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", LOAD, str(pair()), dtype],
+            [sys.executable, "-c", LOAD, str(demo_pair()), dtype],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -85,14 +72,10 @@ def told(process: subprocess.Popen[str]) -> Any:
     return json.loads(process.stdout.readline())
 
 
-def kept(store: Path) -> set[str]:
-    return {path.name for path in store.iterdir()} - {LOCK}
-
-
 def test_four_workers_map_one_converted_copy_and_the_last_removes_it(store: Path) -> None:
     with loading(count=4) as processes:
         found = [told(process) for process in processes]
-        assert len(kept(store)) == 2  # base and donor
+        assert len(converted_files(store)) == 2  # base and donor
         for files, said, total, unaligned in found:
             assert "a copy" not in files
             assert len(files) == 2  # the same two of one device and inode
@@ -107,9 +90,9 @@ def test_four_workers_map_one_converted_copy_and_the_last_removes_it(store: Path
         ]
         for process in processes[:-1]:
             process.communicate("\n", timeout=60)
-            assert len(kept(store)) == 2
+            assert len(converted_files(store)) == 2
         processes[-1].communicate("\n", timeout=60)
-        assert kept(store) == set()
+        assert converted_files(store) == set()
 
 
 def test_the_dtype_of_the_file_is_mapped_from_the_file_itself(store: Path) -> None:
@@ -129,15 +112,15 @@ def test_files_of_a_killed_worker_are_used_and_then_removed(store: Path) -> None
         told(process)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=20)
-    left = kept(store)
+    left = converted_files(store)
     assert len(left) == 2
     (store / "of-another-model.safetensors").write_bytes(b"stale")
     with loading() as (process,):
         _, said, _, _ = told(process)
         assert not any(text.startswith("converting") for text in said)
-        assert kept(store) == left
+        assert converted_files(store) == left
         process.communicate("\n", timeout=60)
-    assert kept(store) == set()
+    assert converted_files(store) == set()
 
 
 def copies(said: list[str], why: str) -> bool:
@@ -169,4 +152,4 @@ def test_on_a_small_disk_each_worker_has_a_copy_and_nothing_is_left(
         files, said, _, _ = told(process)
     assert files == ["a copy"]
     assert copies(said, "GB free and 0.02 are needed")
-    assert kept(small_disk / FOLDER) == set()
+    assert converted_files(small_disk / FOLDER) == set()

@@ -17,7 +17,7 @@ from optlayers.layerset import LayerSet
 from optlayers.models import LlambaForCausalLM
 from tests.helpers.fresh import run_fresh
 from tests.helpers.recurrence import logits, published_checkpoint
-from tests.helpers.tiny import VOCAB, export, loud, parents_in
+from tests.helpers.tiny import export, loud, parents_in, random_tokens
 
 LAYERS = LayerSet.of(1, 4)
 
@@ -33,11 +33,6 @@ def model_folder(request: pytest.FixtureRequest, tiny_pair: Path, folder: Path) 
     return folder if request.param == "hybrid" else tiny_pair / "base"
 
 
-def tokens(batch: int, length: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(1, VOCAB, (batch, length), generator=generator)
-
-
 HOW: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
 
@@ -51,7 +46,7 @@ def test_accelerate_places_layers_on_disk_and_the_results_stay(
     assert set(placed.hf_device_map.values()) == {"cpu", "disk"}
     # A layer that is cut in two would add what lies on two devices.
     assert not [name for name in placed.hf_device_map if re.search(r"layers\.\d+\.", name)]
-    ids = tokens(2, 7)
+    ids = random_tokens(2, 7)
     with torch.inference_mode():
         assert torch.equal(placed(ids).logits, whole(ids).logits)
     assert torch.equal(placed.generate(ids, **HOW), whole.generate(ids, **HOW))
@@ -61,13 +56,13 @@ def test_a_map_of_one_device_is_the_model(model_folder: Path) -> None:
     placed = AutoModelForCausalLM.from_pretrained(model_folder, device_map="cpu")
     whole = AutoModelForCausalLM.from_pretrained(model_folder)
     with torch.inference_mode():
-        assert torch.equal(placed(tokens(1, 5)).logits, whole(tokens(1, 5)).logits)
+        assert torch.equal(placed(random_tokens(1, 5)).logits, whole(random_tokens(1, 5)).logits)
 
 
 def test_bfloat16_generates_and_stays_near_float32(model_folder: Path) -> None:
     narrow = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16)
     wide = AutoModelForCausalLM.from_pretrained(model_folder)
-    ids = tokens(2, 9)
+    ids = random_tokens(2, 9)
     mask = torch.ones_like(ids)
     mask[1, :4] = 0
     made = narrow.generate(ids, attention_mask=mask, **HOW)
@@ -84,7 +79,7 @@ def test_bfloat16_generates_and_stays_near_float32(model_folder: Path) -> None:
 
 def test_beams_of_a_padded_batch_equal_beams_one_by_one(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
-    ids = tokens(2, 9)
+    ids = random_tokens(2, 9)
     mask = torch.ones_like(ids)
     mask[1, :4] = 0
     how = {**HOW, "num_beams": 3}
@@ -107,17 +102,17 @@ def test_bfloat16_is_saved_and_loaded_as_it_is(model_folder: Path, tmp_path: Pat
 def test_hidden_states_are_those_of_every_layer(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     with torch.no_grad():
-        out = model(tokens(2, 7), output_hidden_states=True)
-        plain = model(tokens(2, 7))
+        out = model(random_tokens(2, 7), output_hidden_states=True)
+        plain = model(random_tokens(2, 7))
     assert len(out.hidden_states) == 7
     assert plain.hidden_states is None
-    assert torch.equal(out.hidden_states[0], model.get_input_embeddings()(tokens(2, 7)))
+    assert torch.equal(out.hidden_states[0], model.get_input_embeddings()(random_tokens(2, 7)))
     assert torch.equal(model.lm_head(out.hidden_states[-1]), plain.logits)
 
 
 def test_tuples_and_config_outputs_are_as_in_other_models(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
-    ids = tokens(2, 7)
+    ids = random_tokens(2, 7)
     with torch.no_grad():
         whole = model(ids, labels=ids)
         loss, logits, *_ = model(ids, labels=ids, return_dict=False)
@@ -130,13 +125,13 @@ def test_tuples_and_config_outputs_are_as_in_other_models(model_folder: Path) ->
 def test_assisted_generation_is_refused(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     with pytest.raises(ValueError, match="not supported with stateful models"):
-        model.generate(tokens(1, 5), prompt_lookup_num_tokens=2, **HOW)
+        model.generate(random_tokens(1, 5), prompt_lookup_num_tokens=2, **HOW)
 
 
 def test_prompts_on_one_cache_equal_one_long_prompt(model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
-    first = model.generate(tokens(1, 5), return_dict_in_generate=True, **HOW)
-    longer = torch.cat([first.sequences, tokens(1, 4)], 1)
+    first = model.generate(random_tokens(1, 5), return_dict_in_generate=True, **HOW)
+    longer = torch.cat([first.sequences, random_tokens(1, 4)], 1)
     again = model.generate(longer, past_key_values=first.past_key_values, **HOW)
     assert torch.equal(again, model.generate(longer, **HOW))
 

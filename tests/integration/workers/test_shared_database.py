@@ -10,25 +10,26 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from benchmarks.lib.forked_worker import CONTEXT
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
+from optlayers.search import Goal, Outcome, Phase, Proposal
 from optlayers.storage.connect import (
     open_study,
     stored_definition,
 )
 from optlayers.trials import keys
-from optlayers.workers.queue import Claim, TrialQueue
+from optlayers.workers.queue import TrialQueue
+from tests.helpers.queue import SET, answer, proposal, queue_in
 from tests.helpers.replay import (
     N_LAYERS,
     assert_sound,
     definition,
     study_in,
+    trials_in,
     url_in,
     worker_at,
 )
@@ -56,26 +57,6 @@ def test_processes_that_create_the_study_at_once_all_get_it(tmp_path: Path) -> N
     for number in range(6):
         url = f"sqlite:///{tmp_path}/{number}.db"
         assert stored_definition(url, "replayed") == definition().to_dict()
-
-
-SET = LayerSet.of(1, 4)
-
-
-def queue_in(folder: Path, worker: str | None = None) -> TrialQueue:
-    queue = TrialQueue(study_in(folder), LayerSpace(N_LAYERS), "cpu")
-    queue.worker = worker or queue.worker
-    return queue
-
-
-def answer(claim: Claim, questions: int) -> Claim:
-    """Give a claim right answers to the first questions."""
-    scored = Rungs(32, 160, np.zeros(160, dtype=np.intp))
-    claim.record = scored.at(claim.record, np.ones(questions, dtype=np.bool_), 0, {})
-    return claim
-
-
-def proposal(goal: Goal = Goal.race) -> Proposal:
-    return Proposal(SET, Phase.explore, goal, generation=2)
 
 
 def pop_all(folder: Path, barrier: Any, found: Any) -> None:
@@ -158,10 +139,6 @@ def test_on_a_server_workers_that_claim_at_once_take_each_set_once(
     assert {t.state for t in trials[12:]} == {TrialState.PRUNED}
 
 
-def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return study_in(folder).get_trials(deepcopy=False)
-
-
 def work(folder: Path, index: int, seconds: float) -> None:
     """One worker process; SIGTERM stops it as the command line does."""
     from optlayers.errors import Stopped
@@ -193,7 +170,7 @@ def test_three_workers_at_once_agree(tmp_path: Path) -> None:
         process.join(timeout=300)
         assert process.exitcode == 0
     assert_sound(study_in(tmp_path), small=True)
-    assert len({t.user_attrs["worker"] for t in trials(tmp_path)}) == 3
+    assert len({t.user_attrs["worker"] for t in trials_in(tmp_path)}) == 3
 
 
 def test_a_worker_killed_in_the_middle_leaves_nothing_stuck(tmp_path: Path) -> None:
@@ -213,7 +190,7 @@ def test_a_worker_killed_in_the_middle_leaves_nothing_stuck(tmp_path: Path) -> N
     process.join()
     worker_at(url_in(tmp_path), index=1, small=True).run()
     assert_sound(study_in(tmp_path), small=True)
-    after = {t.number: t for t in trials(tmp_path)}
+    after = {t.number: t for t in trials_in(tmp_path)}
     assert all(after[t.number].state == TrialState.FAIL for t in lost)
     assert all("lost worker" in after[t.number].user_attrs["reason"] for t in lost)
 
@@ -229,7 +206,7 @@ def test_a_stopped_worker_returns_its_claims_within_seconds(tmp_path: Path) -> N
     process.terminate()
     process.join(timeout=10)
     assert process.exitcode == 130
-    states = [t.state for t in trials(tmp_path)]
+    states = [t.state for t in trials_in(tmp_path)]
     assert TrialState.RUNNING not in states
     assert TrialState.WAITING in states
     worker_at(url_in(tmp_path), index=1, small=True).run()

@@ -30,8 +30,8 @@ def committed(subject: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def as_question(doc: dict[str, Any]) -> demo.Question:
-    return demo.Question(doc["passage"], doc["question"], tuple(doc["choices"]), doc["answer"])
+def as_question(doc: dict[str, Any]) -> demo.DemoQuestion:
+    return demo.DemoQuestion(doc["passage"], doc["question"], tuple(doc["choices"]), doc["answer"])
 
 
 def derive(subject: str, passage: str, question: str) -> list[str]:

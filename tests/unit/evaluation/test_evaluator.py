@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def evaluator(tiny_study: Path) -> ModelEvaluator:
-    return ModelEvaluator(load_study(str(tiny_study)), CPU, torch.float32)
+def definition(tiny_study: Path) -> StudyDefinition:
+    return load_study(str(tiny_study))
 
 
 def changed(tiny_study: Path, *lines: str) -> StudyDefinition:

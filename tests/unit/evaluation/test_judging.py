@@ -26,11 +26,6 @@ def definition() -> StudyDefinition:
     return study.model_copy(update={"explore": study.explore.model_copy(update=small)})
 
 
-@pytest.fixture(scope="module")
-def evaluator(definition: StudyDefinition) -> ModelEvaluator:
-    return ModelEvaluator(definition, torch.device("cpu"), torch.float32)
-
-
 def judged(evaluator: ModelEvaluator, layers: LayerSet, start: int, stop: int) -> Judged:
     (found,) = evaluator.judge([layers], start, stop)
     assert not isinstance(found, EvaluationError)

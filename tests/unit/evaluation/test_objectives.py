@@ -54,11 +54,6 @@ def definition(tiny_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Stu
     return parse_study(filled, "mixed.yaml", text.parent)
 
 
-@pytest.fixture(scope="module")
-def evaluator(definition: StudyDefinition) -> ModelEvaluator:
-    return ModelEvaluator(definition, CPU, torch.float32)
-
-
 def test_each_value_is_what_the_exported_checkpoint_gives(
     definition: StudyDefinition, evaluator: ModelEvaluator, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from optlayers.config.study import load_study
+from optlayers.config.study import StudyDefinition, load_study
 from optlayers.errors import EvaluationError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.evaluator import ModelEvaluator
@@ -14,8 +14,8 @@ from optlayers.layerset import LayerSet, LayerSpace
 
 
 @pytest.fixture(scope="module")
-def evaluator() -> ModelEvaluator:
-    return ModelEvaluator(load_study("demo"), torch.device("cpu"), torch.float32)
+def definition() -> StudyDefinition:
+    return load_study("demo")
 
 
 @pytest.fixture(scope="module")

@@ -12,31 +12,14 @@ import torch
 
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
-from optlayers.config.study import load_study
 from optlayers.inference import converted
-from optlayers.inference.converted import FOLDER, LOCK, Conversion, hold
+from optlayers.inference.converted import Conversion, hold
 from optlayers.inference.stack import LayerStack
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the test for converted files."""
-    monkeypatch.setenv("OPTLAYERS_MODELS", str(tmp_path / "models"))
-    return tmp_path / "models" / FOLDER
-
-
-def pair() -> Path:
-    """The demo's, in bfloat16."""
-    definition = load_study("demo")
-    return Path(definition.resolve(definition.base.model)).parent
-
-
-def kept(store: Path) -> set[str]:
-    return {path.name for path in store.iterdir()} - {LOCK}
+from tests.helpers.converted import converted_files, demo_pair
 
 
 def test_workers_that_end_together_leave_nothing(store: Path) -> None:
-    base = Checkpoint("base", pair() / "base")
+    base = Checkpoint("base", demo_pair() / "base")
     count = 4
     at_once = threading.Barrier(count)
 
@@ -52,14 +35,14 @@ def test_workers_that_end_together_leave_nothing(store: Path) -> None:
             worker.start()
         for worker in workers:
             worker.join()
-        assert kept(store) == set()
+        assert converted_files(store) == set()
 
 
 def test_who_converts_deletes_what_others_could_not(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(converted, "LOCK_SECONDS", 0.02)
-    base = Checkpoint("base", pair() / "base")
+    base = Checkpoint("base", demo_pair() / "base")
     first, second = contextlib.ExitStack(), contextlib.ExitStack()
     names = base.names()
 
@@ -68,9 +51,9 @@ def test_who_converts_deletes_what_others_could_not(
 
     hold([Conversion(base, names[:1], torch.float32)], lambda text: None, first)
     hold([Conversion(base, names[1:2], torch.float32)], meanwhile, second)
-    assert len(kept(store)) == 2
+    assert len(converted_files(store)) == 2
     second.close()
-    assert kept(store) == set()
+    assert converted_files(store) == set()
 
 
 def load(checkpoint: Checkpoint) -> Any:
@@ -83,7 +66,7 @@ def test_a_changed_source_is_converted_again(store: Path, tmp_path: Path) -> Non
     file = tmp_path / "base" / "model.safetensors"
     file.parent.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / "base" / name).write_bytes((pair() / "base" / name).read_bytes())
+        (tmp_path / "base" / name).write_bytes((demo_pair() / "base" / name).read_bytes())
     base = Checkpoint("base", tmp_path / "base")
     first = load(base)
     weights = {name: tensor + 1 for name, tensor in load_file(file).items()}

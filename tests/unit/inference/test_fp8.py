@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks.lib.engine_inputs import FirstIsRight
 from optlayers.checkpoints.parents import Parents
 from optlayers.errors import ModelError
 from optlayers.evaluation.engine import Engine
@@ -17,16 +17,6 @@ from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 
 CPU = torch.device("cpu")
-
-
-class FirstIsRight:
-    """Tasks whose first choice is right."""
-
-    def value(self, question: Question, results: object) -> float:
-        raise AssertionError("the likeliest choice decides")
-
-    def winners(self, question: Question) -> NDArray[np.bool_]:
-        return np.asarray(np.arange(len(question.requests)) == 0)
 
 
 def test_each_row_is_scaled_to_the_range_of_the_format() -> None:

@@ -18,18 +18,9 @@ from optlayers.inference.packing import NO_SHARING
 from optlayers.inference.stack import LayerStack
 from optlayers.inference.threads import map_in_threads
 from optlayers.layerset import LayerSet
+from tests.helpers.engine import EveryLikelihood
 
 CPU = torch.device("cpu")
-
-
-class Nothing:
-    """Tasks that look at every likelihood."""
-
-    def value(self, question: Question, results: object) -> float:
-        return 1.0
-
-    def winners(self, question: Question) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +54,9 @@ SETS = [LayerSet.of(), LayerSet.of(0), LayerSet.of(1, 4), LayerSet.of(0, 1, 2, 3
 
 def test_packed_and_padded_engines_agree(stack: LayerStack) -> None:
     questions = few_shot_questions()
-    padded = Engine(stack, Nothing(), CPU, packed=False).likelihoods(SETS, questions)
+    padded = Engine(stack, EveryLikelihood(), CPU, packed=False).likelihoods(SETS, questions)
     for share in (8, NO_SHARING):
-        engine = Engine(stack, Nothing(), CPU, packed=True, share=share)
+        engine = Engine(stack, EveryLikelihood(), CPU, packed=True, share=share)
         found = engine.likelihoods(SETS, questions)
         np.testing.assert_allclose(found[..., 0], padded[..., 0], rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(found[..., 1], padded[..., 1])
@@ -73,7 +64,7 @@ def test_packed_and_padded_engines_agree(stack: LayerStack) -> None:
 
 
 def test_a_long_shared_context_is_packed_by_itself_on_a_cpu(stack: LayerStack) -> None:
-    engine = Engine(stack, Nothing(), CPU)
+    engine = Engine(stack, EveryLikelihood(), CPU)
     engine.likelihoods(SETS[:1], few_shot_questions())
     assert engine.work.saved_context_tokens > 0
 
@@ -81,8 +72,8 @@ def test_a_long_shared_context_is_packed_by_itself_on_a_cpu(stack: LayerStack) -
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_tree_changes_only_the_work(stack: LayerStack, packed: bool) -> None:
     questions = few_shot_questions()
-    alone = Engine(stack, Nothing(), CPU, packed=packed, tree=False)
-    usual = Engine(stack, Nothing(), CPU, packed=packed)
+    alone = Engine(stack, EveryLikelihood(), CPU, packed=packed, tree=False)
+    usual = Engine(stack, EveryLikelihood(), CPU, packed=packed)
     found = usual.likelihoods(SETS, questions)
     np.testing.assert_array_equal(found, alone.likelihoods(SETS, questions))
     assert alone.work.saved_layer_tokens == 0 < usual.work.saved_layer_tokens
@@ -104,7 +95,7 @@ def test_trimming_changes_only_rounding(
     found, run = [], []
     for trim in (False, True):
         rows.clear()
-        engine = Engine(stack, Nothing(), CPU, packed=packed, trim=trim)
+        engine = Engine(stack, EveryLikelihood(), CPU, packed=packed, trim=trim)
         found.append(engine.likelihoods(SETS, questions))
         run.append(sum(rows))
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
@@ -114,7 +105,7 @@ def test_trimming_changes_only_rounding(
 
 def test_needed_vocabulary_rows_give_the_same_comparison(stack: LayerStack) -> None:
     questions = [q for q in few_shot_questions() if len({r.tokens for r in q.requests}) == 1]
-    engine = Engine(stack, Nothing(), CPU)
+    engine = Engine(stack, EveryLikelihood(), CPU)
     whole = engine.likelihoods(SETS, questions, relative=False)[..., 0].reshape(4, -1, 4)
     few = engine.likelihoods(SETS, questions, relative=True)[..., 0].reshape(4, -1, 4)
     assert not np.allclose(whole, few)
@@ -174,7 +165,7 @@ def test_threads_change_nothing(stack: LayerStack) -> None:
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            engine = Engine(stack, Nothing(), CPU, budget=200, share=NO_SHARING)
+            engine = Engine(stack, EveryLikelihood(), CPU, budget=200, share=NO_SHARING)
             found.append(engine.likelihoods(SETS, questions))
             assert torch.get_num_threads() == count
             assert engine.work.layer_tokens > 0

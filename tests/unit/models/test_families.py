@@ -15,14 +15,14 @@ from optlayers.errors import ModelError
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
 from tests.helpers.families import KINDS, saved, tiny
-from tests.helpers.tiny import LAYERS, VOCAB, WIDTH, tiny_llama, tiny_llamba
+from tests.helpers.tiny import LAYERS, WIDTH, random_tokens, tiny_llama, tiny_llamba
 
 CPU = torch.device("cpu")
 SET = (1, 2, 4)
 
 
 def tokens(length: int = 19, seed: int = 0) -> torch.Tensor:
-    return torch.randint(1, VOCAB, (2, length), generator=torch.Generator().manual_seed(seed))
+    return random_tokens(2, length, seed)
 
 
 def by_layers(stack: LayerStack, ids: torch.Tensor, chosen: tuple[int, ...]) -> torch.Tensor:

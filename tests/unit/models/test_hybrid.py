@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from optlayers.models import HybridConfig, HybridForCausalLM
 from optlayers.models.families import family_of
-from tests.helpers.tiny import VOCAB, loud, tiny_llama, tiny_llamba
+from tests.helpers.tiny import loud, random_tokens, tiny_llama, tiny_llamba
 
 SETS = [(), (1, 2, 4), tuple(range(6))]
 
@@ -45,17 +45,12 @@ def hybrid(request: pytest.FixtureRequest, parents: tuple[Any, Any]) -> Any:
     return build(*parents, request.param)
 
 
-def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(1, VOCAB, (batch, length), generator=generator)
-
-
 @pytest.mark.parametrize("length", [1, 9, 140])
 def test_all_donor_layers_are_the_donor_and_none_the_base(
     parents: tuple[Any, Any], length: int
 ) -> None:
     base, donor = parents
-    ids = tokens(2, length)
+    ids = random_tokens(2, length)
     with torch.inference_mode():
         none, every = build(base, donor, ()), build(base, donor, tuple(range(6)))
         assert torch.equal(none(ids).logits, base(ids).logits)
@@ -64,7 +59,7 @@ def test_all_donor_layers_are_the_donor_and_none_the_base(
 
 
 def test_every_layer_of_the_donor_changes_the_hybrid(parents: tuple[Any, Any]) -> None:
-    ids = tokens(1, 8)
+    ids = random_tokens(1, 8)
     with torch.inference_mode():
         seen = [build(*parents, s)(ids).logits for s in [(), *((i,) for i in range(6))]]
     for i, one in enumerate(seen):
@@ -72,7 +67,7 @@ def test_every_layer_of_the_donor_changes_the_hybrid(parents: tuple[Any, Any]) -
 
 
 def test_token_by_token_equals_the_whole(hybrid: Any) -> None:
-    ids = tokens(2, 12)
+    ids = random_tokens(2, 12)
     with torch.inference_mode():
         whole = hybrid(ids).logits
         cache, steps = None, []
@@ -87,7 +82,7 @@ def test_token_by_token_equals_the_whole(hybrid: Any) -> None:
 
 @pytest.mark.parametrize("cut", [1, 2, 131])
 def test_a_prompt_then_more_at_once_equals_the_whole(hybrid: Any, cut: int) -> None:
-    ids = tokens(2, 140)
+    ids = random_tokens(2, 140)
     with torch.inference_mode():
         whole = hybrid(ids).logits
         first = hybrid(ids[:, :cut], use_cache=True)
@@ -97,7 +92,7 @@ def test_a_prompt_then_more_at_once_equals_the_whole(hybrid: Any, cut: int) -> N
 
 
 def test_greedy_generation_is_the_argmax_of_the_full_pass(hybrid: Any) -> None:
-    ids = tokens(2, 5)
+    ids = random_tokens(2, 5)
     made = hybrid.generate(ids, max_new_tokens=8, min_new_tokens=8, do_sample=False)
     plain = hybrid.generate(
         ids, max_new_tokens=8, min_new_tokens=8, do_sample=False, use_cache=False
@@ -120,7 +115,7 @@ def left_padded(long: torch.Tensor, short: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def test_left_padding_changes_nothing(hybrid: Any) -> None:
-    long, short = tokens(1, 9), tokens(1, 4, seed=1)
+    long, short = random_tokens(1, 9), random_tokens(1, 4, seed=1)
     ids, mask = left_padded(long, short)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     with torch.inference_mode():
@@ -131,7 +126,7 @@ def test_left_padding_changes_nothing(hybrid: Any) -> None:
 
 
 def test_generation_of_a_padded_batch_equals_one_by_one(hybrid: Any) -> None:
-    long, short = tokens(1, 9), tokens(1, 4, seed=1)
+    long, short = random_tokens(1, 9), random_tokens(1, 4, seed=1)
     ids, mask = left_padded(long, short)
     how = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
     both = hybrid.generate(ids, attention_mask=mask, **how)
@@ -143,19 +138,21 @@ def test_sampling_with_a_seed_repeats_with_a_cache_and_without(hybrid: Any) -> N
     made = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        made.append(hybrid.generate(tokens(2, 5), max_new_tokens=10, do_sample=True, top_k=0))
+        made.append(
+            hybrid.generate(random_tokens(2, 5), max_new_tokens=10, do_sample=True, top_k=0)
+        )
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
     torch.manual_seed(1)
     plain = {"max_new_tokens": 10, "do_sample": True, "top_k": 0, "use_cache": False}
-    assert torch.equal(made[0], hybrid.generate(tokens(2, 5), **plain))
+    assert torch.equal(made[0], hybrid.generate(random_tokens(2, 5), **plain))
 
 
 def test_beam_search_with_a_cache_equals_beam_search_without(hybrid: Any) -> None:
     how = {"num_beams": 3, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
-    made = hybrid.generate(tokens(2, 5), **how)
+    made = hybrid.generate(random_tokens(2, 5), **how)
     assert made.shape == (2, 11)
-    assert torch.equal(made, hybrid.generate(tokens(2, 5), use_cache=False, **how))
+    assert torch.equal(made, hybrid.generate(random_tokens(2, 5), use_cache=False, **how))
 
 
 def test_saving_and_loading_again_is_lossless(hybrid: Any, tmp_path: Path) -> None:
@@ -163,7 +160,7 @@ def test_saving_and_loading_again_is_lossless(hybrid: Any, tmp_path: Path) -> No
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(again, HybridForCausalLM)
     assert again.config.donor_layers == hybrid.config.donor_layers
-    ids = tokens(1, 7)
+    ids = random_tokens(1, 7)
     with torch.inference_mode():
         assert torch.equal(hybrid(ids).logits, again(ids).logits)
 
@@ -174,14 +171,14 @@ def test_a_tied_base_stays_tied(tmp_path: Path) -> None:
     hybrid.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert again.lm_head.weight is again.model.embed_tokens.weight
-    assert torch.equal(hybrid(tokens(1, 7)).logits, again(tokens(1, 7)).logits)
+    assert torch.equal(hybrid(random_tokens(1, 7)).logits, again(random_tokens(1, 7)).logits)
 
 
 def test_two_llamas_make_a_hybrid() -> None:
     base, donor = tiny_llama(seed=5), tiny_llama(seed=6)
     donor.lm_head, donor.model.embed_tokens = base.lm_head, base.model.embed_tokens
     donor.model.norm = base.model.norm
-    ids = tokens(2, 9)
+    ids = random_tokens(2, 9)
     for layers, parent in (((), base), (tuple(range(6)), donor)):
         with torch.inference_mode():
             assert torch.equal(build(base, donor, layers)(ids).logits, parent(ids).logits)
@@ -200,7 +197,7 @@ def test_gradients_reach_every_parameter_also_with_checkpointing(
 ) -> None:
     model = tiny_llamba() if kind == "llamba" else build(*parents, (1, 4))
     model = loud(model, 3, std=0.1).train()
-    ids = tokens(2, 10)
+    ids = random_tokens(2, 10)
     plain = grads(model, ids)
     assert set(plain) == {name for name, _ in model.named_parameters()}
     assert all(bool(g.isfinite().all()) and bool(g.abs().sum() > 0) for g in plain.values())
@@ -226,7 +223,7 @@ def test_gradients_reach_every_parameter_also_with_checkpointing(
 
 def test_the_gradient_is_the_slope_of_the_loss(parents: tuple[Any, Any]) -> None:
     model = loud(build(*parents, (1, 4)), 3, std=0.1).double()
-    ids = tokens(1, 6)
+    ids = random_tokens(1, 6)
     slope = grads(model, ids)
     name = "model.layers.0.mixer.in_proj.weight"
     weight = dict(model.named_parameters())[name]
@@ -244,7 +241,7 @@ def test_the_gradient_is_the_slope_of_the_loss(parents: tuple[Any, Any]) -> None
 
 def test_embeddings_can_be_given_and_replaced(parents: tuple[Any, Any]) -> None:
     model = build(*parents, (1, 4))
-    ids = tokens(1, 6)
+    ids = random_tokens(1, 6)
     embedding = model.get_input_embeddings()
     with torch.inference_mode():
         by_ids = model(ids).logits

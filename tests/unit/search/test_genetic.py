@@ -11,12 +11,9 @@ from optlayers.search.genetic import GeneticSearch
 from optlayers.search.individual import Individual
 from optlayers.search.initial import scored_set
 from optlayers.search.selection import non_dominated_fronts, select_parents, tournament
+from tests.helpers.records import individual
 
 SPACE = LayerSpace(n_layers=16, min_layers=1, max_layers=4)
-
-
-def individual(text: str, fitness: float, generation: int = 0) -> Individual:
-    return Individual(LayerSet.parse(text), fitness, generation)
 
 
 def random_individuals(count: int, seed: int = 0) -> list[Individual]:

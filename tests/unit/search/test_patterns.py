@@ -8,10 +8,7 @@ import pytest
 from optlayers.layerset import LayerSet
 from optlayers.search.individual import Individual
 from optlayers.search.patterns import layer_strengths, mine_patterns
-
-
-def individual(text: str, fitness: float, generation: int = 0) -> Individual:
-    return Individual(LayerSet.parse(text), fitness, generation)
+from tests.helpers.records import individual
 
 
 def test_quality_is_mean_fitness_times_log_of_one_plus_frequency() -> None:

@@ -30,7 +30,7 @@ def definition(**changes: Any) -> StudyDefinition:
     return StudyDefinition.model_validate({**fields, **changes})
 
 
-class History:
+class TrialLog:
     """Records written one by one."""
 
     def __init__(self) -> None:
@@ -75,9 +75,9 @@ def texts(found: Plan) -> list[str]:
     return [str(p.layers) for p in found.proposals]
 
 
-def explored() -> History:
+def explored() -> TrialLog:
     """Six finished explore trials: two full, four pruned."""
-    history = History()
+    history = TrialLog()
     for text, score, full in (
         ("0", 0.5, True),
         ("0,1", 0.6, True),
@@ -92,7 +92,7 @@ def explored() -> History:
 
 def test_probe_proposes_every_single_layer_once() -> None:
     study = definition(prior={}, layers={"min": 2, "max": 2})
-    history = History()
+    history = TrialLog()
     found = history.plan(study, k=3)
     assert found.phase is Phase.probe
     assert texts(found) == ["0", "1", "2", "3", "4"]
@@ -109,7 +109,7 @@ def test_probe_proposes_every_single_layer_once() -> None:
 
 
 def test_a_prior_skips_the_probe() -> None:
-    found = History().plan(definition())
+    found = TrialLog().plan(definition())
     assert found.phase is Phase.explore
     assert {p.goal for p in found.proposals} == {Goal.step}
     assert len(found.proposals) == 6
@@ -119,7 +119,7 @@ def test_single_layer_scores_come_from_the_prior_or_the_probe() -> None:
     assert single_layer_scores([], definition(), N) == [0.5, 0.4, 0.3, 0.2, 0.1]
     study = definition(prior={})
     assert single_layer_scores([], study, N) is None
-    history = History()
+    history = TrialLog()
     for i in range(4):
         history.add(str(i), 0.1 * i, "probe")
     history.add("2", 0.9, "validate", full=True)
@@ -129,7 +129,7 @@ def test_single_layer_scores_come_from_the_prior_or_the_probe() -> None:
 
 
 def test_explore_claims_no_more_than_its_budget_and_waits_for_the_last() -> None:
-    history = History()
+    history = TrialLog()
     for i in range(4):
         history.add(f"{i},{i + 1}", 0.1 * i, "explore")
     history.add("0", None, "explore", state=TrialState.RUNNING)
@@ -140,7 +140,7 @@ def test_explore_claims_no_more_than_its_budget_and_waits_for_the_last() -> None
 
 def test_explore_ends_when_patience_is_out() -> None:
     study = definition(explore={"population": 2, "generations": 4, "patience": 1})
-    history = History()
+    history = TrialLog()
     for text, score in (("0", 0.1), ("1", 0.5), ("2", 0.2), ("3", 0.6)):
         history.add(text, score, "explore")
     assert history.plan(study).phase is Phase.explore
@@ -151,7 +151,7 @@ def test_explore_ends_when_patience_is_out() -> None:
 
 def test_what_has_paused_goes_on_and_what_is_beaten_does_not() -> None:
     study = definition(explore={"population": 6, "generations": 2, "patience": 5})
-    history = History()
+    history = TrialLog()
     for text, score, reason in (
         ("0", 0.5, keys.REASON_BEATEN),
         ("1", 0.1, ""),
@@ -172,7 +172,7 @@ def test_what_has_paused_goes_on_and_what_is_beaten_does_not() -> None:
 
 def test_without_racing_nothing_pauses() -> None:
     study = definition(explore={"population": 6, "generations": 2, "pruner": "halving"})
-    history = History()
+    history = TrialLog()
     for text in ("0", "1", "0,1", "0,2", "0,3"):
         history.add(text, 0.5, "explore", goal="race")
     found = history.plan(study).proposals
@@ -182,7 +182,7 @@ def test_without_racing_nothing_pauses() -> None:
 
 def test_validation_scores_do_not_reopen_exploration() -> None:
     study = definition(explore={"population": 2, "generations": 4, "patience": 1})
-    history = History()
+    history = TrialLog()
     for text in ("0", "1", "2", "3"):
         history.add(text, 0.5, "explore")
     assert history.plan(study).phase is Phase.validate
@@ -192,7 +192,7 @@ def test_validation_scores_do_not_reopen_exploration() -> None:
 
 def test_explore_ends_when_every_set_is_seen() -> None:
     study = definition(layers={"min": 1, "max": 1}, explore={"population": 3, "generations": 9})
-    history = History()
+    history = TrialLog()
     for i in range(N):
         history.add(str(i), 0.1 * i, "explore")
     assert history.plan(study).phase is Phase.validate
@@ -217,7 +217,7 @@ def test_a_probed_set_outside_the_budget_is_no_candidate() -> None:
     study = definition(
         prior={}, layers={"min": 2, "max": 2}, explore={"population": 2, "generations": 1}
     )
-    history = History()
+    history = TrialLog()
     for i in range(N):
         history.add(str(i), 0.9, "probe")
     history.add("0,1", 0.5, "explore", goal="race")
@@ -277,7 +277,7 @@ def test_a_failed_set_is_proposed_again_and_given_up_after_three_faults() -> Non
 
 def test_when_fast_is_full_refinement_still_follows_what_it_finds() -> None:
     study = definition(validate={"top": 0})
-    history = History()
+    history = TrialLog()
     for text, score in (("0", 0.5), ("1", 0.1), ("2", 0.1), ("3", 0.1), ("4", 0.1), ("0,1", 0.4)):
         history.add(text, score, "explore", full=True, goal="race")
     first = history.plan(study)

@@ -197,5 +197,5 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
         RacingPruner(**settings)  # type: ignore[arg-type]
 
 
-class TestErrorRates(RacingSuite):
+class TestErrorRatesInFewCrowds(RacingSuite):
     crowds = 80

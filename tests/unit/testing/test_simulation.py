@@ -91,5 +91,5 @@ def test_more_generations_reopen_a_finished_study() -> None:
     assert len(study.records) > before
 
 
-class TestSearches(SearchSuite):
+class TestSearchesOfFewSeeds(SearchSuite):
     seeds = 2

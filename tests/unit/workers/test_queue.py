@@ -4,38 +4,19 @@ import sqlite3
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search import Goal, Outcome, Phase, Proposal, Rungs
+from optlayers.search import Goal, Outcome, Phase, Proposal
 from optlayers.storage import heartbeat
 from optlayers.storage.heartbeat import is_gone, process_name
 from optlayers.trials import keys
 from optlayers.trials.ranking import given_up
 from optlayers.trials.record import read_records
-from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, TrialQueue
+from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim
+from tests.helpers.queue import SET, answer, proposal, queue_in
 from tests.helpers.replay import N_LAYERS, study_in
-
-SET = LayerSet.of(1, 4)
-
-
-def queue_in(folder: Path, worker: str | None = None) -> TrialQueue:
-    queue = TrialQueue(study_in(folder), LayerSpace(N_LAYERS), "cpu")
-    queue.worker = worker or queue.worker
-    return queue
-
-
-def answer(claim: Claim, questions: int) -> Claim:
-    """Give a claim right answers to the first questions."""
-    scored = Rungs(32, 160, np.zeros(160, dtype=np.intp))
-    claim.record = scored.at(claim.record, np.ones(questions, dtype=np.bool_), 0, {})
-    return claim
-
-
-def proposal(goal: Goal = Goal.race) -> Proposal:
-    return Proposal(SET, Phase.explore, goal, generation=2)
 
 
 def test_a_claim_is_a_running_trial_with_all_there_is_to_know(tmp_path: Path) -> None:

@@ -25,14 +25,11 @@ from tests.helpers.replay import (
     definition,
     landscape,
     study_in,
+    trials_in,
     url_in,
     worker_at,
     worker_in,
 )
-
-
-def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return study_in(folder).get_trials(deepcopy=False)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -51,7 +48,7 @@ def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         worker_at(url_in(tmp_path / name), small=True).run()
-        found.append([(t.user_attrs["layers"], t.state) for t in trials(tmp_path / name)])
+        found.append([(t.user_attrs["layers"], t.state) for t in trials_in(tmp_path / name)])
     assert found[0] == found[1]
 
 
@@ -83,7 +80,7 @@ def broken_worker(folder: Path, evaluator: Broken) -> Worker:
 def test_a_set_that_gives_nan_fails_and_the_search_goes_on(tmp_path: Path) -> None:
     worker = broken_worker(tmp_path, Broken({LayerSet.of(4), LayerSet.of(2, 5)}))
     assert worker.run()
-    failed = [t for t in trials(tmp_path) if t.state == TrialState.FAIL]
+    failed = [t for t in trials_in(tmp_path) if t.state == TrialState.FAIL]
     assert {t.user_attrs["layers"] for t in failed} <= {"4", "2,5"}
     assert all("NaN" in t.user_attrs["reason"] for t in failed)
     assert 1 <= len(failed) <= 6  # given up after three tries each
@@ -93,7 +90,7 @@ def test_a_set_that_gives_nan_fails_and_the_search_goes_on(tmp_path: Path) -> No
 def test_an_evaluation_that_raises_gives_its_claims_back(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the device has left"):
         broken_worker(tmp_path, Broken(set(), fail_at=4)).run()
-    states = [t.state for t in trials(tmp_path)]
+    states = [t.state for t in trials_in(tmp_path)]
     assert TrialState.RUNNING not in states
     assert TrialState.WAITING in states
     assert worker_at(url_in(tmp_path), small=True).run()
@@ -122,7 +119,7 @@ def test_no_question_is_asked_twice_and_the_budget_holds(tmp_path: Path) -> None
     evaluator = Counting()
     assert broken_worker(tmp_path, evaluator).run()
     assert set(evaluator.asked.values()) == {1}
-    records = read_records(trials(tmp_path))
+    records = read_records(trials_in(tmp_path))
     # Base and donor, to compare with, are no trials.
     searched = [key for key in evaluator.asked if 0 < len(key[0]) <= 3]
     assert sum(record.evaluated for record in records) == len(searched)
@@ -142,7 +139,7 @@ def test_fast_answers_of_another_precision_are_asked_once_more_of_sets_that_go_o
     worker.definition = worker.definition.model_copy(update={"questions": questions})
     assert worker.run()
     n_fast = evaluator.order.n_fast
-    records = read_records(trials(tmp_path))
+    records = read_records(trials_in(tmp_path))
     searched = {record.layers for record in records}
     went_on = {r.layers for r in records if (r.questions or 0) > n_fast}
     assert went_on
@@ -162,7 +159,7 @@ def test_what_was_stored_before_a_break_is_not_asked_again(tmp_path: Path) -> No
     first, second = Counting(fail_at=9), Counting()
     with pytest.raises(RuntimeError):
         broken_worker(tmp_path, first).run()
-    stored = sum(t.user_attrs.get("evaluated", 0) for t in trials(tmp_path))
+    stored = sum(t.user_attrs.get("evaluated", 0) for t in trials_in(tmp_path))
     assert broken_worker(tmp_path, second).run()
     assert stored == len(first.asked)  # the answers of trials that were given back count too
     assert not first.asked.keys() & second.asked.keys()
@@ -206,7 +203,7 @@ def test_a_worker_whose_time_is_up_leaves_the_study_to_others(tmp_path: Path) ->
     worker = worker_at(url_in(tmp_path), seconds=1e-3, small=True)
     worker.max_seconds = 0.3
     assert not worker.run()
-    states = {t.state for t in trials(tmp_path)}
+    states = {t.state for t in trials_in(tmp_path)}
     assert TrialState.RUNNING not in states
     assert worker_at(url_in(tmp_path), small=True).run()
 
