@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import json
 import unicodedata
+from pathlib import Path
 from random import Random
 from typing import Any
 
