@@ -23,6 +23,7 @@ def exit_within(seconds: float) -> None:
 
 
 def _exit_after_signal(reader: int, seconds: float) -> None:
-    os.read(reader, 1)
+    [number] = os.read(reader, 1)
     time.sleep(seconds)
-    os._exit(INTERRUPTED)
+    # The timer of `--max-minutes` ends a process as planned.
+    os._exit(0 if number == signal.SIGALRM else INTERRUPTED)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,10 +104,10 @@ def worker(
 
     try:
         # Inside the try, since it may be time to stop at once.
-        _stop_on_signals(max_minutes)
-        if attached:
-            threading.Thread(target=_leave_with_parent, daemon=True).start()
-        done = work()
+        with stopped_by_signals(max_minutes):
+            if attached:
+                threading.Thread(target=_leave_with_parent, daemon=True).start()
+            done = work()
     except TimeUp:
         done = False
     except Stopped:
@@ -115,7 +116,8 @@ def worker(
     say("the study is done" if done else "time is up; the study continues with other workers")
 
 
-def _stop_on_signals(max_minutes: float | None) -> None:
+@contextlib.contextmanager
+def stopped_by_signals(max_minutes: float | None) -> Iterator[None]:
     """Raise `Stopped` on a signal that ends the process, `TimeUp` after `max_minutes`."""
     handled = [*ending_signals(), signal.SIGALRM]
 
@@ -128,9 +130,15 @@ def _stop_on_signals(max_minutes: float | None) -> None:
     for name in handled:
         signal.signal(name, stop)
     exit_within(END_SECONDS)
-    if max_minutes is not None:
-        # Also in the middle of a cohort: the time limit of a batch system does not wait.
-        signal.setitimer(signal.ITIMER_REAL, max(1e-3, 60 * max_minutes))
+    try:
+        if max_minutes is not None:
+            # Also in the middle of a cohort: the time limit of a batch system does not wait.
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, 60 * max_minutes))
+        yield
+    finally:
+        # Python restores the default handlers as it ends, and that of the timer kills.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
 def _leave_with_parent() -> None:
