@@ -94,7 +94,7 @@ def open_storage(
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Query string argument", SAWarning)
                 storage = policy.call(
-                    lambda: kind(url, engine_kwargs=options),
+                    lambda: kind(_as_template(url), engine_kwargs=options),
                     when=lambda error: _is_race(error) or (wait and is_away(error)),
                 )
         except ImportError as error:
@@ -108,6 +108,11 @@ def open_storage(
             event.listen(storage.engine, "connect", sqlite.set_pragmas)
             storage.engine.dispose()  # the connections so far have no pragmas
     return RetryingStorage(storage, policy, is_fast=kind is not RDBStorage)
+
+
+def _as_template(url: str) -> str:
+    """A URL for Optuna, which replaces what stands in braces."""
+    return url.replace("{", "{{").replace("}", "}}")
 
 
 def _parse(url: str, shown: str) -> URL:

@@ -19,6 +19,8 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
         "postgresql://:s3cret@host/db",
         "mysql+pymysql://me:s3cret:colons@host/db?ssl=1",
         "postgresql://me@host/db?password=s3cret&sslmode=off",
+        "mysql+pymysql://me@host/db?ssl_key_password=s3cret",
+        "postgresql://me@host/db?Password=s3cret",
         "connection to postgresql://me:s3cret@host/db failed",
     ],
 )
@@ -53,3 +55,16 @@ def test_what_is_masked_already_keeps_the_words_after_it() -> None:
     shown = mask_password("mysql+pymysql://me:s3cret@host/db")
     told = f"storage {shown}: access denied for user 'me'@'host'; write user@host"
     assert mask_password(told) == told
+
+
+@pytest.mark.parametrize(
+    "secret", ["s3{0}cret", "s3cret with words", "s3cret\nlines", "s3cret#?;'[x"]
+)
+@pytest.mark.parametrize(
+    "where", ["://me:{}@host/db", "://me@host/db?password={}", "?passwd={}&a=b"]
+)
+def test_a_password_may_hold_any_character(secret: str, where: str) -> None:
+    url = "postgresql" + where.replace("{}", secret)
+    remember_password(url)
+    assert mask_password(url) == "postgresql" + where.replace("{}", "***")
+    assert mask_password(f"{secret}: no such role") == "***: no such role"

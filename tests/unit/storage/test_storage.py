@@ -115,6 +115,19 @@ def test_a_database_that_goes_away_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+# ------------------------------------------------------------------ URLs
+
+
+@pytest.mark.parametrize("name", ["a{1}", "{{x}}", "{SCHEMA_VERSION}", "{", "100%", "a b#c@d:e"])
+def test_a_url_names_the_file_that_it_says(tmp_path: Path, name: str) -> None:
+    url = f"sqlite:///{tmp_path}/{name}.db"
+    open_study(url, definition())
+    assert stored_definition(url, "replayed") == definition().to_dict()
+    assert (tmp_path / f"{name}.db").is_file()
+    found = {path.name.removesuffix("-wal").removesuffix("-shm") for path in tmp_path.iterdir()}
+    assert found == {f"{name}.db"}
+
+
 # ------------------------------------------------------------------ connections
 
 
