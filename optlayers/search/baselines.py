@@ -5,6 +5,7 @@ Each proposes layer sets from the trials so far. Greedy addition is a beam of wi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,13 +16,15 @@ from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search.history import is_explored
+from optlayers.search.history import is_search
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials.ranking import best_by_layers, given_up
 from optlayers.trials.record import Record
 
 # Asks of an Optuna sampler for each new set before a random set is used.
 _TRIES = 8
+
+Scores = Sequence[float] | None  # of the single layers
 
 
 class LayerSetSampler(Protocol):
@@ -45,7 +48,7 @@ class LayerSetSampler(Protocol):
         records: Sequence[Record],
         k: int,
         *,
-        single_layer_scores: Sequence[float] | None = None,
+        single_layer_scores: Scores = None,
         pausing: bool = False,
     ) -> list[Proposal]:
         """At most k distinct proposals that are neither evaluated nor being evaluated.
@@ -55,33 +58,45 @@ class LayerSetSampler(Protocol):
         ...
 
 
-def _proposals(sets: Sequence[LayerSet]) -> list[Proposal]:
-    return [Proposal(layers, Phase.explore, Goal.race) for layers in sets]
-
-
 def _busy(records: Sequence[Record]) -> set[LayerSet]:
     """Sets that must not be proposed because they are being evaluated or have failed too often."""
     return {r.layers for r in records if r.is_claimed} | given_up(records)
 
 
-class RandomSearch:
-    """Random sets without repetition: first a size, then the layers."""
+class Baseline(ABC):
+    """A `LayerSetSampler` whose sets all race; subclasses implement `choose`."""
 
     ends_itself = False
 
-    def __init__(self, *, space: LayerSpace, seed: int) -> None:
+    def __init__(self, space: LayerSpace) -> None:
         self.space = space
-        self._seed = seed
 
     def propose_from(
         self,
         records: Sequence[Record],
         k: int,
         *,
-        single_layer_scores: Sequence[float] | None = None,
+        single_layer_scores: Scores = None,
         pausing: bool = False,
     ) -> list[Proposal]:
         """As `LayerSetSampler`."""
+        sets = self.choose(records, k, single_layer_scores)
+        return [Proposal(layers, Phase.explore, Goal.race) for layers in sets]
+
+    @abstractmethod
+    def choose(self, records: Sequence[Record], k: int, scores: Scores) -> list[LayerSet]:
+        """At most k sets that are neither evaluated nor busy."""
+
+
+class RandomSearch(Baseline):
+    """Random sets without repetition: first a size, then the layers."""
+
+    def __init__(self, *, space: LayerSpace, seed: int) -> None:
+        super().__init__(space)
+        self._seed = seed
+
+    def choose(self, records: Sequence[Record], k: int, scores: Scores = None) -> list[LayerSet]:
+        """Random sets that are new."""
         rng = np.random.default_rng([self._seed, records[-1].number + 1 if records else 0])
         seen = {r.layers.indices for r in records if r.is_evaluated}
         seen |= {layers.indices for layers in _busy(records)}
@@ -89,10 +104,10 @@ class RandomSearch:
         while len(found) < k and (layers := self.space.random_unseen(rng, seen)) is not None:
             found.append(layers)
             seen.add(layers.indices)
-        return _proposals(found)
+        return found
 
 
-class BeamSearch:
+class BeamSearch(Baseline):
     """The best `width` sets of each size, extended by every layer; width 1 is greedy addition.
 
     It starts from the best single layers where the budget asks for two or more. Only trials of
@@ -102,22 +117,15 @@ class BeamSearch:
     ends_itself = True
 
     def __init__(self, *, space: LayerSpace, width: int = 1) -> None:
-        self.space = space
+        super().__init__(space)
         self.width = width
 
-    def propose_from(
-        self,
-        records: Sequence[Record],
-        k: int,
-        *,
-        single_layer_scores: Sequence[float] | None = None,
-        pausing: bool = False,
-    ) -> list[Proposal]:
-        """As `LayerSetSampler`: the missing sets of the first unfinished size."""
-        search = (r for r in records if is_explored(r) or r.phase == Phase.probe)
-        scores = {layers: r.score or 0.0 for layers, r in best_by_layers(search).items()}
+    def choose(self, records: Sequence[Record], k: int, scores: Scores) -> list[LayerSet]:
+        """The missing sets of the first unfinished size."""
+        search = filter(is_search, records)
+        known = {layers: r.score or 0.0 for layers, r in best_by_layers(search).items()}
         busy, dropped = _busy(records), given_up(records)
-        front = [self._start(single_layer_scores)]
+        front = [self._start(scores)]
         for _ in range(len(front[0]), self.space.max_layers):
             longer = sorted(
                 {
@@ -126,25 +134,25 @@ class BeamSearch:
                     for i in self.space.free(layers)
                 }
             )
-            missing = [s for s in longer if s not in scores and s not in dropped]
+            missing = [s for s in longer if s not in known and s not in dropped]
             if missing:
-                return _proposals([s for s in missing if s not in busy][:k])
-            ranked = sorted((s for s in longer if s in scores), key=lambda s: -scores[s])
+                return [s for s in missing if s not in busy][:k]
+            ranked = sorted((s for s in longer if s in known), key=lambda s: -known[s])
             front = ranked[: self.width]
             if not front:
                 return []
         return []
 
-    def _start(self, single_layer_scores: Sequence[float] | None) -> LayerSet:
-        known = max(0, self.space.min_layers - 1)
-        weights = np.asarray(single_layer_scores or np.zeros(self.space.n_choices))
+    def _start(self, scores: Scores) -> LayerSet:
+        length = max(0, self.space.min_layers - 1)
+        weights = np.asarray(scores or np.zeros(self.space.n_choices))
         best: dict[int, int] = {}
         for i in np.argsort(-weights, kind="stable").tolist():
             best.setdefault(self.space.layer_of(i), i)
-        return LayerSet(tuple(best.values())[:known])
+        return LayerSet(tuple(best.values())[:length])
 
 
-class OptunaSearch:
+class OptunaSearch(Baseline):
     """A sampler of Optuna, on one categorical parameter for each position in a set.
 
     A set with fewer layers than positions repeats its last layer, so that every non-empty set has
@@ -152,10 +160,8 @@ class OptunaSearch:
     in which every finished set is told once, in the order of the trials.
     """
 
-    ends_itself = False
-
     def __init__(self, *, space: LayerSpace, sampler: BaseSampler, seed: int) -> None:
-        self.space = space
+        super().__init__(space)
         self._rest = RandomSearch(space=space, seed=seed)
         choices = CategoricalDistribution(list(range(space.n_choices)))
         self._places: dict[str, BaseDistribution] = {
@@ -168,21 +174,14 @@ class OptunaSearch:
         self._asked: dict[LayerSet, Trial] = {}
         self._told: set[LayerSet] = set()
 
-    def propose_from(
-        self,
-        records: Sequence[Record],
-        k: int,
-        *,
-        single_layer_scores: Sequence[float] | None = None,
-        pausing: bool = False,
-    ) -> list[Proposal]:
-        """As `LayerSetSampler`; random sets replace repeated ones."""
-        scores = {
+    def choose(self, records: Sequence[Record], k: int, scores: Scores) -> list[LayerSet]:
+        """What the sampler suggests; random sets replace repeated ones."""
+        known = {
             layers: r.score or 0.0
             for layers, r in best_by_layers(records).items()
             if layers in self.space and len(layers)
         }
-        for layers, score in scores.items():
+        for layers, score in known.items():
             self._tell(layers, score)
         busy = _busy(records)
         found: list[LayerSet] = []
@@ -191,18 +190,17 @@ class OptunaSearch:
                 break
             trial = self._study.ask(self._places)
             layers = LayerSet(tuple(set(trial.params.values())))
-            if layers in scores:
-                self._study.tell(trial, scores[layers])
+            if layers in known:
+                self._study.tell(trial, known[layers])
             elif layers not in self.space or layers in busy or layers in found:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
                 self._asked[layers] = trial
                 found.append(layers)
-        proposals = _proposals(found)
         if len(found) < k:
-            more = self._rest.propose_from(records, k)
-            proposals += [p for p in more if p.layers not in found][: k - len(found)]
-        return proposals
+            more = self._rest.choose(records, k)
+            found += [layers for layers in more if layers not in found][: k - len(found)]
+        return found
 
     def _tell(self, layers: LayerSet, score: float) -> None:
         if layers in self._told:

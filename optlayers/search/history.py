@@ -92,10 +92,10 @@ def history_from(
 
 
 def fitness_from(
-    records: Iterable[Record], *, space: LayerSpace, population_size: int
+    records: Iterable[Record], *, space: LayerSpace, population_size: int, maximise: bool = True
 ) -> dict[tuple[int, ...], float]:
-    """The fitness of every evaluated set of the budget, by its indices."""
-    survey = _survey(records, space, population_size, maximise=True)
+    """The fitness of every evaluated set of the budget, by its indices; higher is better."""
+    survey = _survey(records, space, population_size, maximise)
     return dict(zip(survey.best, survey.fitness.tolist(), strict=True))
 
 
@@ -183,6 +183,11 @@ def _variance(score: float, questions: int | None) -> float | None:
 def is_explored(record: Record) -> bool:
     """Whether a record counts toward a generation: an explore trial, or one without a phase."""
     return record.phase in EXPLORED
+
+
+def is_search(record: Record) -> bool:
+    """Whether a record is of probe or explore; validate and refine start from these."""
+    return is_explored(record) or record.phase == Phase.probe
 
 
 def estimates(scores: FloatArray, questions: list[int | None]) -> FloatArray:

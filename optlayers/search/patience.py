@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from optlayers.layerset import LayerSpace
-from optlayers.search.history import EXPLORED
+from optlayers.search.history import EXPLORED, fitness_from, is_search
 from optlayers.trials.record import Record
 
 
@@ -22,17 +22,28 @@ def explored_sets(records: Iterable[Record], space: LayerSpace) -> dict[tuple[in
 
 
 def stagnates(
-    explored: Sequence[Record], *, population_size: int, patience: int, maximise: bool = True
+    records: Iterable[Record],
+    explored: Iterable[tuple[int, ...]],
+    *,
+    space: LayerSpace,
+    population_size: int,
+    patience: int,
+    maximise: bool = True,
 ) -> bool:
-    """Whether the last `patience` generations found no better score at the first rung.
+    """Whether the last `patience` generations have found no better layer set.
 
-    Scores at the first rung all rest on the same questions and never change, so later trials cannot
-    change the answer.
+    explored: the sets of `explored_sets`. They are compared by fitness, as parents are. Only trials
+    of probe and explore count, so that later phases cannot reopen this one.
     """
-    sign = 1.0 if maximise else -1.0
-    scores = [sign * (r.first_score if r.first_score is not None else 0.0) for r in explored]
-    complete = len(scores) // population_size
-    if complete <= patience:
+    order = list(explored)
+    end = len(order) // population_size * population_size
+    start = end - patience * population_size
+    if start <= 0:
         return False
-    until = (complete - patience) * population_size
-    return max(scores[until : complete * population_size]) <= max(scores[:until])
+    fitness = fitness_from(
+        (r for r in records if is_search(r)),
+        space=space,
+        population_size=population_size,
+        maximise=maximise,
+    )
+    return max(fitness[s] for s in order[start:end]) <= max(fitness[s] for s in order[:start])

@@ -11,8 +11,8 @@ from optlayers.config.study import StudyDefinition
 from optlayers.layerset import LayerSet
 from optlayers.search.baselines import LayerSetSampler
 from optlayers.search.factory import sampler_for
-from optlayers.search.history import fitness_from, is_explored
-from optlayers.search.patience import explored_sets
+from optlayers.search.history import fitness_from, is_explored, is_search
+from optlayers.search.patience import explored_sets, stagnates
 from optlayers.search.proposal import Goal, Phase, Proposal
 from optlayers.trials.ranking import best_by_layers, given_up
 from optlayers.trials.record import Record
@@ -178,7 +178,13 @@ class _Planner:
         } - explored.keys()
         room = explore.population * explore.generations - len(explored) - len(running)
         found: list[Proposal] = []
-        stagnated = not self.sampler.ends_itself and self._out_of_patience(list(explored))
+        stagnated = not self.sampler.ends_itself and stagnates(
+            self.records,
+            explored,
+            space=self.space,
+            population_size=explore.population,
+            patience=explore.patience,
+        )
         if room > 0 and not stagnated and not self._is_exhausted():
             found = self.sampler.propose_from(
                 self.records,
@@ -206,7 +212,7 @@ class _Planner:
         They are chosen from trials of probe and explore only, so that the list does not change
         while its own trials finish.
         """
-        search = [r for r in self.records if _is_search(r)]
+        search = [r for r in self.records if is_search(r)]
         found = [layers for layers in best_by_layers(search) if self._is_candidate(layers)]
         chosen = _fittest(found, self._estimates(search), self.definition.validation.top)
         return self._all_of(chosen, self.full, Phase.validate, Goal.full)
@@ -269,28 +275,10 @@ class _Planner:
         proposals = tuple(Proposal(s, phase, goal, round=number) for s in free)
         return Plan(phase, proposals, waiting=not proposals)
 
-    def _out_of_patience(self, explored: Sequence[tuple[int, ...]]) -> bool:
-        """Whether the last `patience` generations have not found a new best set.
-
-        Only trials of probe and explore count, so that later phases cannot reopen this one.
-        """
-        size, patience = self.definition.explore.population, self.definition.explore.patience
-        complete = len(explored) // size
-        if complete <= patience:
-            return False
-        fitness = self._estimates(r for r in self.records if _is_search(r))
-        whole = explored[: complete * size]
-        best = max(range(len(whole)), key=lambda i: fitness[whole[i]])
-        return best < (complete - patience) * size
-
     def _estimates(self, records: Iterable[Record]) -> dict[tuple[int, ...], float]:
         """The fitness of each set of the budget, comparable across numbers of questions."""
         size = self.definition.explore.population
         return fitness_from(records, space=self.space, population_size=size)
-
-
-def _is_search(record: Record) -> bool:
-    return is_explored(record) or record.phase == Phase.probe
 
 
 def _is_refined(record: Record, number: int) -> bool:

@@ -258,7 +258,9 @@ class PatternGASampler(BaseSampler):
             return False
         records = self._reader.read(study.get_trials(deepcopy=False))
         return stagnates(
-            list(explored_sets(records, self._space).values()),
+            records,
+            explored_sets(records, self._space),
+            space=self._space,
             population_size=self._search.population_size,
             patience=self._patience,
             maximise=study.direction != StudyDirection.MINIMIZE,
