@@ -107,14 +107,11 @@ def hybrid_config(
         configs.append(data)
     maps = [None if places is None else list(places) for places in graft.maps]
     chosen = graft.space().origins(layers)
-    config = HybridConfig(
-        base_config=configs[0],
-        donor_config=configs[1],
+    config = HybridConfig.of(
+        configs,
+        maps,
         donor_layers=list(chosen),
         swap=graft.swap,
-        donor_map=maps[0],
-        other_configs=configs[2:],
-        other_maps=maps[1:],
         givers=list(chosen.values()) if len(maps) > 1 else None,
         architectures=[HybridForCausalLM.__name__],
         **special_tokens(parents.donors[0]),

@@ -65,7 +65,7 @@ def _time_layer(stack: LayerStack, origin: int, layer: int) -> float:
     weight = next(stack.embedding.parameters())
     device, width = weight.device, stack.sides[0].config.hidden_size
     configs = [side.config.to_dict() for side in stack.sides]
-    caches = [RecurrentCache(HybridConfig(base_config=c, donor_config=c)) for c in configs]
+    caches = [RecurrentCache(HybridConfig.of((c, c))) for c in configs]
     generator = torch.Generator(device="cpu").manual_seed(0)
     times = []
     start = 0

@@ -70,8 +70,7 @@ class ModelEvaluator(Evaluator):
             self.stack.add_eight_bit()
         self.n_layers = self.stack.n_layers
         # The exported hybrid reads as many tokens as the shortest of its parents.
-        first, second, *others = (parent.config.to_dict() for parent in parents.all)
-        hybrid = HybridConfig(base_config=first, donor_config=second, other_configs=others)
+        hybrid = HybridConfig.of([parent.config.to_dict() for parent in parents.all])
         self.tasks.prepare(tokenizer, hybrid)
         self.engine = Engine(self.stack, self.tasks, device)
         self.texts = Texts(

@@ -8,6 +8,7 @@ E hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -76,6 +77,25 @@ class HybridConfig(PreTrainedConfig):
         self.max_position_embeddings = min((n for n in limits if n), default=None)
         kwargs.setdefault("tie_word_embeddings", bool(base.tie_word_embeddings))
         super().__init__(**kwargs)
+
+    @classmethod
+    def of(
+        cls,
+        parents: Sequence[dict[str, Any]],
+        maps: Sequence[list[int] | None] = (None,),
+        **options: Any,
+    ) -> HybridConfig:
+        """From the configs of base and donors, and the map of each donor."""
+        base, donor, *others = parents
+        first, *rest = maps
+        return cls(
+            base_config=base,
+            donor_config=donor,
+            donor_map=first,
+            other_configs=others,
+            other_maps=rest,
+            **options,
+        )
 
     def parents(self) -> list[PreTrainedConfig]:
         """The configs of base and donors."""

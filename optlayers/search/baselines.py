@@ -1,4 +1,4 @@
-"""Baseline searches with the interface of `PatternGASampler`: random, beam, Optuna's samplers.
+"""BaselineSampler searches with the interface of `PatternGASampler`: random, beam, Optuna's samplers.
 
 Each proposes layer sets from the trials so far. Greedy addition is a beam of width 1.
 """
@@ -63,7 +63,7 @@ def _busy(records: Sequence[Record]) -> set[LayerSet]:
     return {r.layers for r in records if r.is_claimed} | given_up(records)
 
 
-class Baseline(ABC):
+class BaselineSampler(ABC):
     """A `LayerSetSampler` whose sets all race; subclasses implement `choose`."""
 
     ends_itself = False
@@ -88,7 +88,7 @@ class Baseline(ABC):
         """At most k sets that are neither evaluated nor busy."""
 
 
-class RandomSearch(Baseline):
+class RandomSearch(BaselineSampler):
     """Random sets without repetition: first a size, then the layers."""
 
     def __init__(self, *, space: LayerSpace, seed: int) -> None:
@@ -107,7 +107,7 @@ class RandomSearch(Baseline):
         return found
 
 
-class BeamSearch(Baseline):
+class BeamSearch(BaselineSampler):
     """The best `width` sets of each size, extended by every layer; width 1 is greedy addition.
 
     It starts from the best single layers where the budget asks for two or more. Only trials of
@@ -152,7 +152,7 @@ class BeamSearch(Baseline):
         return LayerSet(tuple(best.values())[:length])
 
 
-class OptunaSearch(Baseline):
+class OptunaSearch(BaselineSampler):
     """A sampler of Optuna, on one categorical parameter for each position in a set.
 
     A set with fewer layers than positions repeats its last layer, so that every non-empty set has

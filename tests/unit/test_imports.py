@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import graphlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,35 +13,22 @@ from pathlib import Path
 import pytest
 
 import optlayers
+from tests.helpers.paths import ROOT as CHECKOUT
 
 PACKAGE = Path(optlayers.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 
-# What each room imports; it may also import what these import, `errors` and `layerset`.
-ROOMS = {
-    "errors": "",
-    "layerset": "errors",
-    "config": "layerset",
-    "trials": "config",
-    "search": "trials",
-    "models": "",
-    "checkpoints": "config models",
-    "inference": "checkpoints",
-    "evaluation": "inference trials",
-    "selectors": "evaluation",
-    "distill": "checkpoints",
-    "storage": "trials",
-    "workers": "storage search evaluation distill",
-    "results": "search",
-    "report": "results storage",
-    "testing": "evaluation search",
-    "api": "workers report",
-    "cli": "api testing selectors",
-    "__main__": "cli",
-    "__init__": "",
+# The files of the root, and what each imports.
+ROOT = {
+    "__init__": [],
+    "__main__": ["cli"],
+    "api": ["workers", "report"],
+    "errors": [],
+    "layerset": ["errors"],
 }
-ROOT = {"__init__.py", "__main__.py", "api.py", "errors.py", "layerset.py"}
+# A row of the table in ARCHITECTURE.md: the room, what it is for, and what it imports.
+ROW = re.compile(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|$", re.MULTILINE)
 # The files that travel with an exported checkpoint.
 STANDALONE = ("ssd.py", "generation.py", "llamba.py", "parts.py", "families.py", "hybrid.py")
 # Libraries that a room must not load, whatever it imports of the others.
@@ -56,6 +44,20 @@ FORBIDDEN = {
     "report": {"torch", "transformers", "lm_eval"},
 }
 MOST_LINES = 350
+
+
+def read_rooms() -> dict[str, list[str]]:
+    """What each room imports, by the table; it may import what these import too."""
+    rows = ROW.findall((CHECKOUT / "ARCHITECTURE.md").read_text("utf-8"))
+    found = {room: imports.replace(",", " ").split() for room, imports in rows}
+    everything = [*found, "api"]
+    return ROOT | {
+        room: [other for other in everything if other != room] if imports == ["all"] else imports
+        for room, imports in found.items()
+    }
+
+
+ROOMS = read_rooms()
 
 
 @functools.cache
@@ -107,7 +109,7 @@ def importers(library: str) -> set[str]:
 def closure(room: str) -> set[str]:
     """The rooms that a room may import."""
     found: set[str] = set()
-    for other in ROOMS[room].split():
+    for other in ROOMS[room]:
         found |= {other} | closure(other)
     return found
 
@@ -154,17 +156,22 @@ def test_the_files_are_read() -> None:
 
 
 def test_the_root_has_five_files() -> None:
-    assert {path.name for path in PACKAGE.glob("*.py")} == ROOT
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(ROOT)
+
+
+def test_each_folder_has_a_row_in_the_table() -> None:
+    folders = {room_of(name) for name in NAMES} - set(ROOT)
+    assert folders <= set(ROOMS), "add a row to the table of rooms in ARCHITECTURE.md"
+    assert {other for imports in ROOMS.values() for other in imports} <= set(ROOMS)
 
 
 def test_the_rooms_have_an_order() -> None:
-    list(graphlib.TopologicalSorter({k: v.split() for k, v in ROOMS.items()}).static_order())
+    list(graphlib.TopologicalSorter(ROOMS).static_order())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_room_imports_only_what_its_row_allows(name: str) -> None:
     room = room_of(name)
-    assert room in ROOMS, f"the room {room} is missing in ROOMS"
     allowed = closure(room) | {"errors", "layerset"}
     assert not rooms(name) - allowed
 
