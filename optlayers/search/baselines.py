@@ -1,4 +1,4 @@
-"""BaselineSampler searches with the interface of `PatternGASampler`: random, beam, Optuna's samplers.
+"""Baseline searches with the interface of `PatternGASampler`: random, beam, Optuna's samplers.
 
 Each proposes layer sets from the trials so far. Greedy addition is a beam of width 1.
 """
