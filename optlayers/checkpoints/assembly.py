@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from optlayers.checkpoints.expected import ExpectedTensors
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.tensorfile import FLOATS, TensorEntry
@@ -65,20 +66,11 @@ def plan_pieces(parents: Parents, layers: LayerSet, graft: Graft = WHOLE) -> lis
 
 
 def check_complete(pieces: Sequence[Piece], config: HybridConfig, parents: Parents) -> None:
-    """Raise `ModelError` where the sources lack a weight of the hybrid.
-
-    transformers would initialise it at random and only warn.
-    """
-    with torch.device("meta"):
-        model = HybridForCausalLM(config)
-    lacking = {name for name, _ in model.named_parameters()} - {piece.name for piece in pieces}
-    lacking.discard("lm_head.weight")  # may be tied to the embedding
-    if lacking:
+    """Raise `ModelError` where the pieces are not the tensors that the hybrid asks for."""
+    entries = {piece.name: piece.entry for piece in pieces}
+    if fault := ExpectedTensors.of(config).fault(entries, (), lambda tensor: True):
         sources = ", ".join(parent.name for parent in parents.all)
-        raise ModelError(
-            f"tensor {min(lacking)} of the hybrid is missing from the weights of {sources}; fetch "
-            "them again"
-        )
+        raise ModelError(f"the hybrid of {sources}: {fault}")
 
 
 def dtype_of(pieces: Sequence[Piece], dtype: str | None) -> torch.dtype:
@@ -114,6 +106,7 @@ def hybrid_config(
         swap=graft.swap,
         givers=list(chosen.values()) if len(maps) > 1 else None,
         architectures=[HybridForCausalLM.__name__],
+        tie_word_embeddings=not parents.base.has(f"{family_of(parents.base.config).head}.weight"),
         **special_tokens(parents.donors[0]),
     )
     config.dtype = dtype

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from optlayers.checkpoints.expected import Needed
 from optlayers.checkpoints.files import free_bytes
-from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint, ModelConfig
+from optlayers.checkpoints.reader import SINGLE, Checkpoint, ModelConfig, weight_files
 from optlayers.errors import ModelError, OptlayersError
 from optlayers.layerset import LayerSet
 
@@ -49,8 +49,6 @@ IGNORED = ["*/*"]
 SPARE_BYTES = 500_000_000
 # Marks a folder of `models_folder` as complete.
 COMPLETE = ".optlayers-complete"
-
-Needed = Callable[[str], bool]
 
 
 def everything(tensor: str) -> bool:
@@ -122,9 +120,12 @@ def model_folder(where: str, revision: str | None = None, needed: Needed = every
     if folder is not None:
         return folder
     with hub_errors(where, revision):
-        found = Path(_snapshot(where, revision, SMALL_FILES))
-        files = weight_files(found, needed)
-        return Path(_snapshot(where, revision, [*SMALL_FILES, *files])) if files else found
+        if needed is nothing:
+            return Path(_snapshot(where, revision, SMALL_FILES))
+        # Only where a repository has no whole file does its index count.
+        found = Path(_snapshot(where, revision, [*SMALL_FILES, SINGLE]))
+        files = weight_files(where, found, needed)
+        return Path(_snapshot(where, revision, [*SMALL_FILES, *files]))
 
 
 def open_model(where: str, revision: str | None = None, needed: Needed = everything) -> Checkpoint:
@@ -147,20 +148,6 @@ def open_config(where: str, revision: str | None = None) -> ModelConfig:
                 ) from None
         folder = Path(file).parent
     return ModelConfig(where, folder)
-
-
-def weight_files(folder: Path, needed: Needed) -> list[str]:
-    """The weight files of a model that hold needed tensors, from its index if it has one."""
-    if needed is nothing:
-        return []
-    index = folder / INDEX
-    if not index.is_file():
-        return [SINGLE]
-    try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return sorted({str(file) for tensor, file in files.items() if needed(tensor)})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return [SINGLE]  # `Checkpoint` reports what is wrong with the index
 
 
 def _snapshot(where: str, revision: str | None, files: list[str]) -> str:

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from optlayers.checkpoints.expected import Needed
 from optlayers.checkpoints.fetch import (
     COMPLETE,
     IGNORED,
     SMALL_FILES,
-    Needed,
     check_space,
     hub_errors,
     local_folder,
     models_folder,
-    weight_files,
+    nothing,
 )
+from optlayers.checkpoints.reader import SINGLE, weight_files
 from optlayers.errors import InputError, ModelError
 
 # Models with another name on ModelScope.
@@ -63,9 +64,11 @@ def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
             fetch(SMALL_FILES)
             if not (folder / "config.json").is_file():
                 raise ModelError(f"model {where}: ModelScope has no {name}; use another source")
-            files = weight_files(folder, needed)
             chosen = {} if revision is None else {"revision": revision}
             sizes = {x["Path"]: x["Size"] or 0 for x in HubApi().get_model_files(name, **chosen)}
+            files = [] if needed is nothing else [SINGLE]
+            if files and SINGLE not in sizes:
+                files = weight_files(where, folder, needed)
             check_space(where, missing_bytes(folder, files, sizes), folder, "OPTLAYERS_MODELS")
             if files:
                 fetch(files)

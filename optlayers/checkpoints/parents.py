@@ -36,6 +36,12 @@ class Parents:
         """Number of decoder layers of the base, and so of every hybrid."""
         return self.base.n_layers
 
+    @property
+    def notes(self) -> list[str]:
+        """What is unusual in these models, a line each."""
+        ends = [differing_ends(self.base, donor) for donor in self.donors]
+        return [note for note in (*(parent.note for parent in self.all), *ends) if note]
+
     def check(self, graft: Graft = WHOLE) -> None:
         """`check_pair` for the base and each donor."""
         for place, donor in enumerate(self.donors):

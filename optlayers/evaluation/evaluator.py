@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from optlayers.checkpoints.parents import differing_ends, open_parents
+from optlayers.checkpoints.parents import open_parents
 from optlayers.checkpoints.tokenizer import load_tokenizer
 from optlayers.config.fields import CostKind
 from optlayers.config.metrics import to_unit
@@ -53,9 +53,8 @@ class ModelEvaluator(Evaluator):
         self.tasks = TaskSet.of(definition, limit)
         say("loading models")
         reference = load_reference(definition, parents, device, dtype)
-        for donor in parents.donors:
-            if note := differing_ends(parents.base, donor):
-                say(note)
+        for note in parents.notes:
+            say(note)
         self.stack = LayerStack.load(parents, device, dtype, say=say, graft=definition.graft)
         tokens, rows = len(tokenizer), embedding_rows(parents.base.config)
         if tokens > rows:

@@ -13,7 +13,6 @@ from torch import nn
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.config.graft import Graft
-from optlayers.errors import ModelError
 from optlayers.inference.flat import flat_size, flatten
 from optlayers.inference.offload import Layers, Placement, place
 from optlayers.models.families import Family, attention_of, embedding_rows, family_of
@@ -31,25 +30,8 @@ class Side:
     rotary: nn.Module | None
 
 
-def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> nn.Module:
-    """Assign tensors to a module on the meta device; raises `ModelError` if they do not match."""
-    expected = {name: tuple(p.shape) for name, p in module.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            raise ModelError(
-                f"{source}: tensor {name} is missing from the weights; fetch them again"
-            )
-        if name not in expected:
-            raise ModelError(
-                f"{source}: tensor {name} in the weights is unknown to this model; "
-                "config.json and weights are not of one model, so fetch both again"
-            )
-        if expected[name] != found[name]:
-            raise ModelError(
-                f"{source}: tensor {name} has shape {found[name]}; config.json asks for "
-                f"{expected[name]}; they are not of one model, so fetch both again"
-            )
+def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Assign tensors to a module on the meta device; a `Checkpoint` has checked that they fit."""
     module.load_state_dict(dict(tensors), assign=True)
     return module.eval().requires_grad_(False)
 
@@ -90,7 +72,7 @@ def placement_of(
         first = [kinds.index(kind) for kind in sorted(set(kinds))]
         empty = [_empty_layer(family, checkpoint.config, i, part) for i in first]
         sizes.append(max(map(flat_size, empty)) * dtype.itemsize)
-    tied = bool(base.config.tie_word_embeddings)
+    tied = not base.has(f"{family_of(base.config).head}.weight")
     rows = embedding_rows(base.config) * (1 if tied else 2)
     ends = rows * int(base.config.hidden_size) * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if memory is None else memory
@@ -118,7 +100,7 @@ def _read(
         name: checkpoint.tensor(f"{prefix}.{name}").to(device=device, dtype=dtype)
         for name in checkpoint.names_below(prefix, modules)
     }
-    return _fill(module, weights, f"{checkpoint.name} {prefix}")
+    return _fill(module, weights)
 
 
 def read_side(
@@ -159,7 +141,7 @@ def read_side(
 def read_ends(
     base: Checkpoint, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Module, nn.Module, nn.Linear]:
-    """Embedding, final norm and head of the base; raises `ModelError` where one is missing."""
+    """Embedding, final norm and head of the base; a base without a head has it tied."""
     config, family = base.config, family_of(base.config)
     rows, width = embedding_rows(config), config.hidden_size
     with torch.device("meta"):
@@ -170,11 +152,6 @@ def read_ends(
     _read(base, norm, family.norm, device, dtype)
     if base.has(f"{family.head}.weight"):
         _read(base, head, family.head, device, dtype)
-    elif config.tie_word_embeddings:
-        _fill(head, {"weight": embedding.weight}, base.name)
     else:
-        raise ModelError(
-            f"{base.name}: {family.head}.weight is missing, and config.json does not tie it "
-            "to the embedding"
-        )
+        _fill(head, {"weight": embedding.weight})
     return embedding, norm, head

@@ -139,7 +139,8 @@ def export(
     parents: Parents, layers: LayerSet, out: Path, documents: Any = None, **options: Any
 ) -> Path:
     """A checkpoint with the donor's tokenizer; options: of `CheckpointWriter`."""
-    writer = CheckpointWriter(parents, parents.donors[0].folder, **options)
+    options.setdefault("tokenizer", parents.donors[0].folder)
+    writer = CheckpointWriter(parents, **options)
     return writer.write(layers, out, documents)
 
 

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import optlayers
 import optlayers.models as models
 from optlayers.checkpoints import writer
+from optlayers.checkpoints.assembly import check_complete, hybrid_config, plan_pieces
 from optlayers.checkpoints.info import checkpoint_info
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from optlayers.checkpoints.writer import CheckpointWriter
+from optlayers.config.graft import WHOLE
 from optlayers.config.study import load_study
 from optlayers.errors import ExportError, InputError, ModelError
 from optlayers.layerset import LayerSet
@@ -162,16 +163,19 @@ def test_a_target_below_a_file_is_refused(
         write(tiny_parents, tmp_path / where)
 
 
-def test_a_source_that_lacks_a_weight_is_refused(tiny_parents: Parents, tmp_path: Path) -> None:
-    base, donor = tiny_parents.all
-    shutil.copytree(donor.folder, tmp_path / "donor")
-    [file] = (tmp_path / "donor").glob("*.safetensors")
-    tensors = load_file(file)
-    del tensors[f"model.layers.{LAYERS.indices[0]}.self_attn.q_proj.weight"]
-    save_file(tensors, file)
-    with pytest.raises(ModelError, match=r"q_proj\.weight of the hybrid is missing from"):
-        write(Parents(base, (Checkpoint("donor", tmp_path / "donor"),)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("change", ["lost", "bent"])
+def test_pieces_that_are_not_the_hybrids_are_refused(tiny_parents: Parents, change: str) -> None:
+    pieces = plan_pieces(tiny_parents, LAYERS)
+    config = hybrid_config(tiny_parents, LAYERS, WHOLE, torch.float32)
+    check_complete(pieces, config, tiny_parents)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    if change == "lost":
+        pieces = [piece for piece in pieces if piece.name != name]
+    else:
+        config.donor_config["num_attention_heads"] = 8
+        config.donor_config["head_dim"] = 8
+    with pytest.raises(ModelError, match=f"the hybrid of base, donor: tensor {name}"):
+        check_complete(pieces, config, tiny_parents)
 
 
 def test_a_folder_without_a_tokenizer_leaves_nothing(tiny_parents: Parents, tmp_path: Path) -> None:
