@@ -142,8 +142,9 @@ class ModelEvaluator(Evaluator):
 
     def all_questions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Subject and document of every question, subject by subject, in lm-eval's order."""
-        sizes = [subject.size for subject in self.order.subjects]
-        return np.repeat(np.arange(len(sizes)), sizes), np.concatenate([*map(np.arange, sizes)])
+        documents = [subject.numbers for subject in self.order.subjects]
+        subject = np.repeat(np.arange(len(documents)), [*map(len, documents)])
+        return subject, np.concatenate(documents)
 
     def answers(
         self,

@@ -19,11 +19,22 @@ from optlayers.config.fields import Questions
 
 @dataclass(frozen=True)
 class Subject:
-    """A leaf task of lm-eval, or a text: its name, number of documents, and weight in the score."""
+    """A leaf task of lm-eval, or a text: its name, number of questions, and weight in the score.
+
+    documents: the documents that are its questions; empty: the first `size`. digest: says which
+    documents the task has; empty: not known.
+    """
 
     name: str
     size: int
     weight: float
+    documents: tuple[int, ...] = ()
+    digest: str = ""
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The documents that are its questions [size], in lm-eval's order."""
+        return np.array(self.documents or range(self.size), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,8 @@ def order_questions(subjects: Sequence[Subject], questions: Questions) -> Questi
     for s, subject in enumerate(subjects):
         # A subject's own shuffle does not depend on which other subjects there are.
         rng = np.random.default_rng([questions.seed, zlib.crc32(subject.name.encode())])
-        pairs = np.stack([np.full(subject.size, s), rng.permutation(subject.size)], axis=1)
+        documents = subject.numbers[rng.permutation(subject.size)]
+        pairs = np.stack([np.full(subject.size, s), documents], axis=1)
         n_held = min(round(subject.size * questions.holdout), subject.size - 1)
         kept, aside = np.split(pairs, [subject.size - n_held])
         held.append(aside[np.argsort(aside[:, 1])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from optlayers.config.metrics import LOGPROB
 from optlayers.errors import EvaluationError, TaskError, reason
 
 SCORED = ("multiple_choice", "loglikelihood")
+# The module of lm-eval's own scoring; a task may have code of its own instead.
+SCORING = "lm_eval.api.task"
 MEANS = ("lm_eval.api.metrics.mean", "lm_eval.api.metrics.nanmean")
 
 
@@ -45,7 +47,7 @@ class TaskScorer:
         logprob = spec.measure == LOGPROB
         metric = "acc" if logprob else spec.measure
         metrics = sorted(getattr(task, "_metric_fn_list", {}))
-        if metrics and not callable(task.config.process_results) and metric not in metrics:
+        if metrics and not _scores_itself(task) and metric not in metrics:
             raise TaskError(f"task {name!r} has no metric {metric!r}; it has {', '.join(metrics)}")
         if not logprob:
             _check_aggregation(name, task, metric)
@@ -77,42 +79,73 @@ class TaskScorer:
         """
         if any(r[0] != r[0] for r in results):
             raise EvaluationError(f"task {self.name!r}: NaN in the log-likelihoods")
+        values = self._metrics(instances, results)
+        if self.metric not in values:
+            raise TaskError(
+                f"task {self.name!r}, document {instances[0].doc_id}: it gives no {self.metric!r}; "
+                f"it gives {', '.join(values) or 'nothing'}"
+            )
+        value = values[self.metric]
+        number = isinstance(value, int | float | np.number | np.bool_)
+        if not number or not 0.0 <= float(value) <= 1.0:
+            raise TaskError(
+                f"task {self.name!r}, document {instances[0].doc_id}: metric {self.metric!r} is no "
+                f"number from 0 to 1 (found {value!r}); choose acc or acc_norm"
+            )
+        return float(value)
+
+    def _metrics(
+        self, instances: Sequence[Any], results: Sequence[tuple[float, bool]]
+    ) -> Mapping[str, Any]:
+        """All metrics of one question, by lm-eval's own code or the task's."""
         key = self.filter.name
         try:
             for instance, result in zip(instances, results, strict=True):
                 instance.resps = [result]
             self.filter.apply(instances)
             filtered = [instance.filtered_resps[key] for instance in instances]
-            values = self.task.process_results(instances[0].doc, filtered)
+            values: Mapping[str, Any] = self.task.process_results(instances[0].doc, filtered)
         except Exception as error:
             raise TaskError(
-                f"task {self.name!r}: metric {self.metric!r} after filter {key!r} cannot be "
-                f"computed for one question ({reason(error)}); choose another filter, or fix the "
-                "task"
+                f"task {self.name!r}, document {instances[0].doc_id}: metric {self.metric!r} after "
+                f"filter {key!r} cannot be computed ({reason(error)}); choose another filter, or "
+                "fix the task"
             ) from error
-        if self.metric not in values:
+        return values
+
+    @property
+    def own_code(self) -> bool:
+        """Whether code of the task's own scores a document."""
+        return _scores_itself(self.task)
+
+    def given_metrics(self, instances: Sequence[Any]) -> set[str]:
+        """The metrics that the task's own code gives for a question; it may leave some out.
+
+        Raises `TaskError` where the answers decide whether the metric is given.
+        """
+        found: list[set[str]] = []
+        for worst in (-1.0, -100.0):
+            for best in {0, len(instances) - 1}:
+                results = [(0.0 if i == best else worst, i == best) for i in range(len(instances))]
+                found.append(set(self._metrics(instances, results)))
+        if len({self.metric in names for names in found}) > 1:
             raise TaskError(
-                f"task {self.name!r} gives no {self.metric!r}; it gives {', '.join(values)}"
+                f"task {self.name!r}, document {instances[0].doc_id}: whether it has a value of "
+                f"{self.metric!r} depends on the model's answers, and a study compares layer sets "
+                "on the same questions; choose another metric"
             )
-        value = values[self.metric]
-        number = isinstance(value, int | float | np.number | np.bool_)
-        if not number or not 0.0 <= float(value) <= 1.0:
-            raise TaskError(
-                f"task {self.name!r}: metric {self.metric!r} is no number from 0 to 1 for one "
-                f"question (found {value!r}); choose acc or acc_norm"
-            )
-        return float(value)
+        return set.union(*found)
 
     def right_choices(self, instances: Sequence[Any]) -> NDArray[np.bool_] | None:
         """Which choices are right: bool [choices].
 
-        None where more than the likeliest choice decides: another metric or output type, metric
-        code or filters of the task's own.
+        None where more than the likeliest choice decides: another metric, a single continuation,
+        metric code or filters of the task's own.
         """
         if not (
-            self.task.OUTPUT_TYPE == "multiple_choice"
+            (self.task.OUTPUT_TYPE == "multiple_choice" or len(instances) > 1)
             and self.metric == "acc"
-            and not callable(self.task.config.process_results)
+            and not self.own_code
             and self.task.config.filter_list is None
             and "acc_mutual_info" not in getattr(self.task, "_metric_fn_list", {})
         ):
@@ -122,6 +155,12 @@ class TaskScorer:
         return np.array(
             [self.value(instances, [(x, x == 0.0) for x in row]) == 1.0 for row in results]
         )
+
+
+def _scores_itself(task: Any) -> bool:
+    """Whether code of the task's own scores a document, by its YAML or by its class."""
+    by_class = type(task).process_results.__module__ != SCORING
+    return by_class or callable(task.config.process_results)
 
 
 def _check_aggregation(name: str, task: Any, metric: str) -> None:

@@ -12,7 +12,9 @@ import io
 import logging
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,11 @@ from optlayers.config.fields import TaskSpec
 from optlayers.config.metrics import LOGPROB, to_unit
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import TaskError, reason
+from optlayers.evaluation.documents import read_documents
 from optlayers.evaluation.questions import Question, Request, Subject
 from optlayers.evaluation.scoring import TaskScorer
+
+logger = logging.getLogger(__name__)
 
 
 class _Tokenizing(HFLM):
@@ -59,14 +64,27 @@ class _Tokenizing(HFLM):
         return []
 
     def encode(self, instances: Sequence[Any]) -> tuple[Request, ...]:
+        where = f"task {instances[0].task_name!r}, document {instances[0].doc_id}"
+        empty = f"{where}: an answer without text, which has no likelihood; fix the task's data"
         self._encoded.clear()
-        self.loglikelihood(instances, disable_tqdm=True)
+        try:
+            self.loglikelihood(instances, disable_tqdm=True)
+        except IndexError:  # HFLM looks at the first token of what follows an empty prompt
+            raise TaskError(empty) from None
         length: int = self.max_length
-        for _, target in self.pairs:
-            if not 0 < len(target) <= length:
+        for context, target in self.pairs:
+            # HFLM asserts the same.
+            if not context:
                 raise TaskError(
-                    f"task {instances[0].task_name!r}: a continuation has {len(target)} tokens, "
-                    f"and the model scores 1 to {length}; choose another task or longer models"
+                    f"{where}: its prompt is blank, and the tokenizer adds no BOS token: nothing "
+                    "is before the answer; fix the task's data, or give it a description"
+                )
+            if not target:
+                raise TaskError(empty)
+            if len(target) > length:
+                raise TaskError(
+                    f"{where}: an answer of {len(target)} tokens, and the model scores 1 to "
+                    f"{length}; choose another task or longer models"
                 )
         return tuple(
             Request(tuple((context + target)[-(length + 1) :][:-1]), tuple(target))
@@ -95,7 +113,7 @@ def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
             raise TaskError(
                 f"task_path {task_path}: {reason(error)}; name a folder that holds task YAML only"
             ) from None
-        if set(names) <= set(own.all_tasks):
+        if not _unknown(own, names):
             return own
     manager = TaskManager(include_path=task_path)
     for name in names:
@@ -107,6 +125,22 @@ def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
                 f"task {name!r} is not known to lm-eval{where}{hint}; see `lm_eval ls tasks`"
             )
     return manager
+
+
+def _unknown(manager: TaskManager, names: Sequence[str]) -> set[str]:
+    """Which of the names and of the members of their groups a task manager does not know."""
+    known: set[str] = set()
+    todo: list[Any] = list(names)
+    while todo:
+        member = todo.pop()
+        inner = member if isinstance(member, dict) else {}
+        name = str(inner.get("group") or inner.get("task") if inner else member)
+        if name not in known:
+            known.add(name)
+            entry = manager.task_index.get(name)
+            inner = (entry.cfg or {}) if entry else {}
+        todo += inner["task"] if isinstance(inner.get("task"), list) else []
+    return known - set(manager.all_tasks)
 
 
 def check_names(names: Sequence[str], task_path: str | None) -> None:
@@ -128,14 +162,15 @@ class TaskSet:
         self.limit = limit
         self.subjects: list[Subject] = []
         self._scorers: list[TaskScorer] = []
+        self._counts: list[int] = []  # documents of each, before any are left out
+        self._questions: dict[tuple[int, int], Question] = {}
+        self._instances: dict[tuple[int, int], list[Any]] = {}
+        self._right: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
         specs = [spec for spec in specs if spec.text is None]
         with _quiet():
             manager = _manager([spec.name for spec in specs], task_path) if specs else None
             for spec in specs:
                 self._add(manager, spec)
-        self._questions: dict[tuple[int, int], Question] = {}
-        self._instances: dict[tuple[int, int], list[Any]] = {}
-        self._right: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
 
     @classmethod
     def of(cls, definition: StudyDefinition, limit: int | None = None) -> TaskSet:
@@ -150,40 +185,56 @@ class TaskSet:
         try:
             loaded = manager.load([spec.name])
         except Exception as error:
+            strange = ", ".join(sorted(_unknown(manager, [spec.name])))
+            hint = f"; lm-eval knows no task {strange}" if strange else ""
             raise TaskError(
-                f"task {spec.name!r} could not be loaded ({reason(error)}); "
+                f"task {spec.name!r} could not be loaded ({reason(error)}){hint}; "
                 "check its YAML, its data, and the network if the data is on a hub"
             ) from None
-        scorers, sizes = [], []
+        found: list[tuple[Subject, int]] = []
         for name, task in loaded["tasks"].items():
-            scorers.append(TaskScorer.of(name, task, spec))
+            if any(subject.name == name for subject in self.subjects):
+                raise TaskError(f"task {name!r} occurs twice in the study; name it once")
             if spec.num_fewshot is not None and task.get_config("num_fewshot") != 0:
                 task.set_config(key="num_fewshot", value=spec.num_fewshot)
             elif task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-            sizes.append(self._documents(name, task))
-        if not scorers:
+            self._scorers.append(TaskScorer.of(name, task, spec))
+            found.append(self._subject(name, task))
+        if not found:
             raise TaskError(f"task {spec.name!r} is a group without tasks; name another")
-        by_size = scorers[0].weighted_by_size(loaded.get("groups", {}).get(spec.name))
-        for scorer, size in zip(scorers, sizes, strict=True):
-            if any(subject.name == scorer.name for subject in self.subjects):
-                raise TaskError(f"task {scorer.name!r} occurs twice in the study; name it once")
-            share = size / sum(sizes) if by_size else 1.0 / len(sizes)
-            self.subjects.append(Subject(scorer.name, size, spec.weight * share))
-            self._scorers.append(scorer)
+        group = loaded.get("groups", {}).get(spec.name)
+        leaves = group.get_all_tasks() if group else loaded["tasks"].values()
+        names = [task.task_name for task in leaves]
+        by_size = self._scorers[-1].weighted_by_size(group)
+        # A task counts as often as subgroups name it, as in lm-eval.
+        parts = [names.count(subject.name) * (size if by_size else 1) for subject, size in found]
+        for number, ((subject, _), part) in enumerate(zip(found, parts, strict=True), -len(found)):
+            share = spec.weight * part / sum(parts)
+            self.subjects[number] = replace(subject, weight=share)
 
-    def _documents(self, name: str, task: Any) -> int:
-        """The number of a task's documents, at most `limit`; raises `TaskError` for none."""
-        try:
-            count = len(task.eval_docs)
-        except Exception as error:
-            raise TaskError(
-                f"task {name!r}: its documents cannot be read ({reason(error)}); check its data"
-            ) from None
-        if count == 0:
-            raise TaskError(f"task {name!r} has no documents; check its data and its splits")
-        return count if self.limit is None else min(count, self.limit)
+    def _subject(self, name: str, task: Any) -> tuple[Subject, int]:
+        """Add a leaf task: its subject, without weight, and its size as lm-eval counts it."""
+        count, digest = read_documents(name, task, self.limit)
+        number, scorer = len(self.subjects), self._scorers[-1]
+        subject = Subject(name, count, 0.0, digest=digest)
+        self._counts.append(count)
+        self.subjects.append(subject)
+        if scorer.logprob or not scorer.own_code:
+            return subject, count
+        # Code of its own may leave documents out; lm-eval takes the mean of the others.
+        self._build(number, list(range(count)))
+        given = [scorer.given_metrics(self._instances[number, d]) for d in range(count)]
+        kept = tuple(d for d, metrics in enumerate(given) if scorer.metric in metrics)
+        if not kept:
+            others = ", ".join(sorted(set().union(*given))) or "nothing"
+            raise TaskError(f"task {name!r} gives no {scorer.metric!r}; it gives {others}")
+        # The size of a task is that of the metric that most documents have.
+        size = max(Counter(metric for metrics in given for metric in metrics).values())
+        if len(kept) < count:
+            subject = replace(subject, size=len(kept), documents=kept)
+        return subject, size
 
     def prepare(self, tokenizer: Any, config: Any) -> None:
         """Set the tokenizer and, from a model's config, `max_length`: the tokens it reads."""
@@ -206,6 +257,7 @@ class TaskSet:
             if (s, d) not in self._questions:
                 requests = self._encoder.encode(self._instances[s, d])
                 self._questions[s, d] = Question(s, d, requests)
+                self._check_right(self._questions[s, d])
         return [self._questions[key] for key in wanted]
 
     def _build(self, subject: int, documents: list[int]) -> None:
@@ -213,21 +265,36 @@ class TaskSet:
         task = self._scorers[subject].task
         if task.config.num_fewshot:
             # Examples may be drawn document by document: only all of them give lm_eval's draws.
-            documents = list(range(self.subjects[subject].size))
+            documents = list(range(self._counts[subject]))
+        self._try_build(subject, documents)
+        for instance in task.instances:
+            # lm-eval numbers the chosen documents from 0.
+            instance.doc_id = documents[instance.doc_id]
+            self._instances.setdefault((subject, instance.doc_id), []).append(instance)
+        for document in documents:
+            if (subject, document) not in self._instances:
+                raise TaskError(
+                    f"task {task.task_name!r}, document {document}: it has no choices; fix the "
+                    "task's data, or leave the document out with process_docs"
+                )
+            self._instances[subject, document].sort(key=lambda instance: instance.idx)
+
+    def _try_build(self, subject: int, documents: list[int]) -> None:
+        """Build the requests of some documents; raises `TaskError`, naming the first at fault."""
+        task = self._scorers[subject].task
         try:
             with _quiet():
                 task.build_all_requests(samples=documents)
         except Exception as error:
+            if len(documents) > 1:
+                half = len(documents) // 2
+                self._try_build(subject, documents[:half])
+                self._try_build(subject, documents[half:])
+            which = f", document {documents[0]}" if len(documents) == 1 else ""
             raise TaskError(
-                f"task {self.subjects[subject].name!r}: its prompts could not be made "
+                f"task {task.task_name!r}{which}: its prompt could not be made "
                 f"({reason(error)}); check its YAML, its data, and num_fewshot"
             ) from None
-        for instance in task.instances:
-            # lm-eval numbers the chosen documents from 0.
-            key = (subject, documents[instance.doc_id])
-            self._instances.setdefault(key, []).append(instance)
-        for document in documents:
-            self._instances[subject, document].sort(key=lambda instance: instance.idx)
 
     def value(self, question: Question, results: Sequence[tuple[float, bool]]) -> float:
         """The value of a question, 0 (wrong) to 1 (right).
@@ -258,13 +325,22 @@ class TaskSet:
         """The log-probability of the right answer, in nats a token; of several, the highest."""
         nats = np.array([result[0] for result in results])
         nats /= [len(request.targets) for request in question.requests]
-        scorer = self._scorers[question.subject]
-        if scorer.task.OUTPUT_TYPE == "loglikelihood":
-            return np.float64(nats[0])
         right = self._right_choices(question)
-        if right is None or not right.any():
+        return np.float64((nats if right is None else nats[right]).max())
+
+    def _check_right(self, question: Question) -> None:
+        """Check that a question has a right choice, where the score needs to know it."""
+        scorer, right = self._scorers[question.subject], self._right_choices(question)
+        if right is not None and not right.any():
+            where = f"task {scorer.name!r}, document {question.document}"
+            if scorer.logprob:
+                raise TaskError(
+                    f"{where}: none of its choices is right, and metric {LOGPROB!r} needs one; "
+                    "fix the label, or choose another metric"
+                )
+            logger.warning("%s: none of its choices is right, so it counts as wrong", where)
+        elif scorer.logprob and right is None and len(question.requests) > 1:
             raise TaskError(
                 f"task {scorer.name!r}: metric {LOGPROB!r} needs to know the right answer, and "
                 "this task scores by code or filters of its own; choose one of its metrics"
             )
-        return np.float64(nats[right].max())
