@@ -39,8 +39,8 @@ from datasets import Dataset
 
 
 def load(file, **_):
-    lines = (Path(__file__).parent / file).read_text("utf-8").splitlines()
-    return {"test": Dataset.from_list([json.loads(line) for line in lines])}
+    with (Path(__file__).parent / file).open(encoding="utf-8") as lines:
+        return {"test": Dataset.from_list([json.loads(line) for line in lines])}
 '''
 TASK = """dataset_path: none
 custom_dataset: !function data.load

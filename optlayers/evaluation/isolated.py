@@ -69,7 +69,7 @@ class IsolatedCheckpoint:
         with tempfile.TemporaryDirectory(prefix="optlayers-verify-") as work:
             out = _run("generation", GENERATE, [request], Path(work), verbose=False)
         # Libraries may write to standard output too.
-        lines = [line for line in out.splitlines() if line.startswith(MARK)]
+        lines = [line for line in out.split("\n") if line.startswith(MARK)]
         if not lines:
             raise EvaluationError("generation: the fresh process gave no text")
         return str(json.loads(lines[-1].removeprefix(MARK)))
@@ -105,7 +105,8 @@ class IsolatedCheckpoint:
                 if not samples:
                     raise EvaluationError(f"lm_eval on {spec.name}: it wrote no samples")
                 for path in samples:
-                    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+                    with path.open(encoding="utf-8") as file:
+                        rows = [json.loads(line) for line in file]
                     task = path.name.removeprefix("samples_").rpartition("_")[0]
                     found[task] = _values(rows, spec, task)
         return found
@@ -114,14 +115,15 @@ class IsolatedCheckpoint:
 def _run(what: str, code: str, arguments: Sequence[str], work: Path, verbose: bool) -> str:
     """The standard output of a fresh process; raises `EvaluationError` where it fails."""
     environment = {
-        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        **os.environ,
+        # Modules that the tasks import are found where this process finds them.
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
         # The checkpoint's own code is read from it, not from a cached copy.
         "HF_MODULES_CACHE": str(work / "modules"),
         "TOKENIZERS_PARALLELISM": "false",
     }
     done = subprocess.run(
-        [sys.executable, "-c", BLOCK + code, *arguments],
-        cwd=work,
+        [sys.executable, "-P", "-c", BLOCK + code, *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -142,6 +144,8 @@ def _values(rows: Sequence[Mapping[str, Any]], spec: TaskSpec, task: str) -> dic
     rows = [row for row in rows if row["filter"] == chosen]
     if not rows:
         raise EvaluationError(f"lm_eval on {task}: its samples have no filter {chosen!r}")
-    if any(spec.measure not in row for row in rows):
+    # A task's own code may leave a document out.
+    found = {int(row["doc_id"]): float(row[spec.measure]) for row in rows if spec.measure in row}
+    if not found:
         raise EvaluationError(f"lm_eval on {task}: its samples have no {spec.measure}")
-    return {int(row["doc_id"]): float(row[spec.measure]) for row in rows}
+    return found

@@ -7,6 +7,7 @@ Shapes: B chunks, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,10 @@ class Texts:
         self.subjects: list[Subject] = []
         for spec in self.specs:
             path = Path(definition.resolve(str(spec.text)))
-            self.chunks.append(read_chunks(spec, path, tokenizer, max_length)[:limit])
-            self.subjects.append(Subject(spec.name, len(self.chunks[-1]), spec.weight))
+            chunks = read_chunks(spec, path, tokenizer, max_length)[:limit]
+            digest = hashlib.sha256(repr(chunks).encode()).hexdigest()[:16]
+            self.chunks.append(chunks)
+            self.subjects.append(Subject(spec.name, len(chunks), spec.weight, digest=digest))
 
     def values(
         self, layer_sets: Sequence[LayerSet], text: int, numbers: Sequence[int]

@@ -39,6 +39,7 @@ N_FULL: Final = "n_full"  # questions
 QUESTION_STRATA: Final = "question_strata"  # list of int, the subject of each question
 SUBJECT_WEIGHTS: Final = "subject_weights"  # list of float
 SUBJECTS: Final = "subjects"  # list of str, names
+DOCUMENTS: Final = "documents"  # list of str, a digest of each subject's documents
 WORKER_STATE: Final = "worker:"  # prefix of a worker's name: its `WorkerState`
 N_HELD: Final = "n_held"  # held-out questions
 COST: Final = "cost:"  # prefix of a kind of cost: its table, see `Cost`

@@ -111,6 +111,7 @@ class Worker:
             keys.QUESTION_STRATA: order.subject.tolist(),
             keys.SUBJECT_WEIGHTS: order.weights.tolist(),
             keys.SUBJECTS: [subject.name for subject in order.subjects],
+            keys.DOCUMENTS: [subject.digest for subject in order.subjects],
         }
         known = self.study.user_attrs
         for key, value in facts.items():

@@ -11,5 +11,5 @@ from optlayers.config.study import STUDIES
 
 def load(file: str, **_: object) -> dict[str, Dataset]:
     """Load one JSONL file of the demo as the only split, `test`."""
-    lines = (STUDIES / "demo" / "tasks" / file).read_text("utf-8").splitlines()
-    return {"test": Dataset.from_list([json.loads(line) for line in lines])}
+    with (STUDIES / "demo" / "tasks" / file).open(encoding="utf-8") as lines:
+        return {"test": Dataset.from_list([json.loads(line) for line in lines])}

@@ -393,8 +393,8 @@ class Examination:
         self.answers: list[int] = []
         self.subject: list[str] = []
         for name in dq.SUBJECTS:
-            lines = (tasks / f"{name}.jsonl").read_text("utf-8").splitlines()
-            for line in lines[:limit]:
+            lines = (tasks / f"{name}.jsonl").read_text("utf-8").split("\n")
+            for line in filter(None, lines[:limit]):
                 doc = json.loads(line)
                 choices = tuple(doc["choices"])
                 passage = doc.get("passage") or None

@@ -15,5 +15,5 @@ from datasets import Dataset
 
 def load(file: str, **_: object) -> dict[str, Dataset]:
     """Load one JSONL file, named relative to this folder, as the only split, `test`."""
-    lines = (Path(__file__).parent / file).read_text("utf-8").splitlines()
-    return {"test": Dataset.from_list([json.loads(line) for line in lines])}
+    with (Path(__file__).parent / file).open(encoding="utf-8") as lines:
+        return {"test": Dataset.from_list([json.loads(line) for line in lines])}

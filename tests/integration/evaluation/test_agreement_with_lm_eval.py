@@ -102,7 +102,7 @@ aggregate_metric_list:
 
 def in_order(tasks: TaskSet) -> list[Question]:
     """All questions, subject by subject, in lm-eval's order."""
-    pairs = [(s, d) for s, subject in enumerate(tasks.subjects) for d in range(subject.size)]
+    pairs = [(s, int(d)) for s, subject in enumerate(tasks.subjects) for d in subject.numbers]
     return tasks.questions([s for s, _ in pairs], [d for _, d in pairs])
 
 
@@ -374,6 +374,61 @@ def test_lm_eval_in_a_process_of_its_own_uses_the_filter_of_the_study(
         task: right for spec in specs for task, right in both.answers(spec, own_tasks).items()
     }
     assert {task: [right[d] for d in sorted(right)] for task, right in found.items()} == expected
+
+
+ELSEWHERE = """
+task: elsewhere
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: rows/elsewhere.jsonl}}, cache_dir: {cache}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: !function own.question
+doc_to_target: answer
+doc_to_choice: "{{{{choices}}}}"
+process_results: !function own.right
+metric_list:
+"""
+OWN = """
+from words_of_my_own import ask
+
+def question(doc):
+    return ask(doc["question"])
+
+def right(doc, results):
+    likelihoods = [result[0] for result in results]
+    won = likelihoods.index(max(likelihoods)) == doc["answer"]
+    return {"acc": float(won)} if doc["answer"] else {}
+"""
+
+
+def test_lm_eval_in_a_process_of_its_own_finds_data_and_modules_where_eval_does(
+    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tasks", "modules", "rows"):
+        (tmp_path / name).mkdir()
+    docs = [
+        {
+            "question": f"One\u2028two\x85three\x0c {i}?",
+            "choices": ["a", "b\u2029c"],
+            "answer": i % 2,
+        }
+        for i in range(6)
+    ]
+    rows = "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
+    (tmp_path / "rows" / "elsewhere.jsonl").write_text(rows, encoding="utf-8")
+    (tmp_path / "modules" / "words_of_my_own.py").write_text("def ask(text):\n    return text\n")
+    tasks = tmp_path / "tasks"
+    (tasks / "own.py").write_text(OWN)
+    text = ELSEWHERE.format(cache=tmp_path / "cache") + METRIC.format("acc")
+    (tasks / "elsewhere.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("modules")
+    spec = TaskSpec(name="elsewhere")
+    found = IsolatedCheckpoint(both.exported, "cpu", "float32").evaluate(
+        [spec], str(tasks), None, 4
+    )
+    assert sorted(found["elsewhere"]) == [1, 3, 5]
+    assert [*found["elsewhere"].values()] == both.answers(spec, tasks)["elsewhere"]
 
 
 def test_naming_the_filter_that_every_task_has_keeps_the_short_way(both: Both) -> None:

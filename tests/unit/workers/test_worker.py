@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -105,13 +107,18 @@ def test_a_study_in_which_everything_fails_ends_with_the_reason() -> None:
         check_not_all_failed([one] * 10)
 
 
-def test_other_questions_than_the_study_began_with_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["n_fast", "documents"])
+def test_other_questions_than_the_study_began_with_are_refused(tmp_path: Path, what: str) -> None:
     worker_in(tmp_path)
     evaluator = ReplayEvaluator(landscape())
-    evaluator.order = evaluator.order.__class__(
-        **{**evaluator.order.__dict__, "n_fast": evaluator.order.n_fast + 1}
-    )
-    with pytest.raises(StorageError, match="n_fast"):
+    order = evaluator.order
+    first, *others = order.subjects
+    changed: dict[str, Any] = {
+        "n_fast": {"n_fast": order.n_fast + 1},
+        "documents": {"subjects": (replace(first, digest="of other documents"), *others)},
+    }
+    evaluator.order = replace(order, **changed[what])
+    with pytest.raises(StorageError, match=f"{what} has changed"):
         Worker(definition(), study_in(tmp_path), evaluator)
 
 
