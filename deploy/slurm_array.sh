@@ -14,15 +14,14 @@
 #     export OPTLAYERS_STORAGE=postgresql+psycopg://user:password@host/optlayers
 #     sbatch deploy/slurm_array.sh --study full
 #
-# Submit it from the repository's folder. sbatch takes the environment along, so that the password
-# stands in no command. A worker leaves two minutes before the job's end and its layer sets go back
-# to the queue; submit the job again until `optlayers status` says that the study is done.
+# Submit it from the repository's folder. sbatch passes the environment on, so no command contains the
+# password. A worker stops two minutes before the job ends and returns its layer sets to the queue; submit the job again until `optlayers status` says that the study is done.
 set -euo pipefail
 MARGIN_MINUTES=2
 cd "${SLURM_SUBMIT_DIR:-.}"
 optlayers="${OPTLAYERS:-.venv/bin/optlayers}"
 if [ ! -x "$optlayers" ]; then
-  echo "$optlayers is not there; run scripts/optlayers --version in $PWD first" >&2
+  echo "$optlayers does not exist; run scripts/optlayers --version in $PWD first" >&2
   exit 2
 fi
 if [ -z "${OPTLAYERS_STORAGE:-}" ]; then

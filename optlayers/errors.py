@@ -55,7 +55,7 @@ class RunError(OptlayersError):
     """A failure at run time (exit code 1)."""
 
 
-class StorageAwayError(RunError):
+class StorageUnavailableError(RunError):
     """A database that did not answer for longer than a worker waits."""
 
 

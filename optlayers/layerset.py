@@ -75,7 +75,7 @@ class LayerSet:
         return LayerSpace().from_params(params)
 
     @classmethod
-    def _of_tidy(cls, indices: tuple[int, ...]) -> LayerSet:
+    def _of_sorted(cls, indices: tuple[int, ...]) -> LayerSet:
         """From indices that are sorted, distinct and 0 or more; searches make many."""
         made = object.__new__(cls)
         object.__setattr__(made, "indices", indices)
@@ -157,7 +157,7 @@ class LayerSpace:
             for layers in itertools.combinations(range(self.n_layers), size):
                 for places in itertools.product(range(self.n_donors), repeat=size):
                     pairs = zip(layers, places, strict=True)
-                    yield LayerSet._of_tidy(tuple(self.choice(*pair) for pair in pairs))
+                    yield LayerSet._of_sorted(tuple(self.choice(*pair) for pair in pairs))
 
     def __contains__(self, layers: LayerSet) -> bool:
         return (
@@ -284,7 +284,7 @@ class LayerSpace:
             found.update(tuple(sorted((*mine, i))) for i in others)
         if len(mine) > self.min_layers:
             found.update(less)
-        near = [LayerSet._of_tidy(indices) for indices in sorted(found)]
+        near = [LayerSet._of_sorted(indices) for indices in sorted(found)]
         return near if self.n_donors == 1 else [s for s in near if self.is_sound(s)]
 
     def free(self, layers: LayerSet) -> list[int]:

@@ -56,9 +56,9 @@ def cpu() -> None:
         return time.perf_counter() - began, time.process_time() - cpu
 
     switches: dict[str, dict[str, Any]] = {
-        "even": {"form": False},
+        "narrow form": {"form": False},
         "threads": {"threads": False},
-        "even and threads": {"form": False, "threads": False},
+        "narrow form and threads": {"form": False, "threads": False},
         "tree": {"tree": False},
         "trim": {"trim": False},
         "sort": {"sort": False},

@@ -65,7 +65,7 @@ def fittest(
 
 
 def even_odds(size: int, space: LayerSpace) -> dict[str, float]:
-    """Every mutation that the budget allows, alike."""
+    """The same probability for every mutation that the budget allows."""
     kinds = [operators.SWAP] if 0 < size < space.n_layers else []
     kinds += [operators.ADD] if size < space.max_layers else []
     kinds += [operators.REMOVE] if size > space.min_layers else []
@@ -73,7 +73,7 @@ def even_odds(size: int, space: LayerSpace) -> dict[str, float]:
 
 
 class Isolated(LayerSpace):
-    """A space whose sets have no neighbours: nothing can be climbed."""
+    """A space whose sets have no neighbours, so that there is no hill climbing."""
 
     def neighbours(self, layers: LayerSet) -> list[LayerSet]:
         """None."""
@@ -82,7 +82,7 @@ class Isolated(LayerSpace):
 
 @dataclass(frozen=True)
 class Variant:
-    """What is switched off: settings of the search, and attributes to patch, each by its owner."""
+    """What is switched off: settings of the search, and (owner, name, value) to patch."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     patches: Sequence[tuple[Any, str, Any]] = ()
@@ -98,7 +98,7 @@ class Variant:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Searches that begin inside have it."""
+        """Apply it to searches that start inside the context."""
 
         def make(**options: Any) -> GeneticSearch:
             if not self.climbs:
@@ -137,7 +137,7 @@ def _random_set(
 
 
 NO_PAIRS = patch(genetic, "pair_share", _zero)
-NO_BIAS = patch(history, "prefix_offsets", lambda _: {})
+NO_BIAS = patch(history, "prefix_biases", lambda _: {})
 NO_SHRINKAGE = patch(history, "estimates", lambda scores, _: scores)
 NO_PATTERNS = Variant({"guide_prob": 0.0})
 NO_SYNERGY = patch(patterns, "_synergies", lambda *_: {})
@@ -225,9 +225,10 @@ def recorded(path: Path) -> list[dict[str, Any]]:
 
 
 def runtime(rows: Sequence[Mapping[str, Any]], key: str = "cost") -> float:
-    """Cost of all runs by the number of those that found it: what one find costs on average.
+    """Cost of all runs divided by the number of those that found it: mean cost of a find.
 
-    The average runtime of Hansen et al. 2021 (COCO): who misses begins anew. Inf: none found it.
+    The average runtime of Hansen et al. 2021 (COCO): a run that misses is restarted. Infinite if no
+    run found it.
     """
     found = sum(r["found"] for r in rows)
     return float(sum(r[key] for r in rows)) / found if found else float("inf")
@@ -236,9 +237,9 @@ def runtime(rows: Sequence[Mapping[str, Any]], key: str = "cost") -> float:
 def ratio(
     rows: Sequence[Mapping[str, Any]], variant: str, names: Sequence[str], key: str = "cost"
 ) -> tuple[float, float, float]:
-    """Runtime of a variant by that of `all`: geometric mean over landscapes, 90 % interval.
+    """Runtime of a variant divided by that of `all`: geometric mean over landscapes, 90 % interval.
 
-    The interval is of 1,000 bootstrap samples of the seeds that both have run.
+    The interval is from 1,000 bootstrap samples of the seeds that both have run.
     """
     by: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     for row in rows:

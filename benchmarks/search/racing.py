@@ -1,15 +1,15 @@
-"""How often a race calls a set beaten that is as good as all others, and how often a poor one.
+"""How often a race calls a set beaten: wrongly, one as good as all others; rightly, a poor one.
 
     python -m benchmarks.search.racing --runs 1000 --out benchmarks/search
 
-A crowd of 100 sets of one skill answers the first rung; from each rung the part of them goes on
-whose answers so far are best. Then a newcomer runs, as good as they are (a call is an error) or
-12 points worse (a call is right). Questions differ in difficulty, alike for all sets; on the mean
-the sets answer so many right as `right` says. Rules:
+100 sets of equal skill answer the first rung; from each rung, the share of them with the best
+answers so far continues. Then a candidate runs that is as good as they are (calling it beaten is an
+error) or 12 points worse (calling it beaten is right). Questions differ in difficulty, in the same
+way for all sets; `right` is the mean share of right answers. Rules:
 
-`optlayers`: as the package has it. `paired`: the leader, chosen by its answers beyond the rung,
-against the newcomer on the questions of the rung. `corrected`: the same of all contenders, with
-Bonferroni's correction for as many as there are.
+`optlayers`: the rule of the package. `paired`: the leader, chosen by its answers beyond the rung,
+is compared with the candidate on the questions of the rung. `corrected`: all contenders are
+compared in this way, with a Bonferroni correction for their number.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ CROWD, ALPHA, WORSE = 100, 0.1, 0.12
 SHARES = (1.0, 0.5, 0.3, 0.1)
 QUESTIONS = ((48, 192), (96, 1000), (570, 2850))
 TOP = (1, 3)
-# Chances of a right answer, Beta(a, b) over the questions: .6, .25 and .1 on the mean.
+# Probability of a right answer, Beta(a, b) over the questions: means of .6, .25 and .1.
 CHANCES = ((3.0, 2.0), (1.0, 3.0), (0.5, 4.5))
 Rule = Callable[[Record, Sequence[Record], int, float, int], bool]
 
 
 def record(number: int, answers: NDArray[np.bool_], steps: Sequence[int]) -> Record:
-    """A set that has so many answers, with its score at each rung on the way."""
+    """A set with these answers, and its score at each rung."""
     return Record(
         number=number,
         state=TrialState.PRUNED,
@@ -60,7 +60,7 @@ def crowd(
     steps: Sequence[int],
     size: int = CROWD,
 ) -> list[Record]:
-    """Sets of one skill, of which from each rung that part goes on whose answers are best."""
+    """Sets of equal skill; from each rung, the share with the best answers continues."""
     answers = rng.random((size, steps[-1])) < chance
     going, stops = np.arange(size), np.full(size, steps[0])
     for here, following in pairwise(steps):
@@ -101,7 +101,7 @@ def paired(candidate: Record, contenders: Sequence[Record], n: int, level: float
 def corrected(
     candidate: Record, contenders: Sequence[Record], n: int, level: float, top: int
 ) -> bool:
-    """All contenders on the first n questions, at a level divided by their number."""
+    """All contenders on the first n questions, at the level divided by their number."""
     ready = [c for c in contenders if (c.questions or 0) >= n]
     strict = level / max(1, len(ready) - top + 1)
     better = [c for c in ready if _better(c, candidate, n) < strict]

@@ -7,7 +7,7 @@ Workers run `optlayers worker` and replay the demo's landscape; they are forked 
 that dozens fit on two cores. A random one is killed (kill -9) every few seconds and another takes
 its place: 8 workers on SQLite, 32 on PostgreSQL, of which a quarter run in process namespaces of
 their own (where this is root) and so are known to the others by their heartbeats alone, as on
-another machine. In other runs the database server or all room on the disk is away in
+another machine. In other runs the database server or all space on the disk is unavailable in
 mid-search for 20 s, and layer sets raise, hang, give NaN, or end the process. Of each run it is
 checked that
 
@@ -16,7 +16,7 @@ checked that
 - every stored answer is the recorded one, and the leaderboard equals that of a study in which one
   undisturbed worker evaluated the same sets.
 
-Columns are kept in `reliability.json` beside the table, so that one can be made anew alone.
+Columns are kept in `reliability.json` beside the table, so that one can be measured again alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LABELS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "of these known by heartbeats alone": lambda c: c["elsewhere"] or "",
     "seconds": lambda c: f"{c['seconds']:.0f}",
     "workers killed (kill -9)": lambda c: c["kills"] or "",
-    "away for seconds": lambda c: f"{c['outage']:.0f}" if c["outage"] else "",
+    "unavailable for seconds": lambda c: f"{c['outage']:.0f}" if c["outage"] else "",
     "workers that said they wait": lambda c: c["waited"] or "",
     "seconds from its return to the next result": lambda c: (
         f"{c['back']:.1f}" if c["outage"] else ""
@@ -63,15 +63,15 @@ def planned(seconds: float, outage: float) -> dict[str, Run]:
     fewer = min(300, sets)
     apart = 8 if os.getuid() == 0 else 0
     calm = Run("", 8, short, fewer, outage=outage)
-    away = replace(calm, database="postgresql", away="server")
+    down = replace(calm, database="postgresql", unavailable="server")
     return {
         "sqlite": Run("SQLite, kills", 8, seconds, sets, 3.0),
         "postgresql": Run(
             "PostgreSQL, kills", 32, seconds, sets, 3.0, elsewhere=apart, database="postgresql"
         ),
-        "postgresql-away": replace(away, name="PostgreSQL, server away"),
-        "mariadb-away": replace(away, name="MariaDB, server away", database="mariadb"),
-        "disk": replace(calm, name="SQLite, disk full", workers=4, away="disk"),
+        "postgresql-down": replace(down, name="PostgreSQL, server down"),
+        "mariadb-down": replace(down, name="MariaDB, server down", database="mariadb"),
+        "disk": replace(calm, name="SQLite, disk full", workers=4, unavailable="disk"),
         "bad-sets": Run("SQLite, bad layer sets", 4, short, fewer, bad_sets=BAD_SETS),
     }
 

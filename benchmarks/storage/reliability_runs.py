@@ -42,7 +42,7 @@ END_SECONDS = 120.0  # from the end of a study to that of its last worker
 SMALL_DISK = "16m"
 
 Database = Literal["sqlite", "postgresql", "mariadb"]
-Away = Literal["", "server", "disk"]
+Unavailable = Literal["", "server", "disk"]
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Run:
     kill_busy: bool = False  # only in the middle of an evaluation
     elsewhere: int = 0  # workers in process namespaces of their own
     database: Database = "sqlite"
-    away: Away = ""  # what is away in mid-search: a server, all room on the disk
+    unavailable: Unavailable = ""  # in mid-search: a server, or all space on the disk
     outage: float = 0.0  # for so many seconds
     bad_sets: Mapping[str, str] = field(default_factory=dict)  # raise, hang, nan or exit
     faults: list[str] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Workers:
         # About 100 questions a set; a worker sleeps through nearly all of its time.
         self.pace = run.workers * run.seconds / (100.0 * run.sets)
         self.alive: dict[int, subprocess.Popen[bytes] | Forked] = {}
-        self.away: set[int] = set()
+        self.elsewhere: set[int] = set()
         self.killed: set[int] = set()
         self.started = 0
 
@@ -108,12 +108,12 @@ class Workers:
         if self.run.bad_sets:
             command += ["--hang-minutes", "0.1"]
         err = self.folder / f"err-{number}"
-        # A password stands in no process list.
+        # In the environment, so that no process list shows a password.
         env = {"OPTLAYERS_STORAGE": self.url, "OMP_NUM_THREADS": "1"}
         if not elsewhere:
             self.alive[number] = Forked(self.folder, command, env, err)
             return
-        self.away.add(number)
+        self.elsewhere.add(number)
         apart = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
         with err.open("wb") as written:
             self.alive[number] = subprocess.Popen(
@@ -130,7 +130,7 @@ class Workers:
         process.kill()
         process.wait()
         self.killed.add(number)
-        self.start(number in self.away)
+        self.start(number in self.elsewhere)
 
     def at_work(self) -> list[int]:
         """The workers that are past their start."""
@@ -213,7 +213,7 @@ def search(run: Run, place: Place, folder: Path) -> tuple[Workers, Figures]:
                 figures.kills += 1
             if run.outage and at_work and not back_at and now >= at_work + run.seconds / 3:
                 finished = count_finished(study)
-                place.away(run.outage)
+                place.interrupt(run.outage)
                 back_at = time.monotonic()
             elif back_at and not figures.back and count_finished(study) > finished:
                 figures.back = time.monotonic() - back_at
@@ -244,19 +244,19 @@ class Place:
     def __init__(self, direct: str, url: str | None = None) -> None:
         self.direct, self.url = direct, url or direct
 
-    def away(self, seconds: float) -> None:
-        """Away for so long, then back."""
+    def interrupt(self, seconds: float) -> None:
+        """Make the database unavailable for so many seconds."""
         raise NotImplementedError
 
 
 class Served(Place):
-    """A database on a server, which dies (SIGKILL) where it is to be away."""
+    """A database on a server, which is killed (SIGKILL) to be unavailable."""
 
     def __init__(self, url: str, server: Server) -> None:
         super().__init__(url)
         self.server = server
 
-    def away(self, seconds: float) -> None:
+    def interrupt(self, seconds: float) -> None:
         """Kill the server, and start it again."""
         self.server.stop(signal.SIGKILL)
         time.sleep(seconds)
@@ -264,19 +264,19 @@ class Served(Place):
 
 
 class Disk(Place):
-    """SQLite on a small disk, which is full where it is to be away."""
+    """SQLite on a small disk, which is filled up to be unavailable."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"sqlite:///{folder / 'optuna.db'}")
         self.folder = folder
 
-    def away(self, seconds: float) -> None:
+    def interrupt(self, seconds: float) -> None:
         """Fill the disk to the last byte, and make room again."""
         ballast = self.folder / "ballast"
         deadline = time.monotonic() + seconds
         with ballast.open("ab", buffering=0) as full:
             while time.monotonic() < deadline:
-                # Again and again, for what the database gives free it shall not have.
+                # Repeated, so that the database cannot use space that it frees.
                 with contextlib.suppress(OSError):
                     while True:
                         full.write(b"x" * 4096)
@@ -289,7 +289,7 @@ def place_of(run: Run, folder: Path) -> Iterator[Place]:
     """The database of a run."""
     with contextlib.ExitStack() as stack:
         if run.database == "sqlite":
-            if run.away == "disk":
+            if run.unavailable == "disk":
                 yield Disk(stack.enter_context(small_disk(folder / "disk", SMALL_DISK)))
             else:
                 yield Place(f"sqlite:///{folder / 'optuna.db'}")

@@ -58,7 +58,7 @@ def changed_files(info: Mapping[str, Any], folder: Path) -> dict[str, str] | Non
     if not recorded:
         return None
     if not isinstance(recorded, dict):
-        raise ModelError(f"{folder / INFO}: `files` is no table of hashes; export it again")
+        raise ModelError(f"{folder / INFO}: `files` is not a table of hashes; export it again")
     here = checkpoint_files(folder)
     try:
         hashes = hash_files(here[name] for name in recorded if name in here)

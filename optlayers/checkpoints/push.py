@@ -24,7 +24,7 @@ def check_push(repo: str) -> str:
     try:
         validate_repo_id(repo)
     except HFValidationError:
-        raise InputError(f"--push {repo}: no name of a repository; write OWNER/NAME") from None
+        raise InputError(f"--push {repo}: not a repository name; write OWNER/NAME") from None
     if not get_token():
         raise InputError(
             f"--push {repo}: there is no token; set HF_TOKEN to one that may write, or run "

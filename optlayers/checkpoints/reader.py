@@ -230,7 +230,7 @@ def read_object(name: str, folder: Path, file: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"model {name}: {file} cannot be read ({error}); fetch it again") from None
     if not isinstance(data, dict):
-        raise ModelError(f"model {name}: {file} holds no object; fetch it again")
+        raise ModelError(f"model {name}: {file} is not a JSON object; fetch it again")
     return data
 
 

@@ -26,7 +26,7 @@ def check_target(out: Path) -> None:
         raise InputError(f"--out {out}: it exists already; choose another, or remove it")
     parent = nearest_existing(out.absolute().parent)
     if not parent.is_dir():
-        raise InputError(f"--out {out}: {parent} is no folder; choose another")
+        raise InputError(f"--out {out}: {parent} is not a folder; choose another")
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def _prefix(out: Path) -> str:
 def _is_locked(folder: Path) -> bool:
     """Whether another process holds the lock; also True where that cannot be known.
 
-    The process number in the name is no proof: numbers are reused, often so in containers.
+    The process number in the name proves nothing: numbers are reused, in containers often.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)

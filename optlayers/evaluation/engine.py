@@ -177,7 +177,7 @@ class Engine:
         if threads > 1:
             done = map_in_threads(launch, self._batches(sequences, packed), threads)
         else:
-            done = self._in_turn(launch, sequences, packed)
+            done = self._one_by_one(launch, sequences, packed)
         waiting: list[_Launched] = []
         for launched in done:
             # The results of a batch are fetched while the next one runs.
@@ -186,7 +186,7 @@ class Engine:
         self._collect(waiting, found)
         return found
 
-    def _in_turn(
+    def _one_by_one(
         self,
         launch: Callable[[Sequence[TokenSequence]], list[_Launched]],
         sequences: Sequence[TokenSequence],
@@ -201,7 +201,7 @@ class Engine:
             else:
                 yield launched
                 continue
-            yield from self._in_turn(launch, batch, packed)
+            yield from self._one_by_one(launch, batch, packed)
 
     def _shrink(self, lengths: Sequence[int]) -> None:
         """Lower the budget after a batch that did not fit; raises for a single sequence."""

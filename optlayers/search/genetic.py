@@ -223,7 +223,7 @@ class GeneticSearch:
             model, individuals, taken, place, int(rng.integers(2**63)), k - len(first)
         )
         chosen = model.choose(list(pool), k - len(first), rng)
-        return first + _in_turn(chosen, paired)
+        return first + _fill_gaps(chosen, paired)
 
     def _paired(
         self,
@@ -239,13 +239,13 @@ class GeneticSearch:
         The first ones do not depend on k.
         """
         share = pair_share(individuals, place, self.population_size)
-        turns = (np.random.default_rng([seed, 0]).random(k) < share).tolist()
-        if not any(turns):
+        tests_pairs = (np.random.default_rng([seed, 0]).random(k) < share).tolist()
+        if not any(tests_pairs):
             return [None] * k
         best = max(individuals, key=lambda i: i.fitness).layers
         rng = np.random.default_rng([seed, 1])
-        found = iter(PairSets(self.space, model, best, taken).draw(sum(turns), taken, rng))
-        return [next(found, None) if turn else None for turn in turns]
+        found = iter(PairSets(self.space, model, best, taken).draw(sum(tests_pairs), taken, rng))
+        return [next(found, None) if test else None for test in tests_pairs]
 
     def _offspring(
         self,
@@ -285,7 +285,7 @@ class GeneticSearch:
         return child if child.indices not in seen and child in self.space else None
 
 
-def _in_turn(chosen: Sequence[LayerSet], paired: Sequence[LayerSet | None]) -> list[LayerSet]:
+def _fill_gaps(chosen: Sequence[LayerSet], paired: Sequence[LayerSet | None]) -> list[LayerSet]:
     """`paired` with its gaps filled from `chosen`; no set twice."""
     found: dict[LayerSet, None] = {}
     left = iter(chosen)

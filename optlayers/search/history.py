@@ -13,7 +13,7 @@ import numpy as np
 from optlayers.layerset import LayerSpace
 from optlayers.search.individual import NO_GENERATION, Individual
 from optlayers.search.logprobs import adjusted_scores
-from optlayers.search.prefix_bias import prefix_offsets
+from optlayers.search.prefix_bias import prefix_biases
 from optlayers.search.proposal import Phase
 from optlayers.trials.ranking import outranks
 from optlayers.trials.record import Record
@@ -158,12 +158,12 @@ def _survey_anew(
         if record.phase in EXPLORED and key not in generations:
             stated = record.generation
             generations[key] = len(generations) // population_size if stated is None else stated
-    offsets = prefix_offsets(_evenly(courses.values(), _COURSES))
+    biases = prefix_biases(_evenly(courses.values(), _COURSES))
     sharper = adjusted_scores(best.values()) if maximise else {}
     levels = np.array([sharper.get(key, record.score) for key, record in best.items()], dtype=float)
     questions = [record.questions for record in best.values()]
-    if any(offsets.values()):
-        levels = levels - np.array([offsets.get(n or 0, 0.0) for n in questions])
+    if any(biases.values()):
+        levels = levels - np.array([biases.get(n or 0, 0.0) for n in questions])
     fitness = estimates(levels, questions) * (1 if maximise else -1)
     return _Survey(best, generations, levels, fitness)
 

@@ -33,19 +33,19 @@ def levelled(records: Iterable[Record]) -> list[Record]:
     for record in known:
         if record.is_evaluated and record.intermediate:
             courses.setdefault(record.layers.indices, {}).update(record.intermediate)
-    offsets = prefix_offsets(list(courses.values()))
-    return [at_level(record, offsets) for record in best.values()]
+    biases = prefix_biases(list(courses.values()))
+    return [at_level(record, biases) for record in best.values()]
 
 
-def at_level(record: Record, offsets: Mapping[int, float]) -> Record:
+def at_level(record: Record, biases: Mapping[int, float]) -> Record:
     """The record with its score minus the bias of its prefix."""
-    offset = offsets.get(record.questions or 0, 0.0)
-    if not offset or record.score is None:
+    bias = biases.get(record.questions or 0, 0.0)
+    if not bias or record.score is None:
         return record
-    return replace(record, score=record.score - offset)
+    return replace(record, score=record.score - bias)
 
 
-def prefix_offsets(courses: Sequence[Mapping[int, float]]) -> dict[int, float]:
+def prefix_biases(courses: Sequence[Mapping[int, float]]) -> dict[int, float]:
     """Bias of the score on the first n questions, for each n that occurs.
 
     courses: for each set, number of questions -> score. Between two rungs, a set's share of right

@@ -2,7 +2,7 @@
 
 SQLite gets write-ahead logging, so that readers and writers do not wait for each other;
 PostgreSQL, MySQL and MariaDB get time limits, so that a host that vanished is noticed. All calls
-wait while the database is away. A study keeps its definition: another one is refused.
+wait while the database is unavailable. A study keeps its definition: another one is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from optlayers.config.study import StudyDefinition
 from optlayers.errors import MissingStudyError, StorageError
 from optlayers.storage import sqlite, tables
 from optlayers.storage.redact import mask_password, remember_password
-from optlayers.storage.retry import RetryingStorage, RetryPolicy, is_away, one_line
+from optlayers.storage.retry import RetryingStorage, RetryPolicy, is_unavailable, one_line
 
 DEFAULT_URL = "sqlite:///optuna.db"
 POSTGRES_URL = "postgresql+psycopg://user@host/database"
@@ -68,10 +68,10 @@ def open_storage(
 ) -> BaseStorage:
     """The Optuna storage of a database URL, such as `sqlite:///optuna.db`.
 
-    Its calls wait for up to `RETRY_SECONDS` while the database is away, and `say` is called. With
-    `wait` opening it waits too; without `create` no table is made. Raises `StorageError` for a bad
-    URL, a missing driver, a database that cannot be reached, or one of another schema, and
-    `MissingStudyError` where there are no tables and `create` is False.
+    Its calls wait for up to `RETRY_SECONDS` while the database is unavailable, and call `say`. With
+    `wait`, opening it waits too; without `create`, no tables are created. Raises `StorageError` for
+    a bad URL, a missing driver, an unreachable database or another schema, and
+    `MissingStudyError` if there are no tables and `create` is False.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -95,7 +95,7 @@ def open_storage(
                 warnings.filterwarnings("error", "Query string argument", SAWarning)
                 storage = policy.call(
                     lambda: kind(_as_template(url), engine_kwargs=options),
-                    when=lambda error: _is_race(error) or (wait and is_away(error)),
+                    when=lambda error: _is_race(error) or (wait and is_unavailable(error)),
                 )
         except ImportError as error:
             raise _no_driver(shown, error) from None

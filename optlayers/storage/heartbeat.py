@@ -2,7 +2,7 @@
 
 A worker of this machine is known by its process. A worker elsewhere is known by the heartbeats of
 its trials: a trial is stale when its heartbeat does not change while the database answers, by the
-clock of the observer. So clocks that differ, or a database that was away, make no worker look dead.
+clock of the observer. So differing clocks or an unavailable database make no worker look dead.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Heartbeats:
         """Read the heartbeats of all running trials."""
         now = time.monotonic()
         if now - self._observed > 3 * HEARTBEAT_SECONDS:
-            self._seen.clear()  # this process slept, or the database was away
+            self._seen.clear()  # this process slept, or the database was unavailable
         self._observed = now
         seen = {}
         for number, (value, age) in self.store.heartbeats().items():

@@ -1,8 +1,8 @@
-"""Storage calls that are tried again, with growing delays, while the database is away.
+"""Storage calls that are tried again, with growing delays, while the database is unavailable.
 
-A database is away when it refuses or breaks connections, starts up, has no room on its disk, or
+A database is unavailable when it refuses or breaks connections, starts up, has a full disk, or
 ends a transaction to resolve a deadlock. A call whose connection broke may have been carried out,
-so everything is written in such a way that it can be written again.
+so every write can be repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-from optlayers.errors import StorageAwayError
+from optlayers.errors import StorageUnavailableError
 from optlayers.storage.redact import mask_password
 from optlayers.storage.signals import without_interrupts
 
@@ -32,13 +32,13 @@ FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0
 REPORT_AFTER_SECONDS = 2.0
 
 # SQLite has one error class for temporary and permanent errors; these texts are temporary.
-_SQLITE_AWAY = ("locked", "disk i/o error", "disk is full", "unable to open")
+_SQLITE_UNAVAILABLE = ("locked", "disk i/o error", "disk is full", "unable to open")
 
 _thread = threading.local()
 
 
 def never_retry() -> None:
-    """From now on, storage calls of this thread fail at once where the database is away."""
+    """From now on, storage calls of this thread fail at once while the database is unavailable."""
     _thread.never_retry = True
 
 
@@ -51,13 +51,13 @@ def one_line(error: BaseException) -> str:
     return mask_password(lines[0]) if lines else type(root).__name__
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether an error says that the database cannot be used now, but may be later."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if not isinstance(cause, SQLAlchemyError):
         return False
     if isinstance(cause, DBAPIError) and type(cause.orig).__module__ == "sqlite3":
-        return any(words in str(cause.orig).lower() for words in _SQLITE_AWAY)
+        return any(words in str(cause.orig).lower() for words in _SQLITE_UNAVAILABLE)
     if isinstance(cause, DBAPIError) and cause.connection_invalidated:
         return True
     return isinstance(cause, OperationalError | InterfaceError)
@@ -74,10 +74,12 @@ class RetryPolicy:
         self.seconds = RETRY_SECONDS
         self.say = say
 
-    def call(self, function: Callable[[], T], when: Callable[[BaseException], bool] = is_away) -> T:
+    def call(
+        self, function: Callable[[], T], when: Callable[[BaseException], bool] = is_unavailable
+    ) -> T:
         """The function's result, called again after errors for which `when` is true.
 
-        Raises `StorageAwayError` where the time is up.
+        Raises `StorageUnavailableError` where the time is up.
         """
         if getattr(_thread, "never_retry", False):
             return function()
@@ -93,8 +95,8 @@ class RetryPolicy:
                 begun = begun or now
                 waited, why = now - begun, one_line(error)
                 if waited >= self.seconds:
-                    raise StorageAwayError(
-                        f"storage {self.shown}: {why}; it was away for {waited:.0f} s: fix it, "
+                    raise StorageUnavailableError(
+                        f"storage {self.shown}: {why}; unavailable for {waited:.0f} s: fix it, "
                         "then run the same command again to continue"
                     ) from None
                 pause = min(delay * (0.5 + random.random()), self.seconds - waited + 0.01)

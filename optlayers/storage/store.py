@@ -66,7 +66,7 @@ class StudyStore:
 
     A lock keeps the processes apart that write by public calls to one database: a file beside an
     SQLite database, a lock of the server elsewhere. `retry` says how long calls wait while the
-    database is away.
+    database is unavailable.
     """
 
     def __init__(self, study: optuna.Study) -> None:

@@ -93,7 +93,7 @@ class _Watch:
         leases = _read(store)
         now = time.monotonic()
         if now - self._read > 3 * HEARTBEAT_SECONDS:
-            self._seen.clear()  # the database was away, or this process worked or slept
+            self._seen.clear()  # the database was unavailable, or this process worked or slept
         self._read = now
         for name in names:
             old = self._seen.get(name)
@@ -113,7 +113,7 @@ def _do(store: StudyStore, name: str, do: Callable[[], None], token: str) -> Non
     def renew() -> None:
         never_retry()
         while not stop.wait(HEARTBEAT_SECONDS):
-            # Where the database is away, the others cannot read the lease either.
+            # While the database is unavailable, the others cannot read the lease either.
             with contextlib.suppress(Exception):
                 if not _change(store, name, token, lambda lease: {"beat": lease["beat"] + 1}):
                     return

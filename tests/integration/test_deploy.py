@@ -71,7 +71,7 @@ def test_a_slurm_task_is_a_worker_that_ends_in_time(
     found = options_of(done.stdout.split())
     assert found["study"] == "full"
     assert minutes[0] <= found["max_minutes"] <= minutes[1]
-    assert found["wait"], "a task that starts while the database is away would be lost"
+    assert found["wait"], "a task that starts while the database is unavailable would be lost"
 
 
 def test_a_slurm_task_without_a_known_end_has_no_limit(tmp_path: Path) -> None:

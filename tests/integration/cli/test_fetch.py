@@ -173,7 +173,7 @@ def test_a_push_that_cannot_be_is_refused_before_anything_is_written(
 ) -> None:
     export = ["export", "--study", "far.yaml", "--layers", "1", "--out", "x", "--push"]
     for repo, token, words in (
-        ("me/my model", "good", "no name of a repository; write OWNER/NAME"),
+        ("me/my model", "good", "not a repository name; write OWNER/NAME"),
         ("me/mine", "", "there is no token; set HF_TOKEN"),
         ("me/mine", "bad", "the token is not valid"),
     ):

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.lib.servers import Server
 from optlayers.config.study import load_study
-from optlayers.errors import StorageAwayError, StorageError
+from optlayers.errors import StorageError, StorageUnavailableError
 from optlayers.storage import heartbeat
 from optlayers.storage.connect import open_storage, open_study
 from optlayers.storage.heartbeat import host_name
@@ -64,14 +64,16 @@ def test_workers_wait_for_a_server_that_restarts(
         assert "s3cret" not in "".join(said)
 
 
-def test_a_server_that_stays_away_is_an_error_in_one_line(postgres: Server) -> None:
+def test_a_server_that_stays_unavailable_is_an_error_in_one_line(postgres: Server) -> None:
     with postgres.database() as url:
         study = open_study(url, SMALL)
         store_of(study).retry.seconds = 1.0
         postgres.stop()
         try:
             began = time.monotonic()
-            with pytest.raises(StorageAwayError, match=r"away for 1 s.*run the same") as caught:
+            with pytest.raises(
+                StorageUnavailableError, match=r"unavailable for 1 s.*run the same"
+            ) as caught:
                 study.get_trials()
             assert time.monotonic() - began < 10
             assert "\n" not in str(caught.value)
@@ -106,7 +108,7 @@ def test_a_worker_may_wait_for_a_server_at_its_start(postgres: Server, tmp_path:
         assert waiting.wait(timeout=20) == 130
 
 
-def test_only_errors_of_a_database_that_is_away_are_retried() -> None:
+def test_only_errors_of_an_unavailable_database_are_retried() -> None:
     policy = RetryPolicy("there")
     assert policy.call(lambda: 7) == 7
     with pytest.raises(ValueError, match="invalid literal"):
@@ -150,7 +152,7 @@ def test_a_disk_that_stays_full_ends_the_worker_and_the_study_goes_on_later(
     worker = worker_at(url, seconds=1e-5, small=True)
     store_of(worker.study).retry.seconds = 1.0
     (small_disk / "ballast").write_bytes(b"x" * 400_000)
-    with pytest.raises(StorageAwayError, match="disk is full"):
+    with pytest.raises(StorageUnavailableError, match="disk is full"):
         worker.run()
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     assert worker_at(url, index=1, small=True).run()

@@ -72,7 +72,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\x00"),
         ["config.json cannot be read", "fetch"],
     ),
-    "no object": (write("config.json", "[1]"), ["config.json holds no object", "fetch it again"]),
+    "no object": (
+        write("config.json", "[1]"),
+        ["config.json is not a JSON object", "fetch it again"],
+    ),
     "unknown type": (
         lambda folder: config(folder, model_type="wonder"),
         ["config.json", "'wonder'", "no adapter", "llama, llamba", "families.py"],

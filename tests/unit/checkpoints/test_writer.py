@@ -159,7 +159,7 @@ def test_a_target_below_a_file_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to("nothing")
-    with pytest.raises(InputError, match=r"(file|nowhere)(/deep)? is no folder|Not a directory"):
+    with pytest.raises(InputError, match=r"(file|nowhere)(/deep)? is not a folder|Not a directory"):
         write(tiny_parents, tmp_path / where)
 
 

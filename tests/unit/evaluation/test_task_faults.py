@@ -168,7 +168,7 @@ def test_a_metric_below_0_or_above_1_is_refused(folder: str, tiny_pair: Path) ->
     tasks = TaskSet([spec], folder)
     tasks.prepare(AutoTokenizer.from_pretrained(tiny_pair / "donor"), None)
     [question] = tasks.questions([0], [1])
-    with pytest.raises(TaskError, match=r"'perplexity' is no number from 0 to 1 .*choose acc"):
+    with pytest.raises(TaskError, match=r"'perplexity' is not a number from 0 to 1 .*choose acc"):
         tasks.value(question, [(-1.5, True)])
 
 

@@ -5,12 +5,12 @@ import pytest
 from optuna.trial import TrialState
 
 from optlayers.layerset import LayerSet
-from optlayers.search.prefix_bias import levelled, prefix_offsets
+from optlayers.search.prefix_bias import levelled, prefix_biases
 from optlayers.trials.record import Record
 
 
 def raced(rng: np.random.Generator, easier: float) -> tuple[list[dict[int, float]], np.ndarray]:
-    """Sets of which the better quarter go on, on questions whose first ones are easier."""
+    """Sets of which the better quarter continue; the first questions are easier."""
     levels = rng.normal(0.5, 0.05, 200)
     first = np.array([rng.binomial(100, p + easier) / 100 for p in levels])
     courses = []
@@ -23,22 +23,22 @@ def raced(rng: np.random.Generator, easier: float) -> tuple[list[dict[int, float
 
 
 @pytest.mark.parametrize("easier", [0.0, 0.06])
-def test_the_offset_is_found_though_the_lucky_went_on(easier: float) -> None:
+def test_the_bias_is_found_though_lucky_sets_continued(easier: float) -> None:
     rng = np.random.default_rng(0)
-    found = [prefix_offsets(raced(rng, easier)[0]) for _ in range(20)]
+    found = [prefix_biases(raced(rng, easier)[0]) for _ in range(20)]
     mean = np.mean([f[100] for f in found])
     assert mean == pytest.approx(easier, abs=0.015)
     assert all(f[400] == pytest.approx(0.0) for f in found)
-    # The mean fall of those that went on takes their luck for easy questions.
+    # The mean drop of the sets that continued mistakes their luck for easy questions.
     courses = raced(rng, easier)[0]
     naive = np.mean([c[100] - c[400] for c in courses if 400 in c])
     assert abs(mean - easier) < 0.5 * (naive - easier)
 
 
-def test_nothing_is_told_where_no_set_went_on_or_scores_are_no_shares() -> None:
-    assert prefix_offsets([{10: 0.5}, {10: 0.7}]) == {10: 0.0}
-    assert prefix_offsets([{10: 5.0, 20: 7.0}]) == {10: 0.0, 20: 0.0}
-    assert prefix_offsets([]) == {}
+def test_no_bias_is_found_if_no_set_continued_or_scores_are_not_shares() -> None:
+    assert prefix_biases([{10: 0.5}, {10: 0.7}]) == {10: 0.0}
+    assert prefix_biases([{10: 5.0, 20: 7.0}]) == {10: 0.0, 20: 0.0}
+    assert prefix_biases([]) == {}
 
 
 def test_a_set_counts_once_by_its_most_questions_and_at_its_level() -> None:

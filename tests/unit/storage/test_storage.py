@@ -103,7 +103,7 @@ def test_a_place_where_nothing_can_be_made_is_refused() -> None:
     assert "can be written" in line
 
 
-def test_a_database_that_goes_away_is_one_line(tmp_path: Path) -> None:
+def test_a_database_that_disappears_is_one_line(tmp_path: Path) -> None:
     study = open_study(url_in(tmp_path), definition())
     with sqlite3.connect(tmp_path / "optuna.db") as other:
         other.execute("DROP TABLE study_user_attributes")

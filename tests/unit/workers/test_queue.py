@@ -172,7 +172,7 @@ def test_a_trial_whose_heartbeats_stopped_elsewhere_is_lost(
             [queue.store.trial_id(claim.number)],
         )
         assert changed.rowcount == 1
-    # It may have been the database that was away: an old heartbeat is watched for a while.
+    # It may have been the database that was unavailable: an old heartbeat is watched for a while.
     trials = others.study.get_trials(deepcopy=False)
     assert others.reap(trials) == 0
     monkeypatch.setattr(heartbeat, "CONFIRM_SECONDS", 0.2)
@@ -209,7 +209,7 @@ def test_a_worker_elsewhere_that_beats_is_not_lost_whatever_its_clock(
     assert claim.number in far.heartbeats.held
 
 
-def test_what_was_seen_before_the_database_was_away_counts_for_nothing(
+def test_what_was_seen_before_the_database_was_unavailable_counts_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0.2)
