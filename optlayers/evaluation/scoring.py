@@ -74,8 +74,8 @@ class TaskScorer:
         """The metric of one question, 0 (wrong) to 1 (right).
 
         instances: lm-eval's, one for each request. results: (log-likelihood, is greedy) of each.
-        Raises `TaskError` where the filter or the metric fails on one question or gives no number
-        from 0 to 1, and `EvaluationError` for NaN.
+        Raises `TaskError` where the filter or the metric fails on one question or gives a value
+        that is not from 0 to 1, and `EvaluationError` for NaN.
         """
         if any(r[0] != r[0] for r in results):
             raise EvaluationError(f"task {self.name!r}: NaN in the log-likelihoods")
@@ -89,8 +89,8 @@ class TaskScorer:
         number = isinstance(value, int | float | np.number | np.bool_)
         if not number or not 0.0 <= float(value) <= 1.0:
             raise TaskError(
-                f"task {self.name!r}, document {instances[0].doc_id}: metric {self.metric!r} is no "
-                f"number from 0 to 1 (found {value!r}); choose acc or acc_norm"
+                f"task {self.name!r}, document {instances[0].doc_id}: metric {self.metric!r} is "
+                f"not a number from 0 to 1 (found {value!r}); choose acc or acc_norm"
             )
         return float(value)
 
