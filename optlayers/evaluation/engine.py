@@ -8,6 +8,7 @@ E hidden size, K needed positions, V vocabulary, M targets.
 
 from __future__ import annotations
 
+import bisect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,9 @@ class Engine:
     trim: bool = True
     sort: bool = True
     work: Work = field(default_factory=Work)
+
+    def __post_init__(self) -> None:
+        self._limits = self.stack.rotary_limits
 
     def answers(
         self, layer_sets: Sequence[LayerSet], questions: Sequence[Question], coarse: bool = False
@@ -234,6 +238,17 @@ class Engine:
         self, sequences: Sequence[TokenSequence], packed: bool
     ) -> Iterator[Sequence[TokenSequence]]:
         """Split sequences into batches of as many tokens as the budget holds, one at least."""
+        # The longest of a batch sets the frequencies of all: what needs others is not mixed.
+        groups: dict[int, list[TokenSequence]] = {}
+        for sequence in sequences:
+            kind = bisect.bisect_left(self._limits, len(sequence.tokens))
+            groups.setdefault(kind, []).append(sequence)
+        for group in groups.values():
+            yield from self._split(group, packed)
+
+    def _split(
+        self, sequences: Sequence[TokenSequence], packed: bool
+    ) -> Iterator[Sequence[TokenSequence]]:
         lengths = np.array([len(sequence.tokens) for sequence in sequences])
         added = np.array(new_tokens([s.tokens for s in sequences], self.share) if packed else [])
         start = 0

@@ -88,6 +88,8 @@ class IsolatedCheckpoint:
         `EvaluationError` where lm_eval fails.
         """
         found: dict[str, dict[int, float]] = {}
+        if '"longrope"' in (self.folder / "config.json").read_text("utf-8"):
+            batch_size = 1  # the longest sequence of a batch sets the frequencies of all
         model = {"pretrained": str(self.folder), "dtype": self.dtype, "trust_remote_code": True}
         for spec in specs:
             # One run for each task: their numbers of examples may differ.

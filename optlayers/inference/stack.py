@@ -84,6 +84,20 @@ class LayerStack:
         known = all(side.config.model_type in PACKED for side in self.sides)
         return known and self.graft.swap == "layer"
 
+    @property
+    def rotary_limits(self) -> list[int]:
+        """Lengths at which rotary embeddings change their frequencies (longrope), ascending."""
+        limits: set[int] = set()
+        for side in self.sides:
+            values = getattr(side.config, "rope_parameters", None) or {}
+            kinds = [values, *(value for value in values.values() if isinstance(value, dict))]
+            limits |= {
+                int(kind["original_max_position_embeddings"])
+                for kind in kinds
+                if kind.get("rope_type") == "longrope"
+            }
+        return sorted(limits)
+
     @classmethod
     def load(
         cls,
