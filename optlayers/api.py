@@ -126,6 +126,7 @@ def load_hybrid(
     """
     from optlayers.checkpoints.assembly import assemble
     from optlayers.checkpoints.parents import open_for
+    from optlayers.checkpoints.tokenizer import special_tokens, tokenizer_folder
     from optlayers.inference.device import pick_device, pick_dtype
 
     definition = _definition(study)
@@ -135,7 +136,9 @@ def load_hybrid(
     parents, chosen = open_for(definition, text)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    return assemble(parents, chosen, kind, definition.graft).to(where)
+    trust = definition.trust_remote_code
+    tokens = special_tokens(parents, tokenizer_folder(definition), trust)
+    return assemble(parents, chosen, kind, definition.graft, tokens).to(where)
 
 
 def load_tokenizer(study: str | Path | StudyDefinition) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +88,13 @@ def dtype_of(pieces: Sequence[Piece], dtype: str | None) -> torch.dtype:
 
 
 def hybrid_config(
-    parents: Parents, layers: LayerSet, graft: Graft, dtype: torch.dtype
+    parents: Parents,
+    layers: LayerSet,
+    graft: Graft,
+    dtype: torch.dtype,
+    tokens: Mapping[str, Any] | None = None,
 ) -> HybridConfig:
-    """The config of a hybrid, with the special tokens of the first donor."""
+    """The config of a hybrid; tokens: the ids of its special tokens."""
     configs = []
     for checkpoint in parents.all:
         data = {**checkpoint.config_dict, "model_type": checkpoint.config.model_type}
@@ -107,23 +111,20 @@ def hybrid_config(
         givers=list(chosen.values()) if len(maps) > 1 else None,
         architectures=[HybridForCausalLM.__name__],
         tie_word_embeddings=not parents.base.has(f"{family_of(parents.base.config).head}.weight"),
-        **special_tokens(parents.donors[0]),
+        **(tokens or {}),
     )
     config.dtype = dtype
     return config
 
 
-def special_tokens(donor: Checkpoint) -> dict[str, Any]:
-    """The ids of the special tokens that a config names."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    tokens = {name: getattr(donor.config, name, None) for name in names}
-    return {name: value for name, value in tokens.items() if value is not None}
-
-
 def assemble(
-    parents: Parents, layers: LayerSet, dtype: torch.dtype, graft: Graft = WHOLE
+    parents: Parents,
+    layers: LayerSet,
+    dtype: torch.dtype,
+    graft: Graft = WHOLE,
+    tokens: Mapping[str, Any] | None = None,
 ) -> HybridForCausalLM:
-    """A hybrid on the CPU, in evaluation mode; nothing is written.
+    """A hybrid on the CPU, in evaluation mode; nothing is written. tokens: see `hybrid_config`.
 
     Raises `ModelError` for a tensor that is missing or cannot be read.
     """
@@ -133,7 +134,7 @@ def assemble(
     }
     model: HybridForCausalLM = HybridForCausalLM.from_pretrained(
         None,
-        config=hybrid_config(parents, layers, graft, dtype),
+        config=hybrid_config(parents, layers, graft, dtype, tokens),
         state_dict=weights,
         dtype=dtype,
     )

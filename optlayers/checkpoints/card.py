@@ -54,8 +54,9 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 
 `trust_remote_code` runs the Python files of this folder, starting with `hybrid.py`. After
 `import optlayers.models` it is not needed. The model needs torch and transformers 5.17 or newer.
-The tokenizer and its chat template are {whose}. `AutoTokenizer` reads `config.json` first and asks
-whether to run the code named there; `trust_remote_code=False` loads the tokenizer without it.
+The tokenizer and its chat template are those of {whose}. `AutoTokenizer` reads `config.json`
+first and asks whether to run the code named there; `trust_remote_code=False` loads the tokenizer
+without it.
 
 ## Licences
 
@@ -167,7 +168,7 @@ def model_card(info: dict[str, Any], licence_files: list[str]) -> str:
             f"| {name} | {d['model']} ({d['model_type']}{_revision(d)}) |" for name, d in donors
         ),
         donor_licences="\n".join(f"| {name}, {d['model']} | {_licence(d)} |" for name, d in donors),
-        whose=f"those of {donors[0][0]}" if several else "the donor's",
+        whose={"base": "the base", "donor": "the donor"}.get(info["tokenizer"], info["tokenizer"]),
         which=len(layers) or "none",
         come="comes" if len(layers) == 1 else "come",
         depth=info["depth"],

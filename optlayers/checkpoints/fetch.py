@@ -36,6 +36,8 @@ SMALL_FILES = [
     "tokenizer*",
     "*.model",
     "*.jinja",
+    "*.py",
+    "*.tiktoken",
     "vocab.*",
     "merges.txt",
     "README.md",
@@ -44,8 +46,8 @@ SMALL_FILES = [
     "USE_POLICY*",
     "NOTICE*",
 ]
-# Repositories keep weights in other formats in subfolders.
-IGNORED = ["*/*"]
+# Repositories keep weights in other formats in subfolders: all but `additional_chat_templates`.
+IGNORED = ["[!a]*/*", "a[!d]*/*", "ad[!d]*/*"]
 SPARE_BYTES = 500_000_000
 # Marks a folder of `models_folder` as complete.
 COMPLETE = ".optlayers-complete"
@@ -120,8 +122,10 @@ def model_folder(where: str, revision: str | None = None, needed: Needed = every
     if folder is not None:
         return folder
     with hub_errors(where, revision):
+        found = Path(_snapshot(where, revision, SMALL_FILES))
         if needed is nothing:
-            return Path(_snapshot(where, revision, SMALL_FILES))
+            return found
+        ModelConfig(where, found)  # refuses a model before its weights are fetched
         # Only where a repository has no whole file does its index count.
         found = Path(_snapshot(where, revision, [*SMALL_FILES, SINGLE]))
         files = weight_files(where, found, needed)

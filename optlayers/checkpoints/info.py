@@ -15,6 +15,7 @@ from optlayers import __version__
 from optlayers.checkpoints.files import INFO
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.tokenizer import tokenizer_owner
 from optlayers.config.fields import ModelSpec
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import InputError, ModelError
@@ -54,6 +55,7 @@ def checkpoint_info(
         "swap": definition.swap,
         "donor_map": definition.donor_map,
         "dtype": dtype,
+        "tokenizer": tokenizer_owner(definition),
         "score": score,
         "study": {
             "name": definition.name,

@@ -20,7 +20,7 @@ from optlayers.checkpoints.fetch import (
     models_folder,
     nothing,
 )
-from optlayers.checkpoints.reader import SINGLE, weight_files
+from optlayers.checkpoints.reader import SINGLE, ModelConfig, weight_files
 from optlayers.errors import InputError, ModelError
 
 # Models with another name on ModelScope.
@@ -64,6 +64,8 @@ def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
             fetch(SMALL_FILES)
             if not (folder / "config.json").is_file():
                 raise ModelError(f"model {where}: ModelScope has no {name}; use another source")
+            if needed is not nothing:
+                ModelConfig(where, folder)  # refuses a model before its weights are fetched
             chosen = {} if revision is None else {"revision": revision}
             sizes = {x["Path"]: x["Size"] or 0 for x in HubApi().get_model_files(name, **chosen)}
             files = [] if needed is nothing else [SINGLE]

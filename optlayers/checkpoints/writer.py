@@ -22,14 +22,13 @@ from optlayers.checkpoints.assembly import (
     dtype_of,
     hybrid_config,
     plan_pieces,
-    special_tokens,
 )
 from optlayers.checkpoints.files import checkpoint_files, flush_to_disk, free_bytes, hash_files
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import INDEX, SINGLE
 from optlayers.checkpoints.target import check_target, link, partial_folder, remove_leftovers
 from optlayers.checkpoints.tensorfile import TensorEntry, write_tensors
-from optlayers.checkpoints.tokenizer import copy_tokenizer
+from optlayers.checkpoints.tokenizer import copy_tokenizer, special_tokens
 from optlayers.config.graft import WHOLE, Graft
 from optlayers.errors import ExportError, InputError
 from optlayers.layerset import LayerSet
@@ -63,9 +62,10 @@ class Shard:
 class CheckpointWriter:
     """Writes hybrids of some parents.
 
-    tokenizer: its folder. dtype: one of `DTYPES` to convert the weights to (None: as they are).
-    link: every layer is a file of its own, and a hard link to the file of an earlier export that
-    holds the same tensors; `linked_bytes` counts those. Raises `InputError` for an unknown dtype.
+    tokenizer: its folder. trust: it runs its own code. dtype: one of `DTYPES` to convert the
+    weights to (None: as they are). link: every layer is a file of its own, and a hard link to the
+    file of an earlier export that holds the same tensors; `linked_bytes` counts those. Raises
+    `InputError` for an unknown dtype.
     """
 
     parents: Parents
@@ -73,6 +73,7 @@ class CheckpointWriter:
     graft: Graft = WHOLE
     dtype: str | None = None
     link: bool = False
+    trust: bool = False
     linked_bytes: int = field(default=0, init=False)
     # Each file written for `link`, and its SHA-256.
     _written: dict[Shard, tuple[Path, str]] = field(default_factory=dict, init=False)
@@ -113,7 +114,8 @@ class CheckpointWriter:
         check_target(out)
         pieces = self._pieces(layers)
         kind = dtype_of(pieces, DTYPES.get(self.dtype or ""))
-        config = hybrid_config(self.parents, layers, self.graft, kind)
+        tokens = special_tokens(self.parents, self.tokenizer, self.trust)
+        config = hybrid_config(self.parents, layers, self.graft, kind, tokens)
         check_complete(pieces, config, self.parents)
         shards = self._shards(pieces)
         try:
@@ -121,15 +123,15 @@ class CheckpointWriter:
             self._check_bytes(out, shards, 1, "", "free some space or choose another disk")
             with partial_folder(out) as partial:
                 written = self._write_weights(partial, shards, progress)
-                self._write_config(partial, config)
-                copy_tokenizer(self.tokenizer, partial)
+                self._write_config(partial, config, tokens)
                 for file in MODELING:
                     shutil.copyfile(Path(hybrid_module.__file__).parent / file, partial / file)
+                copy_tokenizer(self.tokenizer, partial, self.trust)
                 if documents is not None:
                     hashes = _hashes(partial, dict(written.values()))
                     for name, text in documents(hashes).items():
                         (partial / name).write_text(text, encoding="utf-8")
-                flush_to_disk(*partial.iterdir(), partial)
+                flush_to_disk(*partial.rglob("*"), partial)
                 if out.exists():
                     out.rmdir()
                 partial.rename(out)
@@ -224,18 +226,18 @@ class CheckpointWriter:
             _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": file_of})
         return written
 
-    def _write_config(self, folder: Path, config: HybridConfig) -> None:
+    def _write_config(self, folder: Path, config: HybridConfig, tokens: Mapping[str, Any]) -> None:
         auto_map = {
             "AutoConfig": "hybrid.HybridConfig",
             "AutoModelForCausalLM": "hybrid.HybridForCausalLM",
         }
         _write_json(folder / "config.json", {**config.to_diff_dict(), "auto_map": auto_map})
-        donor = self.parents.donors[0]
-        generation = donor.folder / "generation_config.json"
+        # Settings of generation belong to the tokens that they name.
+        generation = self.tokenizer / "generation_config.json"
         if generation.is_file():
             shutil.copyfile(generation, folder / "generation_config.json")
         else:
-            _write_json(folder / "generation_config.json", special_tokens(donor))
+            _write_json(folder / "generation_config.json", dict(tokens))
 
 
 def _hashes(folder: Path, known: Mapping[str, str]) -> dict[str, str]:

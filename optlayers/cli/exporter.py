@@ -67,11 +67,13 @@ class Exporter:
 
     def writer(self, parents: Parents, link: bool = False) -> CheckpointWriter:
         """The writer of the study's checkpoints; link: see `CheckpointWriter`."""
-        from optlayers.checkpoints.tokenizer import tokenizer_folder
+        from optlayers.checkpoints.tokenizer import load_tokenizer, tokenizer_folder
         from optlayers.checkpoints.writer import CheckpointWriter
 
-        tokenizer = tokenizer_folder(self.definition)
-        return CheckpointWriter(parents, tokenizer, self.definition.graft, self.dtype, link)
+        definition = self.definition
+        load_tokenizer(definition, parents.base)  # refuses what `eval` refuses
+        folder, trust = tokenizer_folder(definition), definition.trust_remote_code
+        return CheckpointWriter(parents, folder, definition.graft, self.dtype, link, trust)
 
     def write(
         self, writer: CheckpointWriter, layers: LayerSet, out: Path, suffix: str = ""

@@ -44,8 +44,7 @@ def fetch(
     for part, model, revision, needed in wanted:
         say(f"{part} {model}")
         folders[part] = str(download(definition.resolve(model), revision, needed))
-    open_parents(definition)
-    load_tokenizer(definition)
+    load_tokenizer(definition, open_parents(definition).base)
     say("task data")
     subjects = TaskSet.of(definition).subjects
     questions = sum(subject.size for subject in subjects)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from optlayers.checkpoints.parents import open_parents
-from optlayers.checkpoints.tokenizer import load_tokenizer
+from optlayers.checkpoints.tokenizer import load_tokenizer, tokenizer_note
 from optlayers.config.fields import CostKind
 from optlayers.config.metrics import to_unit
 from optlayers.config.study import StudyDefinition
-from optlayers.errors import EvaluationError, InputError, ModelError
+from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine, nan_error
@@ -23,7 +22,6 @@ from optlayers.evaluation.tasks import TaskSet
 from optlayers.evaluation.texts import Texts, load_reference
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.models.families import embedding_rows
 from optlayers.models.hybrid import HybridConfig
 from optlayers.trials.answers import Answers, as_stored
 from optlayers.trials.cost import Table
@@ -48,20 +46,15 @@ class ModelEvaluator(Evaluator):
         limit: int | None = None,
     ) -> None:
         parents = open_parents(definition)
-        tokenizer: Any = load_tokenizer(definition)
+        tokenizer = load_tokenizer(definition, parents.base)
         say("loading tasks")
         self.tasks = TaskSet.of(definition, limit)
         say("loading models")
         reference = load_reference(definition, parents, device, dtype)
-        for note in parents.notes:
-            say(note)
+        for note in (*parents.notes, tokenizer_note(definition, parents.base, tokenizer)):
+            if note:
+                say(note)
         self.stack = LayerStack.load(parents, device, dtype, say=say, graft=definition.graft)
-        tokens, rows = len(tokenizer), embedding_rows(parents.base.config)
-        if tokens > rows:
-            raise ModelError(
-                f"the tokenizer has {tokens} tokens and base {parents.base.name} embeds {rows}; "
-                "choose models of one vocabulary, or name a fitting tokenizer"
-            )
         # Answers other than right and wrong are never computed in eight bits.
         fp8 = definition.questions.fast_precision == "fp8"
         self._fast_fp8 = fp8 and limit is None and not definition.is_real_valued

@@ -180,7 +180,7 @@ def test_pieces_that_are_not_the_hybrids_are_refused(tiny_parents: Parents, chan
 
 def test_a_folder_without_a_tokenizer_leaves_nothing(tiny_parents: Parents, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExportError, match="holds no tokenizer files"):
+    with pytest.raises(ModelError, match="empty: cannot be loaded"):
         CheckpointWriter(tiny_parents, tmp_path / "empty").write(LAYERS, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
