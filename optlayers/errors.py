@@ -56,7 +56,11 @@ class RunError(OptlayersError):
 
 
 class StorageUnavailableError(RunError):
-    """A database that did not answer for longer than a worker waits."""
+    """A database that was opened, and then failed or did not answer for long."""
+
+
+class StudyGoneError(RunError):
+    """A study that was deleted, or whose database was replaced, while it was in use."""
 
 
 class ExportError(RunError):

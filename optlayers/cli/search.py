@@ -157,6 +157,8 @@ def _with_result(opened: Any) -> set[int]:
     """The process numbers of this machine's workers that have stored a result."""
     from optlayers.storage.heartbeat import process_of
 
+    # Workers that end because the study is gone are not started again.
+    store_of(opened).retry.verify()
     trials = opened.get_trials(deepcopy=False)
     workers = {t.user_attrs.get(keys.WORKER, "") for t in trials if keys.SCORE in t.user_attrs}
     return {process_of(worker) for worker in workers} - {0}

@@ -70,7 +70,10 @@ def worker(
 
         definition = load_study(study).exploring(sampler, pruner)
         # Opened before the slow part, so that faults of the database show at once.
-        opened = open_study(storage, definition, say=say, wait=wait or attached)
+        # A study that `search` has made, and that is gone, is not made again.
+        opened = open_study(
+            storage, definition, create=not attached, say=say, wait=wait or attached
+        )
         if replay is None:
             evaluator, where = _evaluator(definition, device, dtype, threads)
         else:

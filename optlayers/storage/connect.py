@@ -8,11 +8,9 @@ wait while the database is unavailable. A study keeps its definition: another on
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,16 +19,24 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
-from pydantic import ValidationError
 from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning, SQLAlchemyError
 
 from optlayers.config.study import StudyDefinition
-from optlayers.errors import MissingStudyError, StorageError
+from optlayers.errors import MissingStudyError, StorageUnavailableError, StorageError
 from optlayers.storage import sqlite, tables
+from optlayers.storage.definition import difference, identity
+from optlayers.storage.guard import guard
 from optlayers.storage.redact import mask_password, remember_password
-from optlayers.storage.retry import RetryingStorage, RetryPolicy, is_unavailable, one_line
+from optlayers.storage.retry import (
+    RetryingStorage,
+    RetryPolicy,
+    is_refusing,
+    is_unavailable,
+    one_line,
+)
+from optlayers.storage.store import server_lock
 
 DEFAULT_URL = "sqlite:///optuna.db"
 POSTGRES_URL = "postgresql+psycopg://user@host/database"
@@ -49,15 +55,20 @@ _DRIVERS = {
 
 
 @contextlib.contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Turn the many errors of drivers into one line that names the database."""
+def storage_errors(url: str, opening: bool = False) -> Iterator[None]:
+    """Turn the many errors of drivers into one line that names the database.
+
+    Raises `StorageUnavailableError`; of a database that cannot be opened `StorageError`.
+    """
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise StorageError(
-            f"storage {mask_password(url)}: {one_line(error)}; check that the database is up and "
-            "the URL is right"
-        ) from None
+        told = f"storage {mask_password(url)}: {one_line(error)}"
+        if opening and not is_refusing(error):
+            fix = "check that the database is up and the URL is right"
+            raise StorageError(f"{told}; {fix}") from None
+        fix = "fix the database, then run the same command again to continue"
+        raise StorageUnavailableError(f"{told}; {fix}") from None
 
 
 def open_storage(
@@ -69,8 +80,8 @@ def open_storage(
     """The Optuna storage of a database URL, such as `sqlite:///optuna.db`.
 
     Its calls wait for up to `RETRY_SECONDS` while the database is unavailable, and call `say`. With
-    `wait`, opening it waits too; without `create`, no tables are created. Raises `StorageError` for
-    a bad URL, a missing driver, an unreachable database or another schema, and
+    `wait`, opening it waits too; without `create`, no tables are created, and nothing waits. Raises
+    `StorageError` for a bad URL, a missing driver, an unreachable database or another schema, and
     `MissingStudyError` if there are no tables and `create` is False.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,7 +92,13 @@ def open_storage(
     policy = RetryPolicy(shown, say)
     parts = _parse(url, shown)
     is_sqlite = parts.get_backend_name() == "sqlite"
-    with storage_errors(url):
+
+    def is_worth_another_try(error: BaseException) -> bool:
+        # A server that answers has the right URL.
+        refused = create and is_refusing(error)
+        return refused or _is_race(error) or (wait and is_unavailable(error))
+
+    with storage_errors(url, opening=True):
         try:
             options = _engine_options(parts)
             if is_sqlite:
@@ -94,8 +111,7 @@ def open_storage(
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Query string argument", SAWarning)
                 storage = policy.call(
-                    lambda: kind(_as_template(url), engine_kwargs=options),
-                    when=lambda error: _is_race(error) or (wait and is_unavailable(error)),
+                    lambda: _create(kind, url, options, create), when=is_worth_another_try
                 )
         except ImportError as error:
             raise _no_driver(shown, error) from None
@@ -110,9 +126,17 @@ def open_storage(
     return RetryingStorage(storage, policy, is_fast=kind is not RDBStorage)
 
 
-def _as_template(url: str) -> str:
-    """A URL for Optuna, which replaces what stands in braces."""
-    return url.replace("{", "{{").replace("}", "}}")
+def _create(kind: type[RDBStorage], url: str, options: dict[str, Any], create: bool) -> RDBStorage:
+    """Optuna's storage; of processes that find a server's database empty, one makes the tables."""
+    # Optuna replaces what stands in braces.
+    literal = url.replace("{", "{{").replace("}", "}}")
+    with contextlib.ExitStack() as stack:
+        if create and not url.startswith("sqlite"):
+            engine = create_engine(url, **options)
+            stack.callback(engine.dispose)
+            if not inspect(engine).has_table("alembic_version"):  # the last of all
+                stack.enter_context(server_lock(engine))
+        return kind(literal, engine_kwargs=options)
 
 
 def _parse(url: str, shown: str) -> URL:
@@ -230,7 +254,7 @@ def open_study(
         storage = open_storage(url, say, wait, create)
     except MissingStudyError:
         raise _not_there(url, definition.name) from None
-    with storage_errors(url):
+    with storage_errors(url, opening=True):
         for attempt in range(2):
             try:
                 study = optuna.load_study(
@@ -254,11 +278,11 @@ def open_study(
                     f"study {definition.name!r} in {mask_password(url)} was not made by "
                     "optlayers; choose another name in the study file or another database"
                 )
-        known = _identity(attrs.get(DEFINITION, {}))
+        known = identity(attrs.get(DEFINITION, {}))
         if found not in (None, definition.fingerprint()) and known != definition.identity():
             raise StorageError(
                 f"study {definition.name!r} in {mask_password(url)} has another definition: "
-                f"{_difference(known, definition)}; restore it, or choose "
+                f"{difference(known, definition)}; restore it, or choose "
                 "another name or database"
             )
         if found != definition.fingerprint() and create:
@@ -267,15 +291,8 @@ def open_study(
             study.set_metric_names(["score"])
         if attrs.get(DEFINITION) != definition.to_dict() and create:
             study.set_user_attr(DEFINITION, definition.to_dict())
+        guard(study, mask_password(url), create)
     return study
-
-
-def _identity(stored: dict[str, Any]) -> dict[str, Any]:
-    """What identifies a stored definition, with defaults for fields that it does not have."""
-    try:
-        return StudyDefinition.model_validate({**stored, "folder": Path()}).identity()
-    except ValidationError:
-        return stored
 
 
 def _is_foreign(study: optuna.Study) -> bool:
@@ -300,37 +317,9 @@ def stored_definition(url: str, name: str) -> dict[str, Any] | None:
         storage = open_storage(url, create=False)
     except MissingStudyError:
         return None
-    with storage_errors(url):
+    with storage_errors(url, opening=True):
         try:
             study = optuna.load_study(study_name=name, storage=storage)
         except KeyError:
             return None
         return study.user_attrs.get(DEFINITION)
-
-
-def _difference(stored: dict[str, Any], definition: StudyDefinition) -> str:
-    """The first fields that differ, as they are in the database and here."""
-    there, here = _fields(stored), _fields(definition.identity())
-    parts = [
-        f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here"
-        for key in {**here, **there}
-        if there.get(key) != here.get(key) and key.partition(".")[0] in definition.identity()
-    ]
-    more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
-    return "; ".join(parts[:3]) + more or "its fingerprint differs"
-
-
-def _fields(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their dotted names, such as `base.model`."""
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            found |= _fields(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,13 +1,14 @@
 """Storage calls that are tried again, with growing delays, while the database is unavailable.
 
-A database is unavailable when it refuses or breaks connections, starts up, has a full disk, or
-ends a transaction to resolve a deadlock. A call whose connection broke may have been carried out,
-so every write can be repeated.
+A database is unavailable when it refuses or breaks connections, starts up, is read-only (as during
+a failover), has a full disk, or ends a transaction to resolve a deadlock. A call whose connection
+broke may have been carried out, so every write can be repeated.
 """
 
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 import random
 import threading
@@ -34,6 +35,15 @@ REPORT_AFTER_SECONDS = 2.0
 # SQLite has one error class for temporary and permanent errors; these texts are temporary.
 _SQLITE_UNAVAILABLE = ("locked", "disk i/o error", "disk is full", "unable to open")
 
+# What a server says that is there and will serve later: SQLSTATEs, and numbers of MySQL's errors.
+# PostgreSQL gives none where it refuses a connection.
+_REFUSALS = {
+    *("25006", "40001", "40P01", "53000", "53100", "53200", "53300", "53400", "55P03"),
+    *("57P01", "57P02", "57P03", "57P05"),
+    *(1021, 1037, 1040, 1041, 1053, 1114, 1135, 1203, 1205, 1213, 1226, 1290, 1792, 1836, 1927),
+}
+_REFUSED = ("the database system is ", "too many clients", "too many connections", "slots are rese")
+
 _thread = threading.local()
 
 
@@ -54,25 +64,38 @@ def one_line(error: BaseException) -> str:
 def is_unavailable(error: BaseException) -> bool:
     """Whether an error says that the database cannot be used now, but may be later."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if not isinstance(cause, SQLAlchemyError):
+    if not isinstance(cause, DBAPIError):
         return False
-    if isinstance(cause, DBAPIError) and type(cause.orig).__module__ == "sqlite3":
+    if type(cause.orig).__module__ == "sqlite3":
         return any(words in str(cause.orig).lower() for words in _SQLITE_UNAVAILABLE)
-    if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+    if cause.connection_invalidated or is_refusing(cause):
         return True
     return isinstance(cause, OperationalError | InterfaceError)
+
+
+def is_refusing(error: BaseException) -> bool:
+    """Whether a server that is there says that it refuses for a while."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if not isinstance(cause, DBAPIError):
+        return False
+    known: Any = cause.orig
+    codes = [getattr(known, "sqlstate", None), getattr(known, "pgcode", None), *known.args[:1]]
+    text = str(known).lower()
+    return any(code in _REFUSALS for code in codes) or any(words in text for words in _REFUSED)
 
 
 class RetryPolicy:
     """How long the calls of one storage are tried again: `seconds` from the first failure.
 
     say: called when a wait takes long, and when it is over. shown: the name of the database.
+    verify: called after other errors; raises where they come from a study that is gone.
     """
 
     def __init__(self, shown: str = "", say: Callable[[str], None] = lambda text: None) -> None:
         self.shown = shown
         self.seconds = RETRY_SECONDS
         self.say = say
+        self.verify: Callable[[], None] = lambda: None
 
     def call(
         self, function: Callable[[], T], when: Callable[[BaseException], bool] = is_unavailable
@@ -90,6 +113,8 @@ class RetryPolicy:
                     result = function()
             except Exception as error:
                 if not when(error):
+                    with contextlib.suppress(SQLAlchemyError):
+                        self.verify()
                     raise
                 now = time.monotonic()
                 begun = begun or now

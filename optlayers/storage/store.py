@@ -179,18 +179,32 @@ class StudyStore:
                 file = stack.enter_context(open(f"{engine.url.database}.lock", "a"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             elif engine is not None:
-                connection = self.retry.call(lambda: _server_lock(engine))
-                stack.callback(connection.close)
-                stack.callback(connection.invalidate)  # so that the connection ends
+                lock = self.retry.call(lambda: _locked(engine))
+                stack.callback(_unlock, lock)
             yield
 
 
-def _server_lock(engine: Engine) -> Connection:
+@contextlib.contextmanager
+def server_lock(engine: Engine) -> Iterator[None]:
+    """Hold the lock of a server's database."""
+    lock = _locked(engine)
+    try:
+        yield
+    finally:
+        _unlock(lock)
+
+
+def _locked(engine: Engine) -> Connection:
     """A connection that holds the lock of its database."""
     connection = engine.connect()
     while connection.execute(text(_SERVER_LOCKS[engine.dialect.name])).scalar() != 1:
         pass
     return connection
+
+
+def _unlock(lock: Connection) -> None:
+    lock.invalidate()  # so that the connection ends
+    lock.close()
 
 
 def store_of(study: optuna.Study) -> StudyStore:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from optlayers.errors import StudyGoneError
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import search_space
 from optlayers.storage import tables
-from optlayers.storage.connect import open_study
+from optlayers.storage.connect import open_storage, open_study
 from optlayers.storage.read import FastRDBStorage
 from optlayers.storage.store import Change, NewTrial, StudyStore, store_of
 from tests.helpers.replay import N_LAYERS, definition
@@ -32,6 +35,26 @@ def open_store(url: str, plain: bool, monkeypatch: pytest.MonkeyPatch) -> StudyS
 def new(layer: int, **attrs: Any) -> NewTrial:
     params = LayerSpace(N_LAYERS).params(LayerSet.of(layer))
     return NewTrial(params, search_space(LayerSpace(N_LAYERS)), {"layers": str(layer), **attrs})
+
+
+# Every way in which a worker writes to its study.
+WRITES: dict[str, Callable[[StudyStore], Any]] = {
+    "claim": lambda store: store.insert_running([new(2)], unique="layers"),
+    "rung": lambda store: store.swap_states([Change(0, RUNNING, RUNNING, {"x": 1})]),
+    "end": lambda store: store.swap_states([Change(0, RUNNING, FAIL, requeue=new(1))]),
+    "figures": lambda store: store.put_attrs({"a": 1}),
+    "lease": lambda store: store.swap_attr("a", None, 1),
+    "heartbeat": lambda store: store.beat([0]),
+    "answers": lambda store: store.study.set_user_attr("a", 1),
+    "trial": lambda store: store.study.ask(),
+    "queue": lambda store: store.study.enqueue_trial({"layer_00": "donor"}),
+}
+
+
+def url_of(store: StudyStore) -> str:
+    """The URL of a store's database."""
+    url = store.storage.engine.url  # type: ignore[attr-defined]
+    return str(url.render_as_string(hide_password=False))
 
 
 class StorageSuite:
@@ -117,6 +140,30 @@ class StorageSuite:
         assert all(abs(age) < 60 for _, age in found.values())
 
 
+def check_gone(store: StudyStore, successor: bool) -> None:
+    """Once the study is deleted nothing is written, nor to the next one, which may have its id."""
+    store.insert_running([new(0)], unique="layers")
+    optuna.delete_study(study_name="replayed", storage=open_storage(url_of(store)))
+    other = store_of(open_study(url_of(store), definition())) if successor else None
+    before = None if other is None else state_of(other)
+    assert_gone(store)
+    assert (None if other is None else state_of(other)) == before
+
+
+def assert_gone(store: StudyStore) -> None:
+    """Every write says in one line that the study is gone."""
+    for write in WRITES.values():
+        with pytest.raises(StudyGoneError, match="'replayed' is no longer in") as caught:
+            write(store)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(StudyGoneError):
+        store.retry.verify()
+
+
+def state_of(store: StudyStore) -> Any:
+    return store.study.get_trials(), store.study.user_attrs, store.attrs()
+
+
 def check_reading(store: StudyStore) -> None:
     """Trials are read as Optuna reads them."""
     study = store.study
@@ -132,8 +179,7 @@ def check_reading(store: StudyStore) -> None:
     study.enqueue_trial(LayerSpace(N_LAYERS).params(LayerSet.of(3)))
     study.ask()
     study.enqueue_trial(LayerSpace(N_LAYERS).params(LayerSet.of(4)))
-    url = store.storage.engine.url  # type: ignore[attr-defined]
-    backend = FastRDBStorage(url.render_as_string(hide_password=False))
+    backend = FastRDBStorage(url_of(store))
     theirs = functools.partial(RDBStorage._get_trials, backend)
     ids = [store.trial_id(number) for number in range(5)]
     for states in (None, (TrialState.FAIL, TrialState.WAITING)):

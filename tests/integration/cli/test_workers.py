@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from benchmarks.lib.servers import PASSWORD
+from optlayers.storage.connect import open_storage
 from optlayers.trials import keys
 from tests.helpers.demo_search import children, search, start, trials, write_replay
 
@@ -162,6 +164,29 @@ def test_max_minutes_ends_workers_in_the_middle_of_a_cohort(tmp_path: Path) -> N
     states = {t.state for t in trials(f"sqlite:///{tmp_path / 'optuna.db'}")}
     assert TrialState.RUNNING not in states
     assert TrialState.WAITING in states
+
+
+@pytest.mark.parametrize("command", ["search", "worker"])
+@pytest.mark.parametrize("how", ["study", "file"])
+def test_workers_of_a_study_that_is_gone_end_with_one_line(
+    tmp_path: Path, command: str, how: str
+) -> None:
+    write_replay(tmp_path, seconds=1e-3)
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    more = ("--workers", "1", "--devices", "cpu") if command == "search" else ()
+    process = start(tmp_path, command, "--replay", str(tmp_path / "replay.yaml"), *more)
+    wait_for_trials(url, 4)
+    if how == "study":
+        optuna.delete_study(study_name="demo", storage=open_storage(url))
+    else:
+        for path in tmp_path.glob("optuna.db*"):
+            path.unlink()
+    assert process.wait(timeout=60) == 1
+    told = [x for x in (tmp_path / "err").read_text().splitlines() if x.startswith("optlayers:")]
+    assert len(told) == 1
+    assert told[0].startswith(f"optlayers: study 'demo' is no longer in {url}: it was deleted")
+    assert "restart" not in (tmp_path / "err").read_text()
+    assert trials(url) == []
 
 
 def test_a_worker_without_time_leaves_at_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from optlayers.storage import tables
 from optlayers.storage.connect import open_study
 from optlayers.storage.store import StudyStore, store_of
 from tests.helpers.replay import assert_sound, definition, url_in, worker_at
-from tests.helpers.storage_suite import StorageSuite, check_reading, open_store
+from tests.helpers.storage_suite import StorageSuite, check_gone, check_reading, open_store
 
 SERVERS = ["postgresql_url", "mysql_url"]
 
@@ -32,6 +32,15 @@ class TestStoresOnServers(StorageSuite):
 @pytest.mark.parametrize("server", SERVERS)
 def test_trials_are_read_as_optuna_reads_them(server: str, request: pytest.FixtureRequest) -> None:
     check_reading(store_of(open_study(request.getfixturevalue(server), definition())))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("server", SERVERS)
+def test_nothing_is_written_once_the_study_is_deleted(
+    server: str, plain: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = request.getfixturevalue(server)
+    check_gone(open_store(url, plain, monkeypatch), successor=True)
 
 
 def test_a_search_by_public_calls_is_the_same_search(

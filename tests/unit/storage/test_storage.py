@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from optlayers.config.study import StudyDefinition, parse_study
-from optlayers.errors import MissingStudyError, StorageError
+from optlayers.errors import MissingStudyError, StorageUnavailableError, StorageError
 from optlayers.storage.connect import (
     FINGERPRINT,
     open_storage,
@@ -39,14 +39,17 @@ def message_of(url: str) -> str:
 # ------------------------------------------------------------------ errors
 
 
-def test_an_error_of_the_driver_is_one_line_without_the_password() -> None:
+@pytest.mark.parametrize("opening", [True, False])
+def test_an_error_of_the_driver_is_one_line_without_the_password(opening: bool) -> None:
     def fail() -> None:
-        with storage_errors("postgresql://me:s3cret@host/db"):
+        with storage_errors("postgresql://me:s3cret@host/db", opening):
             cause = ValueError("cannot reach postgresql://me:s3cret@host/db\nmore lines")
             raise optuna.exceptions.StorageInternalError("internal") from cause
 
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises((StorageError, StorageUnavailableError)) as caught:
         fail()
+    # Input is at fault only where it is read: later, the command may be run again as it is.
+    assert caught.value.exit_code == (2 if opening else 1)
     assert "s3cret" not in str(caught.value)
     assert "cannot reach" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -108,7 +111,9 @@ def test_a_database_that_disappears_is_one_line(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "optuna.db") as other:
         other.execute("DROP TABLE study_user_attributes")
     with (
-        pytest.raises(StorageError, match=r"no such table.*check that") as caught,
+        pytest.raises(
+            StorageUnavailableError, match=r"no such table.*run the same command"
+        ) as caught,
         storage_errors(url_in(tmp_path)),
     ):
         _ = study.user_attrs
