@@ -18,7 +18,7 @@ CONTEXT.set_forkserver_preload(
         "__main__",
         "benchmarks.lib.forked_worker",
         *(f"optlayers.{name}" for name in ("cli.worker", "cli.live", "testing", "workers.worker")),
-        *("psycopg", "pymysql", "sqlalchemy.dialects.sqlite"),
+        *("alembic.command", "psycopg", "pymysql", "sqlalchemy.dialects.sqlite"),
         *("sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.mysql.pymysql"),
     ]
 )

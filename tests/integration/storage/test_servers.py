@@ -1,0 +1,148 @@
+"""Servers that are empty, that refuse for a while, and URLs of any characters."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.lib.forked_worker import CONTEXT
+from benchmarks.lib.servers import PASSWORD, MariaDB, Postgres, Server
+from optlayers.errors import StorageAwayError
+from optlayers.storage.connect import open_storage, open_study
+from optlayers.storage.guard import IDENTITY
+from optlayers.storage.store import store_of
+from tests.helpers.replay import Counting, assert_sound, definition, url_in, worker_at
+
+SERVERS = ["postgres", "mariadb"]
+
+
+# ------------------------------------------------------------------ an empty database
+
+
+def create(url: str, barrier: Any, found: Any) -> None:
+    definition()
+    barrier.wait(60)
+    try:
+        found.put(store_of(open_study(url, definition())).attrs()[IDENTITY])
+    except BaseException as error:
+        found.put(error)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql_url", "mysql_url"])
+def test_twelve_processes_that_find_a_database_empty_get_one_study(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = url_in(tmp_path) if kind == "sqlite" else request.getfixturevalue(kind)
+    barrier, found = CONTEXT.Barrier(12), CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=create, args=(url, barrier, found)) for _ in range(12)]
+    for process in processes:
+        process.start()
+    identities = [found.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert {type(one) for one in identities} == {str}, identities
+    assert len(set(identities)) == 1
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@contextlib.contextmanager
+def as_guest(server: Server) -> Iterator[str]:
+    """A URL of a user without the rights of an administrator, who would be let in all the same."""
+    if isinstance(server, Postgres):
+        user, rights = "guest", "ALTER DATABASE {} OWNER TO guest"
+        server.execute(f"CREATE USER guest PASSWORD '{PASSWORD}'")
+    else:
+        user, rights = "guest@'127.0.0.1'", "GRANT ALL ON {}.* TO guest@'127.0.0.1'"
+        server.execute(f"CREATE USER guest@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
+    try:
+        with server.database() as url:
+            server.execute(rights.format(url.rpartition("/")[2]))
+            yield url.replace("tester:", "guest:")
+    finally:
+        server.execute(f"DROP USER {user}")
+
+
+CUT_OFF = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'guest'"
+
+
+def only_reads(server: Server, on: bool) -> None:
+    """As a replica, before it takes over."""
+    if isinstance(server, Postgres):
+        server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}")
+        server.execute("SELECT pg_reload_conf()")
+    else:
+        server.execute(f"SET GLOBAL read_only = {int(on)}")
+
+
+_held: list[Any] = []
+
+
+def takes_nobody(server: Server, on: bool) -> None:
+    """As when all connections are in use."""
+    if isinstance(server, Postgres):
+        server.execute(f"ALTER ROLE guest CONNECTION LIMIT {0 if on else -1}")
+        server.execute(CUT_OFF)
+    elif on:
+        import pymysql
+
+        where = {"host": "127.0.0.1", "port": server.port, "user": "tester", "password": PASSWORD}
+        _held.extend(pymysql.connect(**where) for _ in range(12))
+        server.execute("SET GLOBAL max_connections = 10")
+        _held[0].cursor().execute("KILL CONNECTION USER guest")
+    else:
+        while _held:
+            _held.pop().close()
+        server.execute("SET GLOBAL max_connections = 200")
+
+
+REFUSALS: list[Callable[[Server, bool], None]] = [only_reads, takes_nobody]
+
+
+@pytest.mark.parametrize("refuse", REFUSALS)
+@pytest.mark.parametrize("kind", SERVERS)
+def test_workers_wait_while_a_server_refuses_and_ask_nothing_twice(
+    kind: str, refuse: Callable[[Server, bool], None], request: pytest.FixtureRequest
+) -> None:
+    server: Server = request.getfixturevalue(kind)
+    said: list[str] = []
+    with as_guest(server) as url, ThreadPoolExecutor(2) as pool:
+        worker = worker_at(url, say=said.append, small=True)
+        counting = Counting()
+        counting.seconds = 3e-3
+        worker.evaluator = counting
+        done = pool.submit(worker.run)
+        try:
+            deadline = time.monotonic() + 30
+            while not counting.asked:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            refuse(server, True)
+            while not said:
+                assert not done.done(), done.result()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            # One that starts now waits as well: the URL is right, since the server answers.
+            if refuse is takes_nobody:  # who only reads can ask again
+                with pytest.raises(StorageAwayError, match="run the same command again"):
+                    open_storage(url, create=False)
+            wanted = definition().model_copy(update={"name": "another"})
+            other = pool.submit(open_study, url, wanted)
+            time.sleep(1)
+            assert not other.done()
+        finally:
+            refuse(server, False)
+        assert done.result(timeout=60)
+        assert other.result(timeout=60).study_name == "another"
+        assert said[0].startswith("waiting for storage")
+        assert said[-1].endswith("is back")
+        assert PASSWORD not in "".join(said)
+        assert set(counting.asked.values()) == {1}
+        assert_sound(worker.study, small=True)
