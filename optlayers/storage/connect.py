@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning, SQLAlchemyError
 
 from optlayers.config.study import StudyDefinition
-from optlayers.errors import MissingStudyError, StorageUnavailableError, StorageError
+from optlayers.errors import MissingStudyError, StorageError, StorageUnavailableError
 from optlayers.storage import sqlite, tables
 from optlayers.storage.definition import difference, identity
 from optlayers.storage.guard import guard

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks.lib.forked_worker import CONTEXT
-from benchmarks.lib.servers import PASSWORD, MariaDB, Postgres, Server
-from optlayers.errors import StorageAwayError
+from benchmarks.lib.servers import PASSWORD, Postgres, Server
+from optlayers.errors import StorageUnavailableError
 from optlayers.storage.connect import open_storage, open_study
 from optlayers.storage.guard import IDENTITY
 from optlayers.storage.store import store_of
@@ -131,7 +131,7 @@ def test_workers_wait_while_a_server_refuses_and_ask_nothing_twice(
                 time.sleep(0.05)
             # One that starts now waits as well: the URL is right, since the server answers.
             if refuse is takes_nobody:  # who only reads can ask again
-                with pytest.raises(StorageAwayError, match="run the same command again"):
+                with pytest.raises(StorageUnavailableError, match="run the same command again"):
                     open_storage(url, create=False)
             wanted = definition().model_copy(update={"name": "another"})
             other = pool.submit(open_study, url, wanted)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from optlayers.config.study import StudyDefinition, parse_study
-from optlayers.errors import MissingStudyError, StorageUnavailableError, StorageError
+from optlayers.errors import MissingStudyError, StorageError, StorageUnavailableError
 from optlayers.storage.connect import (
     FINGERPRINT,
     open_storage,
