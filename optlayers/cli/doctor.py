@@ -56,7 +56,7 @@ def doctor(
     Software, GPU, models, memory, disk, database, token and kernels. Nothing is downloaded and
     no study is created. Exit code 1 if a check fails.
     """
-    from optlayers.cli.tables import console, plain_table, print_json
+    from optlayers.cli.tables import console, print_json, print_table
     from optlayers.inference.device import pick_device
 
     definition = load_study(study)
@@ -76,12 +76,13 @@ def doctor(
     if json:
         print_json([{"what": k, "verdict": v, "found": text} for k, (v, text) in found.items()])
     else:
-        heads = ("", "verdict", "found")
-        table = plain_table(f"this machine for study {definition.name}", heads, left=heads)
-        table.columns[2].no_wrap = False
-        for name, result in found.items():
-            table.add_row(name, *result)
-        console().print(table)
+        columns = {
+            "": list(found),
+            "verdict": [verdict for verdict, _ in found.values()],
+            "found": [text for _, text in found.values()],
+        }
+        title = f"this machine for study {definition.name}"
+        print_table(console(), title, columns, left=list(columns), wrapped="found")
     if any(verdict == FAIL for verdict, _ in found.values()):
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ from optlayers.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
+    from rich.console import Console
 
     from optlayers.layerset import LayerSpace
     from optlayers.search import Effect, Explanation
@@ -53,42 +53,44 @@ def patterns(
         ("triples, beyond their pairs", found.triples, TOGETHER),
     ):
         if effects:
-            out.print(_effects(effects, title, top, meaning, space))
-    out.print(_patterns(found, top, space))
+            _print_effects(out, effects, title, top, meaning, space)
+    _print_patterns(out, found, top, space)
     print(f"{name}: from {found.sets} layer sets; effects in points of the score")
 
 
-def _effects(
-    effects: Sequence[Effect], title: str, top: int, meaning: tuple[str, str], space: LayerSpace
-) -> Table:
+def _print_effects(
+    out: Console,
+    effects: Sequence[Effect],
+    title: str,
+    top: int,
+    meaning: tuple[str, str],
+    space: LayerSpace,
+) -> None:
     """A table of effects, the strongest first; `meaning` of positive and negative ones."""
-    from optlayers.cli.tables import plain_table
+    from optlayers.cli.tables import print_table
 
-    table = plain_table(title, ("layers", "effect", "95 %", "sets", ""), left=("layers", ""))
-    for effect in sorted(effects, key=lambda e: (not e.is_sure, -abs(e.effect)))[:top]:
-        table.add_row(
-            space.text(effect.layers),
-            f"{100 * effect.effect:+.1f}",
-            f"{100 * effect.ci_low:+.1f} to {100 * effect.ci_high:+.1f}",
-            str(effect.sets),
-            meaning[effect.effect <= 0] if effect.is_sure else "not sure",
-        )
-    return table
+    rows = sorted(effects, key=lambda e: (not e.is_sure, -abs(e.effect)))[:top]
+    columns = {
+        "layers": [space.text(e.layers) for e in rows],
+        "effect": [f"{100 * e.effect:+.1f}" for e in rows],
+        "95 %": [f"{100 * e.ci_low:+.1f} to {100 * e.ci_high:+.1f}" for e in rows],
+        "sets": [str(e.sets) for e in rows],
+        "": [meaning[e.effect <= 0] if e.is_sure else "not sure" for e in rows],
+    }
+    print_table(out, title, columns, left=("layers", ""))
 
 
-def _patterns(found: Explanation, top: int, space: LayerSpace) -> Table:
-    from optlayers.cli.tables import plain_table
+def _print_patterns(out: Console, found: Explanation, top: int, space: LayerSpace) -> None:
+    from optlayers.cli.tables import print_table
 
-    heads = ("layers", "in sets", "mean score", "synergy")
-    table = plain_table("what the 20 best sets share", heads, left=("layers",))
-    for pattern in sorted(found.patterns, key=lambda p: -p.quality)[:top]:
-        table.add_row(
-            space.text(pattern.layers),
-            str(pattern.frequency),
-            f"{100 * pattern.mean:.1f}",
-            f"{100 * pattern.synergy:+.1f}" if len(pattern.layers) > 1 else "",
-        )
-    return table
+    rows = sorted(found.patterns, key=lambda p: -p.quality)[:top]
+    columns = {
+        "layers": [space.text(p.layers) for p in rows],
+        "in sets": [str(p.frequency) for p in rows],
+        "mean score": [f"{100 * p.mean:.1f}" for p in rows],
+        "synergy": [f"{100 * p.synergy:+.1f}" if len(p.layers) > 1 else "" for p in rows],
+    }
+    print_table(out, "what the 20 best sets share", columns)
 
 
 def _data(found: Explanation, space: LayerSpace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optlayers.cli.tables import interval_text, layers_text
+from optlayers.cli.tables import broken, interval_text, layers_text
 from optlayers.report.formats import duration
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
@@ -23,6 +23,8 @@ SILENT_SECONDS = 300.0
 MOST_WORKERS = 16
 # Characters of a drawn interval; it takes the room that there is.
 LEAST_DRAWN, MOST_DRAWN = 16, 44
+# Characters that label, score, interval and fidelity take beside a layer set.
+REST_OF_ROW = 11 + 8 + 15 + 4 + 2
 # Marks of a past, current and future phase; then line and score of a drawn interval.
 MARKS, ASCII_MARKS = "✓●○─●", "x>.-o"
 
@@ -76,10 +78,11 @@ class Screen:
         facts.add_row("rate", str(self.pace))
         facts.add_row("saved", self._saved())
         yield facts
-        yield self._best(options.max_width, marks)
+        best = self._best(options.max_width, marks)
+        yield best
         workers = _workers(self.found, self.local)
         # rich would cut off what does not fit on the screen.
-        used = 8 + len(self.found.best_of_size)
+        used = 7 + len(console.render_lines(best, options))
         room = min(MOST_WORKERS, max(1, console.size.height - used))
         if len(workers) > room:
             workers = [*workers[: room - 1], f"and {len(workers) - room + 1} more"]
@@ -136,14 +139,16 @@ class Screen:
             return table
         rows = [("best", best), *((f"  of {r.n_layers}", r) for r in self.found.best_of_size)]
         longest = max(len(layers_text(row)) + 2 for _, row in rows)
-        room = min(MOST_DRAWN, width - (11 + 8 + 15 + longest + 2 + 4 + 2))
+        room = min(MOST_DRAWN, width - (REST_OF_ROW + longest + 2))
         low = min(row.ci_low for _, row in rows)
         high = max(row.ci_high for _, row in rows)
         table = _labelled(4 + (room >= LEAST_DRAWN))
         table.columns[1].justify = "right"
+        table.columns[3].no_wrap, table.columns[3].overflow = False, "fold"
         for number, (name, row) in enumerate(rows):
             cells: list[str | Text] = [f"{100 * row.score:.1f} %", interval_text(row)]
-            cells += [f"[{layers_text(row)}]", row.fidelity]
+            layers = broken(f"[{layers_text(row)}]", width - REST_OF_ROW)
+            cells += [layers, row.fidelity]
             if room >= LEAST_DRAWN:
                 cells.append(_drawn(row, low, high, room, marks))
             table.add_row(name, *cells, style="" if number else "bold")

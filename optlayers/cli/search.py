@@ -166,7 +166,7 @@ def _with_result(opened: Any) -> set[int]:
 
 def _print_results(definition: Any, opened: Any, study: str, storage: str, json: bool) -> None:
     """Print the leaderboard, the best of each size, and the commands to go on with."""
-    from optlayers.cli.tables import NOTHING_YET, console, held_out_table, print_json, print_rows
+    from optlayers.cli.tables import NOTHING_YET, console, print_held_out, print_json, print_rows
     from optlayers.results.view import StudyView
 
     view = StudyView.of(definition, opened)
@@ -186,7 +186,7 @@ def _print_results(definition: Any, opened: Any, study: str, storage: str, json:
     else:
         print_rows(out, view.front, f"the best for their cost: {view.cost.title}", view.cost)
     if view.held_out:
-        out.print(held_out_table(view.held_out, view.donors))
+        print_held_out(out, view.held_out, view.donors)
     where = f" --storage {quote(mask_password(storage))}" if storage != opt.DEFAULT_URL else ""
     option = (f" --study {quote(study)}" if study != "demo" else "") + where
     print("Next:")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from optlayers.layerset import Donors
 from optlayers.results.comparisons import Difference
@@ -21,6 +25,7 @@ from optlayers.trials.cost import Cost
 NOTHING_YET = "no layer set has been evaluated yet"
 # Characters of a leaderboard with every interval and p-value.
 WIDE = 130
+UNLIMITED = 1_000_000
 
 
 def print_json(data: Any) -> None:
@@ -35,13 +40,47 @@ def console() -> Console:
     return Console(file=sys.stdout, highlight=False)
 
 
-def plain_table(title: str, heads: Sequence[str], left: Collection[str] = ("layers",)) -> Table:
-    """An empty table in the style of all commands; `left`: the columns that are text."""
+def print_table(
+    out: Console,
+    title: str,
+    columns: Mapping[str, Sequence[str]],
+    left: Collection[str] = ("layers",),
+    wrapped: str = "layers",
+) -> None:
+    """Print columns of text by their heads; nothing is ever cut.
+
+    left: the columns that are text. wrapped: the column that is broken where a terminal is too
+    narrow; a pipe has no width.
+    """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 1, 0, 0)
-    for head in heads:
-        table.add_column(head, justify="left" if head in left else "right", no_wrap=True)
-    return table
+    room = out.width - 1 - sum(_width(h, *columns[h]) + 2 for h in columns if h != wrapped) - 2
+    if out.is_terminal and wrapped in columns:
+        columns = {**columns, wrapped: [broken(cell, room) for cell in columns[wrapped]]}
+    for head in columns:
+        side: JustifyMethod = "left" if head in left else "right"
+        table.add_column(head, justify=side, no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row))
+    natural = Measurement.get(out, out.options.update(width=UNLIMITED), table).maximum
+    # Rich would cut cells where the table is wider than the console.
+    table.width = natural if natural > out.width else None
+    out.print(table, crop=False)
+
+
+def _width(*cells: str) -> int:
+    """The width of the longest line."""
+    return max(cell_len(line) for cell in cells for line in cell.split("\n"))
+
+
+def broken(text: str, width: int) -> str:
+    """Text in lines of a width, broken after commas and spaces alone."""
+    lines = [""]
+    for piece in re.split(r"(?<=[, ])", text):
+        if lines[-1] and cell_len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def print_rows(
@@ -74,10 +113,7 @@ def print_rows(
     if wide or not any(r.comparison for r in rows):
         columns[""] = [r.fidelity for r in rows]
         columns["trial"] = [str(r.trial) for r in rows]
-    table = plain_table(title, list(columns))
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    out.print(table)
+    print_table(out, title, columns)
     if any(tied):
         out.print("= not significantly different from rank 1; differences in points, paired")
 
@@ -115,14 +151,16 @@ def _held_out(found: HeldOut | None, with_interval: bool) -> str:
     return f"{score} ({interval_text(found)})" if with_interval else score
 
 
-def held_out_table(found: Sequence[HeldOut], donors: Donors) -> Table:
-    """The held-out check as a table; scores in per cent."""
+def print_held_out(out: Console, found: Sequence[HeldOut], donors: Donors) -> None:
+    """Print the held-out check; scores in per cent."""
+    columns = {
+        "": [row.name for row in found],
+        "layers": ["all" if row.name in donors else layers_text(row) for row in found],
+        "score": [f"{100 * row.score:.1f}" for row in found],
+        "95 %": [interval_text(row) for row in found],
+    }
     title = f"held-out check on {found[0].questions} questions"
-    table = plain_table(title, ("", "layers", "score", "95 %"), left=("", "layers"))
-    for row in found:
-        layers = "all" if row.name in donors else layers_text(row)
-        table.add_row(row.name, layers, f"{100 * row.score:.1f}", interval_text(row))
-    return table
+    print_table(out, title, columns, left=("", "layers"))
 
 
 def status_lines(view: StudyView) -> list[str]:
