@@ -129,7 +129,7 @@ def assemble(
     Raises `ModelError` for a tensor that is missing or cannot be read.
     """
     weights = {
-        piece.name: piece.source.tensor(piece.source_name).to(dtype)
+        piece.name: piece.source.tensor(piece.source_name, dtype)
         for piece in plan_pieces(parents, layers, graft)
     }
     model: HybridForCausalLM = HybridForCausalLM.from_pretrained(

@@ -88,6 +88,12 @@ def open_parents(definition: StudyDefinition, layers: LayerSet | None = None) ->
         for place, spec in enumerate(definition.donor_specs)
     )
     parents = Parents(base, donors)
+    check_study(definition, parents)
+    return parents
+
+
+def check_study(definition: StudyDefinition, parents: Parents) -> None:
+    """Check models against each other and the study; raises as `open_parents`."""
     parents.check(definition.graft)
     n_layers = parents.n_layers
     if definition.layers.max > n_layers:
@@ -106,7 +112,6 @@ def open_parents(definition: StudyDefinition, layers: LayerSet | None = None) ->
             definition.graft.space(n_layers).check(known)
         except InputError as error:
             raise InputError(f"prior.layer_sets: {error}") from None
-    return parents
 
 
 def open_for(definition: StudyDefinition, layers: str) -> tuple[Parents, LayerSet]:

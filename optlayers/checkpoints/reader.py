@@ -21,9 +21,10 @@ from transformers import PreTrainedConfig
 
 from optlayers.checkpoints.expected import OLD_BUFFERS, ExpectedTensors, Needed, refuse_quantized
 from optlayers.checkpoints.files import hash_files
-from optlayers.checkpoints.tensorfile import TensorEntry, read_header
+from optlayers.checkpoints.tensorfile import TensorEntry, check_overflow, read_header
 from optlayers.errors import ModelError
 from optlayers.models.families import config_from_dict, family_of
+from optlayers.models.hybrid import HybridConfig
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -168,8 +169,11 @@ class Checkpoint(ModelConfig):
         names = sorted(name[len(start) :] for name in self._places if name.startswith(start))
         return [name for name in names if modules is None or name.split(".")[0] in modules]
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """One tensor by name, on the CPU and memory-mapped; raises `ModelError` if missing."""
+    def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """One tensor by name, on the CPU; memory-mapped unless it is converted.
+
+        dtype: to convert to (None: as it is). Raises `ModelError` where it is missing or overflows.
+        """
         path = self.entry(name).file
         try:
             if path not in self._handles:
@@ -180,7 +184,11 @@ class Checkpoint(ModelConfig):
                 f"model {self.name}: tensor {name} cannot be read from {path} ({error}); "
                 "fetch it again"
             ) from None
-        return tensor
+        if dtype in (None, tensor.dtype):
+            return tensor
+        made = tensor.to(dtype)
+        check_overflow(name, made, tensor.dtype)
+        return made
 
     def entry(self, name: str) -> TensorEntry:
         """The place of a tensor in its file; raises `ModelError` if missing."""
@@ -201,6 +209,18 @@ class Checkpoint(ModelConfig):
         named = {path: path.name for path in paths.values() if _is_blob(path)}
         hashes = hash_files(path for path in paths.values() if path not in named)
         return {file: named.get(path) or hashes[path] for file, path in paths.items()}
+
+
+class ExportedCheckpoint(Checkpoint):
+    """A hybrid that an export wrote; raises as `Checkpoint` where it would not load whole."""
+
+    def _config_of(self, data: dict[str, Any]) -> PreTrainedConfig:
+        if data.get("model_type") != HybridConfig.model_type:
+            raise ValueError(f"model_type {data.get('model_type')!r} is no hybrid of optlayers")
+        config = HybridConfig.from_dict(data)
+        for parent in (config.base_config, config.donor_config, *(config.other_configs or [])):
+            refuse_quantized(parent)
+        return config
 
 
 def weight_files(name: str, folder: Path, needed: Needed) -> list[str]:

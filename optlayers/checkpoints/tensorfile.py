@@ -99,7 +99,7 @@ def write_tensors(
     """Write a safetensors file from tensors of other files, and flush it; returns its SHA-256.
 
     dtype: one of `FLOATS`, to convert to. advance: called with the number of bytes written. Raises
-    `OSError` for the target, `ModelError` for a source that ends too early.
+    `OSError` for the target, `ModelError` for a source that ends too early or that overflows.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -116,8 +116,8 @@ def write_tensors(
     with path.open("wb") as stream, ThreadPoolExecutor(max_workers=1) as beside:
         target = _Hashed(stream, beside)
         target.write(len(text).to_bytes(8, "little") + text)
-        for _, entry in tensors:
-            _copy(entry, target, dtype, advance)
+        for name, entry in tensors:
+            _copy(name, entry, target, dtype, advance)
         stream.flush()
         os.fsync(stream.fileno())
     return target.digest.hexdigest()
@@ -142,8 +142,23 @@ class _Hashed:
         hashing.result()
 
 
+def check_overflow(name: str, made: torch.Tensor, source: torch.dtype) -> None:
+    """Raise `ModelError` where values of another dtype became infinite in that of `made`."""
+    # From one dtype to another of about its range there is nothing to look for.
+    if torch.finfo(made.dtype).max * 2 < torch.finfo(source).max and bool(made.isinf().any()):
+        dtype = str(made.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"--dtype {dtype}: tensor {name} holds values beyond {torch.finfo(made.dtype).max:g}, "
+            "the largest there; choose bfloat16 or float32"
+        )
+
+
 def _copy(
-    entry: TensorEntry, target: _Hashed, dtype: str | None, advance: Callable[[int], None]
+    name: str,
+    entry: TensorEntry,
+    target: _Hashed,
+    dtype: str | None,
+    advance: Callable[[int], None],
 ) -> None:
     kind, _ = entry.converted(dtype)
     # The buffer holds a whole number of values of any width.
@@ -161,6 +176,7 @@ def _copy(
             if kind != entry.dtype:
                 block = torch.frombuffer(part, dtype=FLOATS[entry.dtype])
                 made = values[: block.numel()].copy_(block)
+                check_overflow(name, made, block.dtype)
                 part = made.view(torch.uint8).numpy().data
             target.write(part)
             advance(len(part))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,25 @@ PATTERNS = (
     "tekken.json",
 )
 SETTINGS = "tokenizer_config.json"
+# Gives the folder of a model and revision.
+Find = Callable[[str, str | None], Path]
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def tokenizer_folder(definition: StudyDefinition) -> Path:
+def _fetched(where: str, revision: str | None) -> Path:
+    return model_folder(where, revision, nothing)
+
+
+def tokenizer_folder(definition: StudyDefinition, find: Find = _fetched) -> Path:
     """The folder of the study's tokenizer: the one that it names, or else the first donor's.
 
     Where the vocabularies differ, it is the base's, if it has one: the embedding is the base's.
+    find: gives the folder of a model and revision.
     """
     if definition.tokenizer:
-        return model_folder(definition.resolve(definition.tokenizer), None, nothing)
+        return find(definition.resolve(definition.tokenizer), None)
     base, donor = (
-        model_folder(definition.resolve(spec.model), spec.revision, nothing)
+        find(definition.resolve(spec.model), spec.revision)
         for spec in (definition.base, definition.donor_specs[0])
     )
     differ = _vocabulary(base) != _vocabulary(donor)
@@ -55,10 +63,8 @@ def tokenizer_owner(definition: StudyDefinition) -> str:
     if definition.tokenizer:
         where = Path(definition.resolve(definition.tokenizer))
         return where.name if where.is_dir() else definition.tokenizer
-    base = model_folder(
-        definition.resolve(definition.base.model), definition.base.revision, nothing
-    )
-    if tokenizer_folder(definition) == base:
+    base = definition.base
+    if tokenizer_folder(definition) == _fetched(definition.resolve(base.model), base.revision):
         return "base"
     return "donor" if definition.donors is None else f"donor {definition.donor_names[0]}"
 
@@ -76,12 +82,14 @@ def _vocabulary(folder: Path) -> object:
         return None
 
 
-def load_tokenizer(definition: StudyDefinition, base: Checkpoint | None = None) -> Any:
+def load_tokenizer(
+    definition: StudyDefinition, base: Checkpoint | None = None, find: Find = _fetched
+) -> Any:
     """The study's tokenizer; raises `ModelError` where it cannot be loaded.
 
-    base: also raise where it does not fit this model or the tasks.
+    base: also raise where it does not fit this model or the tasks. find: see `tokenizer_folder`.
     """
-    folder = tokenizer_folder(definition)
+    folder = tokenizer_folder(definition, find)
     tokenizer = load_from(folder, definition.trust_remote_code)
     if base is None:
         return tokenizer
@@ -112,9 +120,11 @@ def load_from(folder: Path, trust: bool) -> Any:
         ) from None
 
 
-def tokenizer_note(definition: StudyDefinition, base: Checkpoint, tokenizer: Any) -> str | None:
+def tokenizer_note(
+    definition: StudyDefinition, base: Checkpoint, tokenizer: Any, find: Find = _fetched
+) -> str | None:
     """How the study's tokenizer differs from that of the base, whose embedding it feeds."""
-    folder = tokenizer_folder(definition)
+    folder = tokenizer_folder(definition, find)
     if folder.resolve() == base.folder.resolve() or not has_tokenizer(base.folder):
         return None
     try:

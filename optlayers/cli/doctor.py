@@ -53,20 +53,21 @@ def doctor(
 ) -> None:
     """Check that this machine can run a study.
 
-    Software, GPU, models, memory, disk, database, token and kernels. Nothing is downloaded and
-    no study is created. Exit code 1 if a check fails.
+    Software, GPU, models, tokenizer, memory, disk, database, token and kernels. Nothing is
+    downloaded and no study is created. Exit code 1 if a check fails.
     """
     from optlayers.cli.tables import console, print_json, print_table
     from optlayers.inference.device import pick_device
 
     definition = load_study(study)
     where = pick_device(device)
-    models, sizes = _models(definition, where)
+    models, sizes, here = _models(definition, where)
     found: dict[str, Result] = {
         "Python": (OK, f"{platform.python_version()} on {platform.system()}"),
         "torch": (OK, ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)),
         "GPU": _gpu(where),
         **models,
+        **_fit(definition, here),
         "memory": _memory(sizes, models, where),
         "disk": _disk(sizes),
         "database": _database(definition, storage),
@@ -118,13 +119,14 @@ def _driver_version() -> str:
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout else ""
 
 
-def _models(definition: Any, device: Any) -> tuple[dict[str, Result], ModelSizes]:
-    """Whether base and donors are here and complete, and how large they are."""
+def _models(definition: Any, device: Any) -> tuple[dict[str, Result], ModelSizes, list[Any]]:
+    """Whether base and donors are here and complete, how large they are, and those that are."""
     from optlayers.checkpoints.fetch import known_folder
-    from optlayers.checkpoints.reader import Checkpoint
+    from optlayers.checkpoints.reader import Checkpoint, ModelConfig
     from optlayers.cli.fetch import models_of
 
     found: dict[str, Result] = {}
+    here: list[Any] = []
     sizes = ModelSizes()
     width = 4 if device.type == "cpu" else 2
     for part, spec, needed in models_of(definition):
@@ -133,6 +135,8 @@ def _models(definition: Any, device: Any) -> tuple[dict[str, Result], ModelSizes
             folder = known_folder(model, spec.revision)
             # A folder without weights: only its small files have been downloaded.
             if folder is None or not any(folder.glob("*.safetensors")):
+                if folder is not None and (folder / "config.json").is_file():
+                    ModelConfig(spec.model, folder)  # which `fetch` would refuse
                 fix = f"run `optlayers fetch --study {definition.name}`"
                 found[part] = WARN, f"{spec.model} is not downloaded; {fix}"
                 size = _size_on_hub(model, spec.revision)
@@ -141,7 +145,7 @@ def _models(definition: Any, device: Any) -> tuple[dict[str, Result], ModelSizes
                 sizes.checkpoint = size if part == "base" else sizes.checkpoint
                 continue
             checkpoint = Checkpoint(spec.model, folder, needed)
-            entries = [checkpoint.entry(name) for name in checkpoint.names() if needed(name)]
+            entries = [checkpoint.entry(name) for name in checkpoint.names()]
         except OptlayersError as error:
             found[part] = FAIL, str(error)
             continue
@@ -151,7 +155,43 @@ def _models(definition: Any, device: Any) -> tuple[dict[str, Result], ModelSizes
             sizes.checkpoint = sum(entry.size for entry in entries)
         text = f"{spec.model}: {checkpoint.n_layers} layers, {values / 1e6:,.1f} M parameters"
         found[part] = OK, text
-    return found, sizes
+        here.append(checkpoint)
+    return found, sizes, here
+
+
+def _fit(definition: Any, here: list[Any]) -> dict[str, Result]:
+    """Whether the models that are here fit each other, the study and its tokenizer."""
+    from optlayers.checkpoints.fetch import known_folder
+    from optlayers.checkpoints.parents import Parents, check_study
+    from optlayers.checkpoints.tokenizer import load_tokenizer, tokenizer_note
+
+    def find(where: str, revision: str | None) -> Path:
+        folder = known_folder(where, revision)
+        if folder is None:
+            raise FileNotFoundError(where)
+        return folder
+
+    if len(here) <= len(definition.donor_specs):
+        unknown = WARN, "unknown until all models are here"
+        return {"pair": unknown, "tokenizer": unknown}
+    base, *donors = here
+    parents = Parents(base, tuple(donors))
+    try:
+        check_study(definition, parents)
+        notes = "; ".join(parents.notes)
+        pair = (WARN, notes) if notes else (OK, "base and donors fit each other and the study")
+    except OptlayersError as error:
+        pair = FAIL, str(error)
+    try:
+        tokenizer = load_tokenizer(definition, base, find)
+        note = tokenizer_note(definition, base, tokenizer, find)
+        fits = (WARN, note) if note else (OK, f"{len(tokenizer):,} tokens, which the base embeds")
+    except OptlayersError as error:
+        fits = FAIL, str(error)
+    except FileNotFoundError as error:
+        fix = f"run `optlayers fetch --study {definition.name}`"
+        fits = WARN, f"{error} is not downloaded; {fix}"
+    return {"pair": pair, "tokenizer": fits}
 
 
 def _size_on_hub(model: str, revision: str | None) -> int | None:

@@ -42,6 +42,7 @@ def verify(
     """
     from optlayers.checkpoints.files import changed_files, runs_changed_code
     from optlayers.checkpoints.info import check_definition, read_info
+    from optlayers.checkpoints.reader import ExportedCheckpoint
     from optlayers.cli.tables import print_json
     from optlayers.evaluation.isolated import IsolatedCheckpoint
     from optlayers.evaluation.verify import RecordedAnswers, compare
@@ -60,6 +61,8 @@ def verify(
     if changed and runs_changed_code(changed):
         lines.append("not loaded: that would run the changed code")
     else:
+        if not changed:
+            ExportedCheckpoint(str(folder), folder)  # what does not load whole is not compared
         recorded = None if definition.is_real_valued else RecordedAnswers.of(info, definition)
         faults += recorded.faults if recorded else []
         isolated = IsolatedCheckpoint(folder.resolve(), str(where), kind)

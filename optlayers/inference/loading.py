@@ -12,6 +12,7 @@ from torch import nn
 
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.tensorfile import check_overflow
 from optlayers.config.graft import Graft
 from optlayers.inference.flat import flat_size, flatten
 from optlayers.inference.offload import Layers, Placement, place
@@ -97,7 +98,7 @@ def _read(
 ) -> nn.Module:
     """Give a module its weights, moved to a device and dtype (None: mapped from the file)."""
     weights = {
-        name: checkpoint.tensor(f"{prefix}.{name}").to(device=device, dtype=dtype)
+        name: checkpoint.tensor(f"{prefix}.{name}", dtype).to(device)
         for name in checkpoint.names_below(prefix, modules)
     }
     return _fill(module, weights)
@@ -128,12 +129,18 @@ def read_side(
             layers.append(_read(checkpoint, layer, prefix, device, dtype, modules))
             continue
         _read(checkpoint, layer, prefix, None, None, modules)
+        wide = [parameter.dtype for parameter in layer.parameters()]
         if stays(i):
             flatten(layer, torch.empty(flat_size(layer), dtype=dtype, device=device))
+        else:
+            layer.to(dtype)
+        for (name, parameter), source in zip(layer.named_parameters(), wide, strict=True):
+            check_overflow(f"{prefix}.{name}", parameter, source)
+        if stays(i):
             layers.append(layer)
         else:
             build = functools.partial(_empty_layer, family, config, index, part)
-            layers.append_offloaded(layer.to(dtype), build, device, kinds[i])
+            layers.append_offloaded(layer, build, device, kinds[i])
     rotary = family.build_rotary(config) if family.build_rotary else None
     return Side(family, config, layers, kinds, None if rotary is None else rotary.to(device))
 

@@ -269,7 +269,8 @@ def test_doctor_reports_one_check_per_row(tiny_study: Path, doctor: Doctor, tmp_
     assert code == 0, err
     rows = {row["what"]: row for row in json.loads(out)}
     assert list(rows) == [
-        "Python", "torch", "GPU", "base", "donor", "memory", "disk", "database", "token", "kernels"
+        "Python", "torch", "GPU", "base", "donor", "pair", "tokenizer", "memory", "disk",
+        "database", "token", "kernels",
     ]  # fmt: skip
     assert {row["verdict"] for row in rows.values()} <= {"ok", "warn"}
     assert rows["memory"]["verdict"] == "ok"
