@@ -267,9 +267,27 @@ class LayerSpace:
             tuple(
                 self.choice(int(name[6:]), self.donors.index(value))
                 for name, value in params.items()
-                if value in self.donors and name.startswith("layer_") and name[6:].isdigit()
+                if value in self.donors and name.startswith("layer_") and name[6:].isdecimal()
             )
         )
+
+    def set_of(self, params: Mapping[str, Any]) -> LayerSet:
+        """As `from_params`, of parameters that anyone may have written; a missing layer is `base`.
+
+        Raises `InputError` where they are no set of the budget.
+        """
+        names = [param_name(i) for i in range(self.n_layers)]
+        values = (BASE, *self.donors)
+        for name, value in params.items():
+            if name not in names:
+                raise InputError(f"parameter {name!r}; expected {names[0]} to {names[-1]}")
+            if value not in values:
+                raise InputError(f"{name} is {value!r}; expected {' or '.join(values)}")
+        layers = self.from_params(params)
+        if layers not in self:
+            sizes = f"{self.min_layers} to {self.max_layers}"
+            raise InputError(f"it has {len(layers)} donor layers; the study allows {sizes}")
+        return layers
 
     def neighbours(self, layers: LayerSet) -> list[LayerSet]:
         """All sets of the budget one step away, sorted: one layer added, removed or swapped.

@@ -112,16 +112,7 @@ class FastStore(StudyStore):
             TRIALS.c.study_id == self.study_id, TRIALS.c.number >= count
         )
         ids = connection.execute(made.order_by(TRIALS.c.number)).scalars().all() if wanted else []
-        params = [
-            {
-                "trial_id": trial_id,
-                "param_name": name,
-                "param_value": new.distributions[name].to_internal_repr(value),
-                "distribution_json": _as_json(new.distributions[name]),
-            }
-            for trial_id, new in zip(ids, wanted, strict=True)
-            for name, value in new.params.items()
-        ]
+        params = [row for pair in zip(ids, wanted, strict=True) for row in _param_rows(*pair)]
         attrs = [
             {"trial_id": trial_id, "key": key, "value_json": json.dumps(item)}
             for trial_id, new in zip(ids, wanted, strict=True)
@@ -228,6 +219,18 @@ def _as_json(distribution: BaseDistribution) -> str:
     return distribution_to_json(distribution)
 
 
+def _param_rows(trial_id: int, new: NewTrial) -> list[dict[str, Any]]:
+    return [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": new.distributions[name].to_internal_repr(value),
+            "distribution_json": _as_json(new.distributions[name]),
+        }
+        for name, value in new.params.items()
+    ]
+
+
 def _put(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows with one statement."""
     if rows:
@@ -250,7 +253,8 @@ def _swap(connection: Connection, trial_id: int, change: Change) -> bool:
 
 
 def _replace_parts(connection: Connection, changes: Iterable[tuple[int, Change]]) -> None:
-    """Write attributes, steps and values of the trials in place of what they have."""
+    """Write parts of the trials in place of what they have."""
+    params: list[dict[str, Any]] = []
     attrs: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     values: list[dict[str, Any]] = []
@@ -258,7 +262,10 @@ def _replace_parts(connection: Connection, changes: Iterable[tuple[int, Change]]
     to_step = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
     for trial_id, change in changes:
         mine = {"trial_id": trial_id}
-        for key, item in change.attrs.items():
+        given = change.given
+        if given is not None:
+            params += _param_rows(trial_id, given)
+        for key, item in {**(given.attrs if given else {}), **change.attrs}.items():
             attrs.append({**mine, "key": key, "value_json": json.dumps(item)})
         for step, score in change.steps.items():
             stored, kind = to_step(score)
@@ -269,6 +276,7 @@ def _replace_parts(connection: Connection, changes: Iterable[tuple[int, Change]]
             values.append({**mine, "objective": 0, "value": stored, "value_type": ending})
         if change.new == TrialState.RUNNING != change.old:
             beats.append(mine)
+    _replace(connection, PARAMS, "param_name", params)
     _replace(connection, ATTRS, "key", attrs)
     _replace(connection, STEPS, "step", steps)
     _put(connection, VALUES, values)

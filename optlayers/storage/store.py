@@ -48,8 +48,9 @@ class NewTrial:
 class Change:
     """A change of the trial `number` from state `old` to `new`, made only where it is in `old`.
 
-    attrs: user attributes. value: the final score. steps: intermediate values. They replace what
-    the trial has. requeue: a trial that is put into the queue in the same step.
+    attrs: user attributes. value: the final score. steps: intermediate values. given: parameters
+    and user attributes of a trial that another program queued without them. All replace what the
+    trial has. requeue: a trial that is put into the queue in the same step.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Change:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     value: float | None = None
     steps: Mapping[int, float] = field(default_factory=dict)
+    given: NewTrial | None = None
     requeue: NewTrial | None = None
 
 
@@ -123,6 +125,8 @@ class StudyStore:
         try:
             if starts and not storage.set_trial_state_values(trial_id, change.new):
                 return False
+            if change.given is not None:
+                self._give(trial_id, change.given)
             for key, item in change.attrs.items():
                 storage.set_trial_user_attr(trial_id, key, item)
             for step, score in change.steps.items():
@@ -135,6 +139,16 @@ class StudyStore:
         if change.requeue is not None:
             self._create(change.requeue, TrialState.WAITING)
         return True
+
+    def _give(self, trial_id: int, given: NewTrial) -> None:
+        known = self.storage.get_trial(trial_id).params
+        for name, value in given.params.items():
+            if name not in known:
+                kind = given.distributions[name]
+                number = kind.to_internal_repr(value)
+                self.storage.set_trial_param(trial_id, name, number, kind)
+        for key, item in given.attrs.items():
+            self.storage.set_trial_user_attr(trial_id, key, item)
 
     def attrs(self) -> dict[str, Any]:
         """The system attributes of the study."""

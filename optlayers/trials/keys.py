@@ -50,7 +50,8 @@ REFERENCE: Final = "reference:"  # prefix of base or a donor: its answers, as `A
 REASON_LOST: Final = "lost worker"
 REASON_DUPLICATE: Final = "duplicate"
 REASON_INTERRUPTED: Final = "interrupted"
-HARMLESS_REASONS: Final = (REASON_LOST, REASON_DUPLICATE, REASON_INTERRUPTED)
+REASON_REFUSED: Final = "refused"  # another program queued it, and it has no set of the budget
+HARMLESS_REASONS: Final = (REASON_LOST, REASON_DUPLICATE, REASON_INTERRUPTED, REASON_REFUSED)
 # The layer set was lost as often as allowed; it is given up at once.
 REASON_SPENT: Final = "no result"
 # Of a pruned trial: the race has found it beaten. Without it, the layer set has paused.

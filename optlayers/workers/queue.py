@@ -17,9 +17,9 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from optlayers.errors import RunError
+from optlayers.errors import InputError, RunError
 from optlayers.layerset import LayerSet, LayerSpace
-from optlayers.search import Outcome, Proposal, conclude, search_space
+from optlayers.search import Goal, Outcome, Phase, Proposal, conclude, search_space
 from optlayers.storage.heartbeat import Heartbeats, is_gone, process_name
 from optlayers.storage.store import ACTIVE, Change, NewTrial, store_of
 from optlayers.trials import keys
@@ -124,14 +124,20 @@ class TrialQueue:
 
     def claim_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
         """Claim at most k trials of the queue; a set that was lost often is claimed alone."""
-        trials = [trial for trial in trials if keys.LAYERS in trial.user_attrs]
-        taken = {t.user_attrs[keys.LAYERS] for t in trials if t.state == RUNNING}
+        trials = list(trials)
+        taken = {t.user_attrs.get(keys.LAYERS) for t in trials if t.state == RUNNING}
         changes: list[Change] = []
-        chosen: list[FrozenTrial] = []
+        chosen: dict[int, Record] = {}
         for trial in trials:
-            layers = trial.user_attrs[keys.LAYERS]
             if trial.state != WAITING:
                 continue
+            try:
+                record, given = self._wanted(trial)
+            except InputError as error:
+                attrs = {keys.REASON: f"{keys.REASON_REFUSED}: {error}"[:500]}
+                changes.append(Change(trial.number, WAITING, FAIL, attrs))
+                continue
+            layers = self.space.text(record.layers)
             if layers in taken:
                 # Two workers may have queued one lost set, each for its own lost trial.
                 attrs = {keys.REASON: f"{keys.REASON_DUPLICATE}: another trial runs this set"}
@@ -141,19 +147,35 @@ class TrialQueue:
             if alone and chosen:
                 continue
             taken.add(layers)
-            chosen.append(trial)
+            chosen[trial.number] = record
             attrs = {keys.WORKER: self.worker, keys.DEVICE: self.device}
-            changes.append(Change(trial.number, WAITING, RUNNING, attrs))
+            changes.append(Change(trial.number, WAITING, RUNNING, attrs, given=given))
             if alone or len(chosen) == k:
                 break
         done = self.store.swap_states(changes)
-        claims = []
-        for trial in chosen:
-            record = read_record(trial)
-            if trial.number in done and record is not None:
-                self.heartbeats.held.add(trial.number)
-                claims.append(Claim(replace(record, state=RUNNING)))
+        claims = [
+            Claim(replace(record, state=RUNNING))
+            for number, record in chosen.items()
+            if number in done
+        ]
+        self.heartbeats.held |= {claim.number for claim in claims}
         return claims
+
+    def _wanted(self, trial: FrozenTrial) -> tuple[Record, NewTrial | None]:
+        """What a trial of the queue asks for, and the parts that it lacks.
+
+        A trial that another program queued, by Optuna's `enqueue_trial`, has parameters alone: it
+        is raced as the sets of explore are. Raises `InputError` where they are no set of the
+        budget.
+        """
+        if keys.LAYERS in trial.user_attrs and keys.GOAL in trial.user_attrs:
+            record = read_record(trial)
+            if record is not None:
+                return record, None
+        layers = self.space.set_of({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+        phase, goal = Phase.explore.value, Goal.race.value
+        record = Record(trial.number, WAITING, layers, phase=phase, goal=goal)
+        return record, self._new(record)
 
     # ------------------------------------------------------------------ storing
 
@@ -253,6 +275,8 @@ def revision(trials: Sequence[FrozenTrial]) -> tuple[int, ...]:
 
 def check_not_all_failed(trials: Sequence[FrozenTrial], least: int = 10) -> None:
     """Raise `RunError` where there are at least so many trials and all have failed."""
+    refused = keys.REASON_REFUSED
+    trials = [t for t in trials if not str(t.user_attrs.get(keys.REASON)).startswith(refused)]
     failed = [trial for trial in trials if trial.state == FAIL]
     if len(failed) >= least and len(failed) == len(trials):
         reason = failed[-1].user_attrs.get(keys.REASON, "no reason was stored")

@@ -11,11 +11,12 @@ from optlayers.search import Goal, Phase, Proposal, Rungs
 from optlayers.workers.queue import Claim, TrialQueue
 from tests.helpers.replay import N_LAYERS, study_in
 
+SPACE = LayerSpace(N_LAYERS, 1, 3)
 SET = LayerSet.of(1, 4)
 
 
 def queue_in(folder: Path, worker: str | None = None) -> TrialQueue:
-    queue = TrialQueue(study_in(folder), LayerSpace(N_LAYERS), "cpu")
+    queue = TrialQueue(study_in(folder), SPACE, "cpu")
     queue.worker = worker or queue.worker
     return queue
 

@@ -121,6 +121,19 @@ class StorageSuite:
         assert (failed.state, failed.user_attrs["reason"]) == (FAIL, "twice")
         assert taken.datetime_start is not None
 
+    def test_a_trial_that_another_program_queued_gets_all_its_parts(
+        self, store: StudyStore
+    ) -> None:
+        store.study.enqueue_trial({"layer_03": "donor"}, user_attrs={"note": "mine", "size": 7})
+        store.study.get_trials()
+        take = Change(0, TrialState.WAITING, RUNNING, {"worker": "me"}, given=new(3, size=1))
+        assert store.swap_states([take]) == {0}
+        assert store.swap_states([take]) == set()
+        [taken] = store.study.get_trials()
+        assert (taken.state, taken.params) == (RUNNING, new(3).params)
+        assert taken.distributions == new(3).distributions
+        assert taken.user_attrs == {"note": "mine", "size": 1, "layers": "3", "worker": "me"}
+
     def test_attributes_of_a_study_are_set_and_swapped(self, store: StudyStore) -> None:
         store.put_attrs({"a": 1, "b": [2]})
         store.put_attrs({"a": {"x": None}})

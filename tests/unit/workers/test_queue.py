@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -14,8 +15,8 @@ from optlayers.storage.heartbeat import is_gone, process_name
 from optlayers.trials import keys
 from optlayers.trials.ranking import given_up
 from optlayers.trials.record import read_records
-from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim
-from tests.helpers.queue import SET, answer, proposal, queue_in
+from optlayers.workers.queue import ALONE_FROM, MAX_RETRIES, Claim, TrialQueue, check_not_all_failed
+from tests.helpers.queue import SET, SPACE, answer, proposal, queue_in
 from tests.helpers.replay import N_LAYERS, study_in
 
 
@@ -290,3 +291,68 @@ def test_a_set_that_is_lost_too_often_is_given_up_with_the_last_reason(tmp_path:
     assert trial.state == TrialState.FAIL
     assert "4 tries; the last: RuntimeError: the device has left" in trial.user_attrs[keys.REASON]
     assert given_up(read_records([trial])) == {SET}
+
+
+# ------------------------------------------------------------------ queued by others
+
+
+@pytest.mark.parametrize("params", [SPACE.params(SET), {"layer_04": "donor", "layer_01": "donor"}])
+def test_a_set_that_another_program_queued_is_claimed_as_one_of_explore(
+    tmp_path: Path, params: dict[str, str]
+) -> None:
+    queue = queue_in(tmp_path)
+    queue.study.enqueue_trial(params, user_attrs={"note": "mine"})
+    [claim] = queue.claim_waiting(queue.study.get_trials(), 5)
+    [trial] = queue.study.get_trials()
+    assert (claim.number, claim.layers, claim.record.goal) == (0, SET, "race")
+    assert (trial.state, trial.params) == (TrialState.RUNNING, SPACE.params(SET))
+    wanted = {keys.LAYERS: "1,4", keys.PHASE: "explore", keys.GOAL: "race", "note": "mine"}
+    assert trial.user_attrs.items() >= wanted.items()
+    assert read_records([trial])[0].layers == SET
+    # Its worker may leave as with any other.
+    queue.release()
+    assert [c.layers for c in queue.claim_waiting(queue.study.get_trials(), 5)] == [SET]
+
+
+def test_a_set_of_several_donors_may_be_queued(tmp_path: Path) -> None:
+    space = LayerSpace(N_LAYERS, 1, 3, ("a", "b"))
+    queue = TrialQueue(study_in(tmp_path), space, "cpu")
+    queue.study.enqueue_trial({"layer_04": "b", "layer_01": "a"})
+    [claim] = queue.claim_waiting(queue.study.get_trials(), 5)
+    assert space.text(claim.layers) == "1@a,4@b"
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({}, "it has 0 donor layers; the study allows 1 to 3"),
+    (SPACE.params(LayerSet.of(1, 2, 3, 4)), "it has 4 donor layers; the study allows 1 to 3"),
+    ({"layer_03": "dono"}, "layer_03 is 'dono'; expected base or donor"),
+    ({"layer_03": 1}, "layer_03 is 1; expected base or donor"),
+    ({"layer_99": "donor"}, "parameter 'layer_99'; expected layer_00 to layer_09"),
+    ({"layer_3": "donor"}, "parameter 'layer_3'; expected layer_00 to layer_09"),
+    ({"layer_²": "donor"}, "parameter 'layer_²'; expected layer_00 to layer_09"),
+    ({"rate": 0.1}, "parameter 'rate'; expected layer_00 to layer_09"),
+]
+
+
+def test_what_is_queued_and_no_set_of_the_budget_is_failed_with_the_reason(tmp_path: Path) -> None:
+    queue = queue_in(tmp_path)
+    for params, _ in REFUSED:
+        queue.study.enqueue_trial(params)
+    queue.study.enqueue_trial({"layer_01": "donor"}, user_attrs={keys.LAYERS: "x", keys.GOAL: "y"})
+    [claim] = queue.claim_waiting(queue.study.get_trials(), 5)
+    assert claim.layers == LayerSet.of(1)
+    *refused, taken = queue.study.get_trials()
+    assert {trial.state for trial in refused} == {TrialState.FAIL}
+    assert [t.user_attrs[keys.REASON] for t in refused] == [f"refused: {why}" for _, why in REFUSED]
+    assert (taken.user_attrs[keys.LAYERS], taken.user_attrs[keys.GOAL]) == ("1", "race")
+    # It says nothing of the study, nor of a layer set.
+    check_not_all_failed(refused, least=1)
+    assert given_up(read_records(refused * 3)) == set()
+
+
+def test_of_one_set_queued_twice_one_trial_is_evaluated(tmp_path: Path) -> None:
+    queue = queue_in(tmp_path)
+    for _ in range(2):
+        queue.study.enqueue_trial(SPACE.params(SET))
+    assert len(queue.claim_waiting(queue.study.get_trials(), 5)) == 1
+    assert queue.study.get_trials()[1].user_attrs[keys.REASON].startswith(keys.REASON_DUPLICATE)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from optlayers.search import RacingPruner, Rungs, pruner_for
 from optlayers.storage.connect import open_study
 from optlayers.testing import ReplayEvaluator, Simulation
 from optlayers.trials.record import read_records
+from optlayers.workers.heldout import is_done
 from optlayers.workers.queue import check_not_all_failed
 from optlayers.workers.worker import Worker
 from tests.helpers.replay import (
@@ -198,6 +200,47 @@ def trials_of(study: optuna.Study) -> list[tuple[str, TrialState, int]]:
         (t.user_attrs["layers"], t.state, t.user_attrs.get("evaluated", 0))
         for t in study.get_trials(deepcopy=False)
     ]
+
+
+def queue_by_hand(study: optuna.Study) -> None:
+    """What others may put into a study: sets of the budget, one of them twice, and what is none."""
+    for layers in ("2,5,7", "3", "4,8", "4,8", "0,1,2,3"):
+        study.enqueue_trial(LayerSpace(10).params(LayerSet.parse(layers)))
+    study.enqueue_trial({"layer_03": "dono"})
+    study.enqueue_trial({})
+
+
+@pytest.mark.parametrize("phase", ["probe", "explore", "validate", "done"])
+def test_sets_that_are_queued_by_hand_are_evaluated_in_every_phase(
+    tmp_path: Path, phase: str
+) -> None:
+    evaluator = Counting()
+    worker = broken_worker(tmp_path, evaluator)
+    added: list[int] = []
+
+    def judge(sets: Sequence[LayerSet], start: int, stop: int) -> Any:
+        if worker._phase == phase and not added:
+            added.append(len(worker.study.get_trials()))
+            queue_by_hand(worker.study)
+        return judged(sets, start, stop)
+
+    judged = evaluator.judge
+    evaluator.judge = judge  # type: ignore[method-assign, assignment]
+    assert worker.run()
+    if phase == "done":
+        added.append(len(worker.study.get_trials()))
+        queue_by_hand(worker.study)
+        assert not is_done(worker.study, worker.definition)
+        assert broken_worker(tmp_path, evaluator).run()
+    assert_sound(worker.study, small=True)
+    assert is_done(worker.study, worker.definition)
+    asked = {layers for (layers, _), n in evaluator.asked.items() if 0 < len(layers) <= 3}
+    assert set(evaluator.asked.values()) == {1}
+    assert asked >= {LayerSet.of(2, 5, 7), LayerSet.of(3), LayerSet.of(4, 8)}
+    found = trials_in(tmp_path)[added[0] : added[0] + 7]
+    reasons = [str(t.user_attrs.get("reason", "")).partition(":")[0] for t in found]
+    assert reasons[4:] == ["refused"] * 3
+    assert not {TrialState.WAITING, TrialState.RUNNING} & {t.state for t in found}
 
 
 def test_a_search_in_which_every_set_fails_ends_with_an_error(tmp_path: Path) -> None:
