@@ -66,7 +66,7 @@ def search_study(
     """Search a study with one worker in this process; call it again to continue.
 
     study: the name of a shipped study, a study file, or a definition. storage: a database URL;
-    workers on other machines and GPUs join there with `optlayers worker`. device, dtype: as the
+    workers on other machines and GPUs join it with `optlayers worker`. device, dtype: as the
     options of `optlayers worker`. say: called with each line of the log. Raises `InputError` for
     bad input, `RunError` for a failure at run time.
 

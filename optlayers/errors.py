@@ -72,8 +72,8 @@ class EvaluationError(RunError):
 
 
 class Stopped(BaseException):
-    """No error: raised by a signal handler. The worker returns its layer sets and ends."""
+    """Not an error: raised by a signal handler. The worker returns its layer sets and ends."""
 
 
 class TimeUp(Stopped):
-    """No error: raised by a timer, as planned."""
+    """Not an error: raised by a timer, as planned."""

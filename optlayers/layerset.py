@@ -1,9 +1,9 @@
 """LayerSet, which layers of a hybrid come from a donor, and LayerSpace, the sets of a study.
 
 A layer set is sorted whole numbers, its choices. With one donor a choice is the index of a layer.
-With D donors it is D * layer + the donor's place in the study, which only `LayerSpace` knows: to
-all else a set is a value that is hashed, counted and ordered. People and databases see names:
-`3,7`, or with several donors `3@a,7@b`.
+With D donors it is D * layer + the donor's place in the study, which only `LayerSpace` knows:
+elsewhere a set is a value with a hash, a length and an order. Users and databases see names: `3,7`,
+or with several donors `3@a,7@b`.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class LayerSpace:
 
     @property
     def max_layers(self) -> int:
-        """The most layers of a set."""
+        """Maximum number of layers in a set."""
         return self.n_layers if self._max_layers is None else self._max_layers
 
     @property
@@ -175,7 +175,7 @@ class LayerSpace:
         return choice // self.n_donors
 
     def origins(self, layers: LayerSet) -> dict[int, int]:
-        """The place of the donor of each layer that comes from one."""
+        """For each layer that comes from a donor, the donor's place."""
         return {i // self.n_donors: i % self.n_donors for i in layers.indices}
 
     def is_sound(self, layers: LayerSet) -> bool:

@@ -49,7 +49,7 @@ class ExpectedTensors:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> ExpectedTensors:
-        """For a config; whatever transformers raises where it describes no model is raised."""
+        """From a config; passes on what transformers raises for an invalid one."""
         if int(config.num_hidden_layers) < 1:
             raise ValueError(f"{config.num_hidden_layers} layers; a model has one or more")
         with torch.device("meta"):
@@ -67,7 +67,7 @@ class ExpectedTensors:
         )
 
     def place(self, name: str) -> str | None:
-        """The tensor of the model that transformers fills from one of that name; None: none."""
+        """The tensor of the model that transformers fills from one of that name, or None."""
         start = f"{self.prefix}."
         known = [name.removeprefix(start)] if name.startswith(start) else []
         return next((n for n in (*known, start + name, name) if n in self.shapes), None)
@@ -75,9 +75,9 @@ class ExpectedTensors:
     def fault(
         self, found: Mapping[str, TensorEntry], others: Iterable[str], needed: Needed
     ) -> str | None:
-        """What is wrong with the needed tensors of a folder, in one line; None: nothing.
+        """What is wrong with the needed tensors of a folder, in one line; None if nothing is.
 
-        others: the names that the model has no place for.
+        others: the names that the model does not use.
         """
         for name, shape in self.shapes.items():
             if not needed(name):

@@ -76,7 +76,7 @@ def decoder_layers(layers: LayerSet | None = None) -> Needed:
 def local_folder(where: str) -> Path | None:
     """The folder that a model's name means, or None for a hub id.
 
-    Raises `ModelError` for a path to no folder.
+    Raises `ModelError` for a path that is not a folder.
     """
     path = Path(where)
     if path.is_dir():
@@ -176,7 +176,7 @@ def cache_folder() -> Path:
 
 
 def check_space(where: str, need: int, folder: Path, setting: str = "HF_HOME") -> None:
-    """Raise `ModelError` where a disk has no room for so many more bytes.
+    """Raise `ModelError` unless a disk has this many bytes free.
 
     setting: the environment variable that names another folder.
     """

@@ -79,7 +79,7 @@ def runs_changed_code(changed: Mapping[str, str]) -> bool:
 
 
 def nearest_existing(path: Path) -> Path:
-    """A path, or the nearest of its parents that exists, whatever it is."""
+    """A path if it exists, or else its nearest existing parent."""
     path = path.absolute()
     return next(p for p in (path, *path.parents) if os.path.lexists(p))
 
@@ -90,7 +90,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def flush_to_disk(*paths: Path) -> None:
-    """Make the contents of files and folders survive a power cut."""
+    """Flush files and folders to disk, so that they survive a power failure."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:

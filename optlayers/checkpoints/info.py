@@ -122,7 +122,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); export it again") from None
     if not isinstance(info, dict) or not _holds(info.get("study"), name=str, fingerprint=str):
-        raise ModelError(f"{path}: names no study; export it again")
+        raise ModelError(f"{path}: does not name a study; export it again")
     score = info.get("score")
     if score is not None and not _holds(score, score=float, questions=int):
         raise ModelError(f"{path}: the recorded score cannot be read; export it again")

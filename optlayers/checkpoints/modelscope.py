@@ -1,4 +1,4 @@
-"""Fetching from ModelScope (modelscope.cn), for where Hugging Face cannot be reached.
+"""Fetching from ModelScope (modelscope.cn), for machines that cannot reach Hugging Face.
 
 A model goes into `models_folder` under its name on Hugging Face, so that study files need no
 change. Needs the extra `modelscope`.
@@ -81,6 +81,6 @@ def fetch_modelscope(where: str, revision: str | None, needed: Needed) -> Path:
 
 
 def missing_bytes(folder: Path, files: Sequence[str], sizes: Mapping[str, int]) -> int:
-    """Bytes of some files that are still to be fetched into a folder; sizes: of whole files."""
+    """Bytes of some files that are still missing in a folder; sizes: of the whole files."""
     here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
     return sum(max(0, sizes.get(name, 0) - here.get(name, 0)) for name in files)

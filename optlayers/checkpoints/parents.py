@@ -122,7 +122,7 @@ def open_for(definition: StudyDefinition, layers: str) -> tuple[Parents, LayerSe
 
 
 def differing_ends(base: ModelConfig, donor: ModelConfig) -> str | None:
-    """How base and donor differ outside their layers, in one line; None: they do not."""
+    """How base and donor differ outside their layers, in one line; None if they do not."""
     found = []
     mine, theirs = base.config.vocab_size, donor.config.vocab_size
     if mine != theirs:

@@ -74,8 +74,8 @@ class Checkpoint(ModelConfig):
     """A model on disk: its config, and its tensors by the names that the model gives them.
 
     needed: whether a tensor of that name will be read (default: all); a file that holds none of
-    those may be missing. others: the names of tensors that the model has no place for, which are
-    never read. Also raises `ModelError` where the needed tensors do not fit the config.
+    those may be missing. others: the names of tensors that the model does not use, which are never
+    read. Also raises `ModelError` where the needed tensors do not fit the config.
     """
 
     def __init__(self, name: str, folder: Path, needed: Needed = lambda tensor: True) -> None:
@@ -98,7 +98,7 @@ class Checkpoint(ModelConfig):
 
     @property
     def note(self) -> str | None:
-        """Which tensors are left out, in one line; None: none but what older versions saved."""
+        """Which tensors are left out, in one line; None if only those that older versions saved."""
         others = [name for name in self.others if not OLD_BUFFERS.search(name)]
         if not others:
             return None

@@ -31,7 +31,7 @@ def check_target(out: Path) -> None:
 
 @contextlib.contextmanager
 def partial_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, to write in and then rename; deleted at the end if still there.
+    """A new folder next to `out`, to write in and then rename; deleted at the end if still there.
 
     It is locked meanwhile, which tells `remove_leftovers` that it is in use.
     """

@@ -37,7 +37,7 @@ from optlayers.models.hybrid import HybridConfig
 
 SHARD_BYTES = 2_000_000_000
 SPARE_BYTES = 50_000_000
-WRITERS = 4  # files written at a time, each through a buffer of its own
+WRITERS = 4  # files written at a time, each through its own buffer
 MODELING = ("ssd.py", "generation.py", "llamba.py", "parts.py", "families.py", "hybrid.py")
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -63,8 +63,8 @@ class CheckpointWriter:
     """Writes hybrids of some parents.
 
     tokenizer: its folder. trust: it runs its own code. dtype: one of `DTYPES` to convert the
-    weights to (None: as they are). link: every layer is a file of its own, and a hard link to the
-    file of an earlier export that holds the same tensors; `linked_bytes` counts those. Raises
+    weights to (None: as they are). link: every layer is a separate file, hard-linked to the
+    file of an earlier export with the same tensors; `linked_bytes` counts those. Raises
     `InputError` for an unknown dtype.
     """
 
@@ -85,7 +85,7 @@ class CheckpointWriter:
     def check_space(self, sets: Sequence[LayerSet], outs: Sequence[Path]) -> None:
         """Raise `ExportError` unless the disk has room for all of several exports.
 
-        outs: folders side by side. Leftovers of killed exports to them are removed first.
+        outs: folders in one parent folder. Leftovers of killed exports to them are removed first.
         """
         for out in outs:
             remove_leftovers(out)
@@ -106,9 +106,9 @@ class CheckpointWriter:
     ) -> Path:
         """Write one hybrid to the folder `out`, which must not exist or be empty; returns it.
 
-        documents: makes more text files, by name, from the SHA-256 of all files written. progress:
-        called with the bytes written and the total. Raises `InputError` for a target that exists,
-        `ExportError` for a disk that is full or not writable.
+        documents: returns further text files, by name, from the SHA-256 of all files written.
+        progress: called with the bytes written and the total. Raises `InputError` for a target that
+        exists, `ExportError` for a disk that is full or not writable.
         """
         self.graft.space(self.parents.n_layers).check(layers)
         check_target(out)

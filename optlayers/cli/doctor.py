@@ -23,9 +23,9 @@ from optlayers.storage.redact import mask_password
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 PACKAGES = ("torch", "transformers", "lm_eval", "optuna")
-# Memory beside the weights: activations, the logits of a batch, the allocator's slack.
+# Memory besides the weights: activations, the logits of a batch, the allocator's slack.
 SPARE_BYTES = 4_000_000_000
-# Disk that a study takes beside models and checkpoints: database, reports, task data.
+# Disk space that a study takes besides models and checkpoints: database, reports, task data.
 STUDY_BYTES = 1_000_000_000
 HUB_SECONDS = 10.0
 

@@ -11,7 +11,7 @@ INTERRUPTED = 130  # the exit code of a process that a signal ended
 
 
 def exit_within(seconds: float) -> None:
-    """From the next signal that Python handles, give the process so long to end by itself.
+    """End the process if it still runs so long after the next signal that Python handles.
 
     A signal handler runs in the main thread, and only once a call into a database or a device
     returns. The wakeup file receives the signal number at once, and another thread reads it.

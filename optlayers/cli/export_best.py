@@ -30,8 +30,8 @@ def export_best(
 ) -> None:
     """Write the best layer sets of a study as checkpoints.
 
-    Each gets a folder of its own. With --link the folders share files, so do not change one in
-    place. With --push each goes to a repository of its own: REPO-01-layers-3-7 and so on.
+    Each gets its own folder. With --link the folders share files, so do not change one in place.
+    With --push each goes to its own repository: REPO-01-layers-3-7 and so on.
     """
     from optlayers.checkpoints.parents import open_parents
     from optlayers.checkpoints.target import can_link, check_target

@@ -23,7 +23,7 @@ _TEMPLATE = """\
 # {sets:,} sets of 1 to {most} donor layers. All fields: docs/reference.md.
 name: {name}
 
-# Hub ids, or folders relative to this file. `revision: ...` beside a hub id pins a commit.
+# Hub ids, or folders relative to this file. `revision: ...` next to a hub id pins a commit.
 base: {{model: {base}}}
 donor: {{model: {donor}}}
 
@@ -60,7 +60,8 @@ def init(
         Path | None, typer.Option(help="A folder with lm-eval YAML of your own.")
     ] = None,
     max_layers: Annotated[
-        int | None, typer.Option(callback=opt.number(1), help="Most donor layers (default: 4).")
+        int | None,
+        typer.Option(callback=opt.number(1), help="Maximum number of donor layers (default: 4)."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The study file to write.")

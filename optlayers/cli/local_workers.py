@@ -122,7 +122,7 @@ class Pool:
 
     A worker that ends because of bad input ends the pool (`InputError`). One that crashes is
     restarted after a growing delay, at most `MAX_RESTARTS` times without a result (`RunError`).
-    After `max_seconds` all leave, and none is started.
+    After `max_seconds` all stop, and none is started.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class Pool:
         return not all(worker.finished for worker in self.workers)
 
     def stop(self) -> None:
-        """Ask all workers to leave, and kill those that do not."""
+        """Ask all workers to stop, and kill those that do not."""
         running = [worker.process for worker in self.workers if worker.process is not None]
         for process in running:
             if process.poll() is None:

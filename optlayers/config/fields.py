@@ -93,10 +93,10 @@ class LayerBudget(Block):
 class TaskSpec(Block):
     """One part of the objective: an lm-eval task or group, or a text file, and its metric.
 
-    The metric of a task is one of its own with values from 0 to 1 (acc, acc_norm), after the task's
-    first filter or after the one that follows a comma (acc,strict), as lm-eval names results; or
-    logprob, the log-probability of the right answer per token. The metric of a text is perplexity,
-    or kl, the divergence from the donor, both per token.
+    The metric of a task is one that the task defines, with values from 0 to 1 (acc, acc_norm),
+    after the task's first filter or after the one that follows a comma (acc,strict), as lm-eval
+    names results; or logprob, the log-probability of the right answer per token. The metric of a
+    text is perplexity, or kl, the divergence from the donor, both per token.
     """
 
     name: Text = Field(description="a task or group of lm-eval, or of `task_path`")

@@ -1,4 +1,4 @@
-"""Metrics: how values other than right or wrong become scores, and scores such values again.
+"""Metrics: converts values other than right or wrong to scores, and back.
 
 Inside a study every value lies between 0 and 1, higher is better, and a score is a weighted mean of
 them. Values in nats (natural logarithms) are scaled linearly: 0 nats is 1, a loss of `NATS` or more
@@ -36,7 +36,7 @@ def native(metric: str, score: float) -> float:
 
 
 def describe(metrics: Sequence[str], score: float) -> str | None:
-    """A score in words, where all metrics of a study are one of `REAL_METRICS`; else None."""
+    """A score in words if all tasks of a study use the same one of `REAL_METRICS`, else None."""
     if len(set(metrics)) != 1 or metrics[0] not in REAL_METRICS:
         return None
     value = native(metrics[0], score)

@@ -40,7 +40,7 @@ from optlayers.layerset import ONE, Donors, LayerSet, LayerSpace
 # Installed from a wheel the studies lie in the package; in a checkout, at its top.
 _PACKAGE = Path(__file__).resolve().parents[1]
 STUDIES = (_PACKAGE if (_PACKAGE / "studies").is_dir() else _PACKAGE.parent) / "studies"
-# A larger file is no study file.
+# A larger file is not a study file.
 MAX_BYTES = 1_000_000
 
 
@@ -91,7 +91,7 @@ class StudyDefinition(Block):
     @classmethod
     def _donor_or_donors(cls, donor: ModelSpec | None, info: ValidationInfo) -> ModelSpec | None:
         if "donors" not in info.data:
-            return donor  # `donors` has a fault of its own
+            return donor  # `donors` is reported separately
         if donor is None and info.data["donors"] is None:
             raise ValueError("is missing; add it")
         if donor is not None and info.data["donors"] is not None:
@@ -127,7 +127,7 @@ class StudyDefinition(Block):
         if self.donors is None:
             return
         if len(set(self.donor_names)) != len(self.donor_names):
-            raise ValueError("donors: a name is given twice; give each donor a name of its own")
+            raise ValueError("donors: a name is given twice; give each donor a different name")
         if self.donor_map is not None:
             raise ValueError("donor_map: is for one donor; give each of donors its own")
         if self.prior.single_layer_scores is not None:
@@ -257,7 +257,7 @@ def load_study(name_or_file: str) -> StudyDefinition:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise OSError(0, "not a file")  # reading a pipe would block
         if is_file and path.stat().st_size > MAX_BYTES:
-            raise OSError(0, f"larger than {MAX_BYTES:,} bytes, and so no study file")
+            raise OSError(0, f"larger than {MAX_BYTES:,} bytes, so not a study file")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"

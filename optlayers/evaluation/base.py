@@ -32,7 +32,7 @@ class Evaluator(ABC):
     """Answers the questions of a study with layer sets; a worker needs nothing else of the models.
 
     A subclass sets `n_layers` and `order` and defines `evaluate`. `ModelEvaluator` runs the two
-    models; `optlayers.testing.ReplayEvaluator` looks recorded answers up.
+    models; `optlayers.testing.ReplayEvaluator` looks up recorded answers.
     """
 
     n_layers: int

@@ -1,4 +1,4 @@
-"""The documents of a task: how many they are, and a digest that says which."""
+"""The documents of a task: their number and their digest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from optlayers.errors import TaskError, reason
 
 
 def read_documents(name: str, task: Any, limit: int | None) -> tuple[int, str]:
-    """The number of a task's documents, at most `limit`, and a digest of these.
+    """The number of a task's documents, at most `limit`, and their digest.
 
-    Raises `TaskError` where there are none, or where lm-eval would read others the next time.
+    Raises `TaskError` if there are none, or if lm-eval would read different ones the next time.
     """
     try:
         docs = task.eval_docs

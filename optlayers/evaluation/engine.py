@@ -118,8 +118,8 @@ class Engine:
         """The answers of each layer set, with log-probabilities where every question has a winner.
 
         coarse: multiply in eight bits (after `LayerStack.add_eight_bit`). A layer set whose logits
-        hold NaN gets an `EvaluationError`. Raises `EvaluationError` where the memory does not
-        suffice for one sequence.
+        hold NaN gets an `EvaluationError`. Raises `EvaluationError` if memory is too small for one
+        sequence.
         """
         winners = [self.tasks.winners(question) for question in questions]
         relative = all(won is not None for won in winners)
@@ -196,7 +196,7 @@ class Engine:
         sequences: Sequence[TokenSequence],
         packed: bool,
     ) -> Iterator[list[_Launched]]:
-        """Launch one batch after another; where the memory is short, in smaller batches."""
+        """Launch one batch after another; smaller ones where memory is too small."""
         for batch in self._batches(sequences, packed):
             try:
                 launched = launch(batch)

@@ -34,7 +34,7 @@ class ModelEvaluator(Evaluator):
     """The models of a study on one device, with the study's questions.
 
     limit: use the first documents of each task, as lm_eval's own option does; then only `answers`,
-    `all_questions`, `engine` and `tasks` are of use. say: receives progress and notes.
+    `all_questions`, `engine` and `tasks` may be used. say: receives progress and notes.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ModelEvaluator(Evaluator):
         )
         subjects = [*self.tasks.subjects, *self.texts.subjects]
         self.order = order_questions(subjects, definition.questions)
-        # The log-probabilities of several tasks are on scales of their own.
+        # Log-probabilities of different tasks are on different scales.
         self._one_scale = len(definition.tasks) == 1 and not definition.is_real_valued
         if definition.is_real_valued:
             self._check_number_of_values()
@@ -79,12 +79,12 @@ class ModelEvaluator(Evaluator):
             self._questions(self.order.subject, self.order.document)
 
     def _questions(self, subject: NDArray[np.int64], document: NDArray[np.int64]) -> list[Question]:
-        """The questions of those that are of tasks, not of texts."""
+        """Those of the questions that belong to tasks, not to texts."""
         of_tasks = subject < len(self.tasks.subjects)
         return self.tasks.questions(subject[of_tasks].tolist(), document[of_tasks].tolist())
 
     def _check_number_of_values(self) -> None:
-        """Raise `InputError` where a database could not store as many values."""
+        """Raise `InputError` if a database cannot store that many values."""
         if self.order.n_full > MOST_VALUES:
             raise InputError(
                 f"questions: {self.order.n_full} of them, and databases keep {MOST_VALUES} values "

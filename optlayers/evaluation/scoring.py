@@ -115,7 +115,7 @@ class TaskScorer:
 
     @property
     def own_code(self) -> bool:
-        """Whether code of the task's own scores a document."""
+        """Whether the task's own code scores a document."""
         return _scores_itself(self.task)
 
     def given_metrics(self, instances: Sequence[Any]) -> set[str]:
@@ -140,7 +140,7 @@ class TaskScorer:
         """Which choices are right: bool [choices].
 
         None where more than the likeliest choice decides: another metric, a single continuation,
-        metric code or filters of the task's own.
+        or the task's own metric code or filters.
         """
         if not (
             (self.task.OUTPUT_TYPE == "multiple_choice" or len(instances) > 1)
@@ -158,7 +158,7 @@ class TaskScorer:
 
 
 def _scores_itself(task: Any) -> bool:
-    """Whether code of the task's own scores a document, by its YAML or by its class."""
+    """Whether the task's own code scores a document, by its YAML or its class."""
     by_class = type(task).process_results.__module__ != SCORING
     return by_class or callable(task.config.process_results)
 

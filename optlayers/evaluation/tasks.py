@@ -144,7 +144,7 @@ def _unknown(manager: TaskManager, names: Sequence[str]) -> set[str]:
 
 
 def check_names(names: Sequence[str], task_path: str | None) -> None:
-    """Raise `TaskError` where lm-eval knows no task of a name; no data is read."""
+    """Raise `TaskError` for a name that lm-eval does not know; reads no data."""
     with _quiet():
         _manager(names, task_path)
 
@@ -307,7 +307,7 @@ class TaskSet:
         return scorer.value(self._instances[question.subject, question.document], results)
 
     def winners(self, question: Question) -> NDArray[np.bool_] | None:
-        """Which choice, being the likeliest, makes the question right: bool [choices].
+        """Which choices make the question right if they are the likeliest: bool [choices].
 
         None where the value depends on more than that; see `TaskScorer.right_choices`.
         """
@@ -342,5 +342,5 @@ class TaskSet:
         elif scorer.logprob and right is None and len(question.requests) > 1:
             raise TaskError(
                 f"task {scorer.name!r}: metric {LOGPROB!r} needs to know the right answer, and "
-                "this task scores by code or filters of its own; choose one of its metrics"
+                "this task scores by its own code or filters; choose one of its metrics"
             )

@@ -61,7 +61,7 @@ def map_weights(
     """The checkpoints with all needed tensors mapped in a dtype, if the disk allows it.
 
     needed: the names of the tensors of each. Converted files are in use until `held` is closed. If
-    they cannot be written, each process has a copy of its own, and `say` gets the reason. Raises
+    they cannot be written, each process keeps its own copy, and `say` gets the reason. Raises
     `ModelError` for a broken source.
     """
     values, conversions = 0, {}

@@ -1,6 +1,6 @@
 """Projections in eight bits (float8 e4m3): the format, and reference operations.
 
-Each row of weights and each token has a scale of its own (Micikevicius et al., "FP8 formats for
+Each row of weights and each token has its own scale (Micikevicius et al., "FP8 formats for
 deep learning", 2022), which makes a product accurate to two or three per cent. Norms, attention,
 recurrence, embedding and head keep their dtype. Shapes: T packed tokens, K inputs, N outputs.
 """

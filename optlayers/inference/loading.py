@@ -148,7 +148,7 @@ def read_side(
 def read_ends(
     base: Checkpoint, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Module, nn.Module, nn.Linear]:
-    """Embedding, final norm and head of the base; a base without a head has it tied."""
+    """Embedding, final norm and head of the base; a missing head is tied to the embedding."""
     config, family = base.config, family_of(base.config)
     rows, width = embedding_rows(config), config.hidden_size
     with torch.device("meta"):

@@ -1,7 +1,7 @@
 """Layers on the device, or offloaded to pinned host memory and copied ahead of use.
 
 An offloaded layer is one flat buffer in host memory. It is copied into one of a few slots on the
-device, on a stream of its own, while the device computes.
+device, on a separate stream, while the device computes.
 """
 
 from __future__ import annotations

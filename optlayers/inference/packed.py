@@ -120,7 +120,7 @@ class Ops:
     """The parts of a packed layer, run by torch and the model's own modules, segment by segment.
 
     Subclasses run them faster; this class is their reference. Between `norm`, `add_norm`, `swiglu`
-    and `project`, hidden states may have a form of the subclass's own (`Any`).
+    and `project`, hidden states may have a form that is specific to the subclass (`Any`).
     """
 
     def project(self, owner: Any, x: Any) -> torch.Tensor:

@@ -100,7 +100,7 @@ class Family:
         cache: Cache | None = None,
         layer: int | None = None,
     ) -> LayerInputs:
-        """The inputs of layers of one kind beside h [B, T, E]; see `parts.masks`."""
+        """The inputs of layers of one kind other than h [B, T, E]; see `parts.masks`."""
         cos_sin: Rotary | None = None
         if rotary is not None:
             # Some models have an embedding of positions for each kind of layer.

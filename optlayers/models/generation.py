@@ -81,7 +81,7 @@ class RecurrentGenerationMixin(GenerationMixin):
         return bool(prepared)
 
     def finish(self, logits: torch.Tensor) -> torch.Tensor:
-        """What the model does to the logits after its head."""
+        """The last step on the logits, after the head."""
         return logits
 
 

@@ -26,7 +26,7 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass
 class LayerInputs:
-    """The inputs of a layer beside its hidden states.
+    """The inputs of a layer other than its hidden states.
 
     rotary: cos and sin [B or 1, T, head width]. causal_mask: transformers' attention mask (None:
     plain causal attention). padding_mask [B, T]: 0 at padding (None: no padding).

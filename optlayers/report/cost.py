@@ -67,7 +67,7 @@ class _BaselineFile(BaseModel):
 def read_baselines(path: Path) -> list[Baseline]:
     """The searches of a file `{"searches": {"greedy": {"cost": [1, 2], "score": [0.3, 0.4]}}}`.
 
-    Raises `InputError` where the file is missing or has another form.
+    Raises `InputError` if the file is missing or has another format.
     """
     try:
         found = _BaselineFile.model_validate(json.loads(path.read_text("utf-8")))
@@ -80,7 +80,7 @@ def read_baselines(path: Path) -> list[Baseline]:
 
 
 def score_by_cost(view: StudyView, baselines: Sequence[Baseline] = ()) -> Section | None:
-    """Best score against cost, with the phases, and beside other searches."""
+    """Best score against cost, with the phases, compared with other searches."""
     course, total = view.course, view.course.total.stop
     if not course.full and not course.fast:
         return None
@@ -109,7 +109,7 @@ def score_by_cost(view: StudyView, baselines: Sequence[Baseline] = ()) -> Sectio
     scores = [min(shown) - 0.22 * span, max(shown) + 0.06 * span]
     best = course.full or course.fast
     phases = ", ".join(f"{p.phase} to {p.stop:.1f}" for p in course.phases)
-    beside = f" Beside it: {', '.join(b.name for b in baselines)}." if baselines else ""
+    beside = f" Also drawn: {', '.join(b.name for b in baselines)}." if baselines else ""
     return Section(
         name="score-by-cost",
         title="Best score against cost",
@@ -164,7 +164,7 @@ def _label(phase: PhaseCost, place: int) -> dict[str, Any]:
 
 
 def funnel_chart(view: StudyView) -> Section | None:
-    """How many layer sets came how far."""
+    """How many layer sets reached each step."""
     if not view.funnel.proposed:
         return None
     names, counts, meanings = zip(*view.funnel.steps(), strict=True)

@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a study beside its trials: a note, figures, reports of exports.
+"""What optuna-dashboard shows of a study besides its trials: a note, figures, reports of exports.
 
 Written when a search ends and while the dashboard runs, never by a working worker.
 """
@@ -131,7 +131,7 @@ def study_note(definition: StudyDefinition, shown_url: str) -> str:
 
 
 def artifact_folder(url: str) -> Path:
-    """The folder of reports of exports: beside an SQLite database, else in the current folder.
+    """The folder of reports of exports: next to an SQLite database, else in the current folder.
 
     The environment variable OPTLAYERS_ARTIFACTS names another one.
     """

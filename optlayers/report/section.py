@@ -43,7 +43,7 @@ class Section:
     name: for anchors and files. note: how to read it. short: its name in the contents. plot: `data`
     and `layout` of plotly. alt: what the plot shows, in words. height: in pixels. expanded: whether
     the table behind the plot is shown at once. square: the plot is as high as wide, with the table
-    beside it. sortable: whether the page sorts the table.
+    next to it. sortable: whether the page sorts the table.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The lead, the tiles, and the sections of a report that are tables alone."""
+"""The lead, the tiles, and the sections of a report that consist of a table only."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def leaderboard_table(view: StudyView, most: int) -> Section:
 
 
 def held_out_table(view: StudyView) -> Section | None:
-    """The held-out check beside the scores that the search saw; None where there is none."""
+    """The held-out scores next to the scores in the search; None if there are none."""
     if not view.held_out:
         return None
     search = {tuple(row.layers): row.score for row in view.leaderboard}
@@ -161,7 +161,7 @@ def held_out_table(view: StudyView) -> Section | None:
 
 
 def failures_table(view: StudyView) -> Section | None:
-    """Why trials ended without a result; None where all have one."""
+    """Why trials ended without a result; None if all have one."""
     if not view.failures:
         return None
     shown = view.failures[:MOST_REASONS]

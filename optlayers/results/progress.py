@@ -1,4 +1,4 @@
-"""How far layer sets came, what failed, and what racing and shared prefixes saved."""
+"""How far layer sets got, what failed, and what racing and shared prefixes saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optlayers.trials.worker_state import WorkerState
 
 @dataclass(frozen=True)
 class Funnel:
-    """Numbers of distinct layer sets by how far they came.
+    """Numbers of distinct layer sets by how far they got.
 
     evaluated: answered any questions. See `steps` for the others.
     """
@@ -97,7 +97,7 @@ def failures(records: Sequence[Record], space: LayerSpace) -> list[Failure]:
 
 @dataclass(frozen=True)
 class Savings:
-    """Work saved against evaluating every layer set on all questions, one by one.
+    """Work saved, compared with evaluating every layer set on all questions, one by one.
 
     racing: share of the questions that were not asked. prefixes: share of the layer passes of the
     questions asked that shared prefixes saved. Both 0 to 1, or None where not known yet.

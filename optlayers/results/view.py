@@ -264,7 +264,7 @@ class StudyView:
     def selection_note(self, held_out: bool) -> str:
         """How many layer sets were compared, and what that means for the best score.
 
-        held_out: whether held-out scores are shown beside it.
+        held_out: whether held-out scores are shown next to it.
         """
         note = (
             f"the best of {self.funnel.evaluated} layer sets on {self.question_evaluations:,} "

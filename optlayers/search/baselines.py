@@ -156,8 +156,8 @@ class OptunaSearch(BaselineSampler):
     """A sampler of Optuna, on one categorical parameter for each position in a set.
 
     A set with fewer layers than positions repeats its last layer, so that every non-empty set has
-    parameters, and any parameters make a set. The sampler runs on an in-memory study of its own,
-    in which every finished set is told once, in the order of the trials.
+    parameters, and any parameters make a set. The sampler runs on its own in-memory study, which is
+    told every finished set once, in the order of the trials.
     """
 
     def __init__(self, *, space: LayerSpace, sampler: BaseSampler, seed: int) -> None:

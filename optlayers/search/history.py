@@ -130,11 +130,11 @@ def _survey(
     same = asked == known.asked and len(given) == len(known.records)
     if known.made is None or not (same and all(map(operator.is_, given, known.records))):
         known.asked, known.records = asked, given
-        known.made = _survey_anew(given, space, population_size, maximise)
+        known.made = _make_survey(given, space, population_size, maximise)
     return known.made
 
 
-def _survey_anew(
+def _make_survey(
     records: Sequence[Record], space: LayerSpace, population_size: int, maximise: bool
 ) -> _Survey:
     best: dict[tuple[int, ...], Record] = {}

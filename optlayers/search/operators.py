@@ -14,7 +14,7 @@ NOTHING = LayerSet(())
 
 
 def uniform_crossover(a: LayerSet, b: LayerSet, rng: np.random.Generator) -> LayerSet:
-    """Each layer from a or b with equal chance: what both hold stays (Syswerda 1989)."""
+    """Each layer from a or b with equal probability; layers of both stay (Syswerda 1989)."""
     both = set(a) & set(b)
     either = sorted(set(a) ^ set(b))
     kept = [
@@ -34,10 +34,10 @@ def repair(layers: LayerSet, space: LayerSpace, rng: np.random.Generator) -> Lay
 
 
 def mutation_odds(size: int, space: LayerSpace) -> dict[str, float]:
-    """Chance of each kind of mutation for a set of that size (sums to 1).
+    """Probability of each kind of mutation for a set of that size (sums to 1).
 
     At the minimum add 70, swap 30 %; between swap 40, add 30, remove 30 %; at the maximum swap
-    70, remove 30 %. A kind that the budget or the model rules out leaves its chance to the others.
+    70, remove 30 %. If the budget or the model rules out a kind, the others share its probability.
     """
     if space.min_layers == space.max_layers:
         odds = {SWAP: 1.0}
@@ -62,8 +62,8 @@ def mutate(
 ) -> LayerSet:
     """One change within the budget.
 
-    With chance `guide_prob` a pattern, drawn by quality, replaces random other layers of the set;
-    else one random layer is added, swapped or removed, by `mutation_odds`.
+    With probability `guide_prob` a pattern, drawn by quality, replaces random other layers of the
+    set; else one random layer is added, swapped or removed, by `mutation_odds`.
     """
     if rng.random() < guide_prob:
         planted = plant_pattern(layers, space, patterns, rng)

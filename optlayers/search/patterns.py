@@ -41,10 +41,10 @@ def mine_patterns(
 ) -> list[Pattern]:
     """The best patterns of each size in `keep` among the `top` fittest, best first by size.
 
-    Quality = (mean fitness of the sets that hold it + synergy) x ln(1 + frequency), so that a
-    group that is more than its parts goes before one that is only in good company. Where some
-    fitness is negative (a minimised objective), fitness is counted from the lowest of all
-    individuals, so that more is still better.
+    Quality = (mean fitness of the sets that hold it + synergy) x ln(1 + frequency), so that a group
+    with synergy ranks before one that merely occurs in good sets. Where some fitness is negative (a
+    minimised objective), fitness is counted from the lowest of all individuals, so that more is
+    still better.
     """
     ranked = sorted(individuals, key=lambda i: i.fitness, reverse=True)[:top]
     if not ranked:

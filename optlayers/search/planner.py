@@ -43,12 +43,12 @@ class Plan:
     def share(
         self, worker: str, others: Collection[str], index: int, cohort: int = COHORT
     ) -> list[Proposal]:
-        """What one worker is to claim while `others` work on the study too.
+        """What one worker should claim while `others` work on the study too.
 
-        In explore that is everything, since a plan is made for one worker. In the other phases
-        all workers see one list; each begins in a part of its own, so that two rarely claim the
-        same set. A worker alone leaves half to one that may join at this moment; `index` tells
-        apart workers that start together.
+        In explore that is everything, since a plan is made for one worker. In the other phases all
+        workers see one list; each starts in a different part, so that two rarely claim the same
+        set. A single worker leaves half to one that may join at this moment; `index` distinguishes
+        workers that start together.
         """
         everything = list(self.proposals)
         if self.phase == Phase.explore:
@@ -168,7 +168,7 @@ class _Planner:
         return self._all_of(wanted, known, Phase.probe, Goal.step if self.pausing else Goal.fast)
 
     def explore(self) -> Plan | None:
-        """The sampler's proposals, until the trials, the patience or the space is used up."""
+        """The sampler's proposals, until the trials, the patience or the space is exhausted."""
         explore = self.definition.explore
         explored = explored_sets(self.records, self.space)
         running = {

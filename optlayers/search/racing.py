@@ -52,22 +52,22 @@ class Race:
 
     A contender that was selected by its answers was lucky on them, so only later answers count.
     Contenders were selected where others stopped: at numbers of questions where at least one in
-    twenty of those that got there ended. Since its last selection,
+    twenty of those that reached it ended. Since its last selection,
 
     - a contender has answered questions that the candidate has answered too: a paired comparison;
     - or it went on from the candidate's rung or a later one: its answers since then are compared
       with all answers of the candidate. Questions are shuffled and stratified, so both are fair
       samples.
 
-    If at least `top_k` contenders have answers of their own that tell who leads, other than those
-    compared, then the candidate is beaten if each leader is better at `level` (an
-    intersection-union test, Berger 1982: it needs no correction for several leaders, and leaders
-    ranked by other questions have no winner's curse). Else it is beaten if at least `top_k` of M
-    contenders are better at `level` / (M - top_k + 1): a wrong call needs one false rejection
-    among the at most M - top_k + 1 contenders that are not truly better (Bonferroni).
+    If at least `top_k` contenders can be ranked by answers other than those compared, then the
+    candidate is beaten if each leader is better at `level` (an intersection-union test, Berger
+    1982: it needs no correction for several leaders, and leaders ranked by other questions have no
+    winner's curse). Else it is beaten if at least `top_k` of M contenders are better at `level` /
+    (M - top_k + 1): a wrong call needs one false rejection among the at most M - top_k + 1
+    contenders that are not truly better (Bonferroni).
 
     Scores are stratified where there are strata. Contenders or candidates without answers are
-    taken by their scores, as independent shares of right answers: valid but weaker.
+    compared by their scores, as independent shares of right answers: valid but weaker.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Race:
     def beaten(self, candidates: Sequence[Record], contenders: Sequence[Record]) -> list[bool]:
         """Whether each candidate is beaten; False with fewer than `top_k` contenders.
 
-        `contenders` are of distinct layer sets; no candidate meets one of its own. Raises
+        `contenders` are of distinct layer sets; no candidate is compared with its own set. Raises
         `InputError` for more questions than there are strata.
         """
         n = self.questions

@@ -1,7 +1,7 @@
 """Opening a database as an Optuna storage, and a study in it.
 
 SQLite gets write-ahead logging, so that readers and writers do not wait for each other;
-PostgreSQL, MySQL and MariaDB get time limits, so that a host that vanished is noticed. All calls
+PostgreSQL, MySQL and MariaDB get time limits, so that a lost host is noticed. All calls
 wait while the database is unavailable. A study keeps its definition: another one is refused.
 """
 
@@ -128,7 +128,7 @@ def open_storage(
 
 def _create(kind: type[RDBStorage], url: str, options: dict[str, Any], create: bool) -> RDBStorage:
     """Optuna's storage; of processes that find a server's database empty, one makes the tables."""
-    # Optuna replaces what stands in braces.
+    # Optuna replaces text in braces.
     literal = url.replace("{", "{{").replace("}", "}}")
     with contextlib.ExitStack() as stack:
         if create and not url.startswith("sqlite"):
@@ -140,7 +140,7 @@ def _create(kind: type[RDBStorage], url: str, options: dict[str, Any], create: b
 
 
 def _parse(url: str, shown: str) -> URL:
-    """The parts of a database URL; raises `StorageError` where it is none."""
+    """The parts of a database URL; raises `StorageError` if it is not one."""
     if url.startswith("grpc"):
         raise StorageError(
             f"storage {shown}: the gRPC proxy was removed; workers on several machines share a "

@@ -38,7 +38,7 @@ class FastStore(StudyStore):
         self._engine: Engine = self.storage.engine  # type: ignore[attr-defined]
 
     def _commit(self, write: Callable[[Connection, bool], T]) -> T:
-        """Call `write` in one transaction, again where the connection broke.
+        """Call `write` in one transaction, and again if the connection broke.
 
         Its second argument is then True: an earlier call may have been committed.
         """

@@ -116,7 +116,7 @@ class Heartbeats:
             self._thread = None
 
     def allow(self, seconds: float | None) -> None:
-        """An evaluation begins that may take so long; None: it has ended."""
+        """Start the time limit of an evaluation; None: it has ended."""
         self._deadline = None if seconds is None else (time.monotonic() + seconds, seconds)
 
     def _run(self) -> None:

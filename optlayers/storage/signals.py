@@ -1,4 +1,4 @@
-"""Interrupts: an exception that a signal handler raises waits for the end of a storage call.
+"""Interrupts: delays an exception of a signal handler until the end of a storage call.
 
 Raised inside a transaction, it would leave a connection that still locks the database, and the
 process, which must return its claims, would wait for itself. Raised inside an extension module, it
@@ -75,7 +75,7 @@ def without_interrupts() -> Iterator[None]:
 def interruptible() -> Iterator[None]:
     """Make Ctrl-C an interrupt, and forget interrupts at the end of the block.
 
-    A handler of its own that the program has for Ctrl-C stays.
+    The program's own handler for Ctrl-C is kept.
     """
     if not _in_main_thread():
         yield

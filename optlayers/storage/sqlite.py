@@ -45,7 +45,7 @@ def check_file(url: str) -> None:
         )
     if not Path(path).absolute().parent.is_dir():
         raise StorageError(
-            f"storage {url}: the folder {Path(path).absolute().parent} does not exist; make it"
+            f"storage {url}: the folder {Path(path).absolute().parent} does not exist; create it"
         )
 
 

@@ -1,8 +1,8 @@
 """StudyStore: the trials and attributes of one Optuna study, changed by one worker at a time.
 
 Here it uses Optuna's public calls, for any storage and any version of Optuna. They write a trial
-piece by piece, each piece in a commit of its own; `fast.FastStore` does the same with Optuna's
-tables, a whole cohort in one commit.
+piece by piece, each in its own commit; `fast.FastStore` does the same with Optuna's tables, a whole
+cohort in one commit.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class Change:
 class StudyStore:
     """The trials and system attributes of one study; trials are named by their numbers.
 
-    A lock keeps the processes apart that write by public calls to one database: a file beside an
-    SQLite database, a lock of the server elsewhere. `retry` says how long calls wait while the
-    database is unavailable.
+    Processes that write to one database by public calls share a lock: a file next to an SQLite
+    database, or a lock of the server. `retry` says how long calls wait while the database is
+    unavailable.
     """
 
     def __init__(self, study: optuna.Study) -> None:

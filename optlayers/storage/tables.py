@@ -34,7 +34,7 @@ GET_TRIALS = ["self", "study_id", "states", "included_trial_ids", "trial_id_grea
 
 
 def difference() -> str:
-    """The first thing in which the installed Optuna is not as expected; empty where none is."""
+    """The first difference between the installed Optuna and the expected one, or an empty text."""
     try:
         models = importlib.import_module("optuna.storages._rdb.models")
         if models.SCHEMA_VERSION != SCHEMA_VERSION:

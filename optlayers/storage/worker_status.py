@@ -1,4 +1,4 @@
-"""What a worker reports of itself, stored with its study, so that anyone can see all workers.
+"""What a worker reports about itself, stored with its study, so that anyone can see all workers.
 
 Device, hardware, versions, what it does, and how much it has done: one small commit, at most one a
 second.

@@ -1,6 +1,6 @@
 """Record: one trial of a study, as its attributes store it and as everything else reads it.
 
-The user attributes of trials (`keys`) are made from records and read as records here alone.
+Only this module converts records to the user attributes of trials (`keys`) and back.
 """
 
 from __future__ import annotations

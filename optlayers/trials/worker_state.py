@@ -1,4 +1,4 @@
-"""What a worker stores of itself with its study."""
+"""What a worker stores about itself with its study."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""TrialQueue: how a worker claims layer sets, stores what it found, and returns what it cannot end.
+"""TrialQueue: how a worker claims layer sets, stores their results, and returns unfinished ones.
 
 A claim is a RUNNING trial. A cohort of them is made in one commit, without the sets that another
-worker is evaluating; if two are made of one set all the same, the lower trial number stays. A trial
+worker is evaluating; if one set is still claimed twice, the lower trial number stays. A trial
 whose worker has ended is failed, and its set goes back to the queue as a WAITING trial in the same
 commit.
 """
@@ -208,7 +208,7 @@ class TrialQueue:
         """Return all claims of this worker to the queue: fail them and queue their sets again.
 
         They are looked up in the study, since a signal may have come in the middle of a claim.
-        retries: 1 where the layer sets themselves may be what ended the worker.
+        retries: 1 if the layer sets themselves may have ended the worker.
         """
         running = [t for t in self.study.get_trials(deepcopy=False) if t.state == RUNNING]
         mine = [t for t in running if t.user_attrs.get(keys.WORKER) == self.worker]

@@ -57,7 +57,7 @@ def _end(reason: str) -> None:
 class Worker:
     """One worker of one study.
 
-    `index` tells the workers of one machine apart and seeds what they propose; `cohort` is the
+    `index` distinguishes the workers of one machine and seeds their proposals; `cohort` is the
     number of layer sets evaluated together (up to `LISTED` times as many where they are neighbours
     or single layers); `max_seconds` ends it early (before a cohort that
     would take longer). `hang_seconds` is the longest that an evaluation may take (None: by the
@@ -100,7 +100,7 @@ class Worker:
         self._reaped = -math.inf
 
     def _publish(self) -> None:
-        """Say in the study what its questions are, or check that they are still the same."""
+        """Store the questions of the study, or check that they have not changed."""
         order, donors = self.evaluator.order, self.definition.donor_names
         facts: dict[str, Any] = {
             keys.N_LAYERS: self.evaluator.n_layers,
@@ -190,7 +190,7 @@ class Worker:
             self.queue.heartbeats.stop()
 
     def _measure_cost(self, end: float | None) -> None:
-        """Keep with the study what its layers cost, where that is to be counted; once for all."""
+        """Measure and store the costs of the layers once, if the study needs them."""
         kind = self.definition.cost
         if is_known(self.definition, self.study.user_attrs):
             return
@@ -208,13 +208,13 @@ class Worker:
         return time.monotonic() - started + self._slowest < self.max_seconds
 
     def _leave(self, reason: str, retries: int) -> None:
-        """Return the claims, if the database is there; if not, others will find them."""
+        """Return the claims if the database is available; if not, others will find them."""
         self.queue.store.retry.seconds = LEAVE_SECONDS
         with contextlib.suppress(Exception):
             self.queue.release(reason, retries)
 
     def _hung(self, seconds: float) -> None:
-        """An evaluation lasts too long: give up what it holds, and end. Not in the main thread."""
+        """Return the claims of an evaluation that hangs, and end. Not in the main thread."""
         reason = f"the evaluation did not end within {seconds:.0f} s"
         self.say(f"{reason}; the worker ends")
         with contextlib.suppress(Exception):

@@ -184,7 +184,7 @@ def test_records_that_cannot_be_are_one_line(
         ({"score": {**score, "answers": "?"}}, "the recorded answers cannot be read"),
         ({"score": {**score, "questions": 2000}}, "it records 2000 answers, and the tasks"),
         ({"score": {"answers": score["answers"]}}, "the recorded score cannot be read"),
-        ({"study": "tiny"}, "names no study; export it again"),
+        ({"study": "tiny"}, "does not name a study; export it again"),
     ]
     for number, (wrong, words) in enumerate(cases):
         folder = copy(exported, tmp_path / str(number), **wrong)

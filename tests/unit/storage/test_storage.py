@@ -86,7 +86,7 @@ def test_a_url_that_cannot_serve_is_one_line_with_the_fix(url: str, words: list[
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     line = message_of(f"sqlite:///{tmp_path}/none/optuna.db")
     assert f"{tmp_path}/none" in line
-    assert "make it" in line
+    assert "create it" in line
 
 
 def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
