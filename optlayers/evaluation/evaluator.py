@@ -13,7 +13,7 @@ from optlayers.checkpoints.tokenizer import load_tokenizer, tokenizer_note
 from optlayers.config.fields import CostKind
 from optlayers.config.metrics import to_unit
 from optlayers.config.study import StudyDefinition
-from optlayers.errors import EvaluationError, InputError
+from optlayers.errors import EvaluationError
 from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.evaluation.costs import layer_costs
 from optlayers.evaluation.engine import Engine, nan_error
@@ -25,9 +25,6 @@ from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.models.hybrid import HybridConfig
 from optlayers.trials.answers import Answers, as_stored
 from optlayers.trials.cost import Table
-
-# MySQL keeps 64 KB of text in a field.
-MOST_VALUES = 24_000
 
 
 class ModelEvaluator(Evaluator):
@@ -72,8 +69,6 @@ class ModelEvaluator(Evaluator):
         self.order = order_questions(subjects, definition.questions)
         # Log-probabilities of different tasks are on different scales.
         self._one_scale = len(definition.tasks) == 1 and not definition.is_real_valued
-        if definition.is_real_valued:
-            self._check_number_of_values()
         if limit is None:
             say("building prompts")
             self._questions(self.order.subject, self.order.document)
@@ -82,20 +77,6 @@ class ModelEvaluator(Evaluator):
         """Those of the questions that belong to tasks, not to texts."""
         of_tasks = subject < len(self.tasks.subjects)
         return self.tasks.questions(subject[of_tasks].tolist(), document[of_tasks].tolist())
-
-    def _check_number_of_values(self) -> None:
-        """Raise `InputError` if a database cannot store that many values."""
-        if self.order.n_full > MOST_VALUES:
-            raise InputError(
-                f"questions: {self.order.n_full} of them, and databases keep {MOST_VALUES} values "
-                "other than right and wrong a trial; set questions.full"
-            )
-
-    def _checked(self, answers: list[Answers | EvaluationError]) -> list[Answers | EvaluationError]:
-        """The answers; values other than right and wrong are checked for their number."""
-        if any(not isinstance(a, EvaluationError) and a.dtype != np.bool_ for a in answers):
-            self._check_number_of_values()
-        return answers
 
     @property
     def hardware(self) -> str:
@@ -116,7 +97,7 @@ class ModelEvaluator(Evaluator):
         """
         fast = self._fast_fp8 and stop <= self.order.n_fast
         subject, document = self.order.subject[start:stop], self.order.document[start:stop]
-        return self._checked(self.answers(layer_sets, subject, document, fast))
+        return self.answers(layer_sets, subject, document, fast)
 
     def judge(
         self, layer_sets: Sequence[LayerSet], start: int, stop: int
@@ -125,9 +106,7 @@ class ModelEvaluator(Evaluator):
         if stop > self.order.n_fast or not self._one_scale:
             return super().judge(layer_sets, start, stop)
         questions = self._questions(self.order.subject[start:stop], self.order.document[start:stop])
-        judged = self.engine.judge(layer_sets, questions, self._fast_fp8)
-        self._checked([one.answers for one in judged if not isinstance(one, EvaluationError)])
-        return judged
+        return self.engine.judge(layer_sets, questions, self._fast_fp8)
 
     def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers | EvaluationError]:
         """The answers [held-out questions] of each set, or the error that it met."""

@@ -19,6 +19,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, tuple_, update
 
+from optlayers.storage.parts import split
 from optlayers.storage.store import ACTIVE, Change, NewTrial, StudyStore
 
 T = TypeVar("T")
@@ -114,9 +115,7 @@ class FastStore(StudyStore):
         ids = connection.execute(made.order_by(TRIALS.c.number)).scalars().all() if wanted else []
         params = [row for pair in zip(ids, wanted, strict=True) for row in _param_rows(*pair)]
         attrs = [
-            {"trial_id": trial_id, "key": key, "value_json": json.dumps(item)}
-            for trial_id, new in zip(ids, wanted, strict=True)
-            for key, item in new.attrs.items()
+            row for i, new in zip(ids, wanted, strict=True) for row in _attr_rows(i, new.attrs)
         ]
         _put(connection, PARAMS, params)
         _put(connection, ATTRS, attrs)
@@ -231,6 +230,14 @@ def _param_rows(trial_id: int, new: NewTrial) -> list[dict[str, Any]]:
     ]
 
 
+def _attr_rows(trial_id: int, attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"trial_id": trial_id, "key": name, "value_json": json.dumps(part)}
+        for key, item in attrs.items()
+        for name, part in split(key, item).items()
+    ]
+
+
 def _put(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert rows with one statement."""
     if rows:
@@ -265,8 +272,7 @@ def _replace_parts(connection: Connection, changes: Iterable[tuple[int, Change]]
         given = change.given
         if given is not None:
             params += _param_rows(trial_id, given)
-        for key, item in {**(given.attrs if given else {}), **change.attrs}.items():
-            attrs.append({**mine, "key": key, "value_json": json.dumps(item)})
+        attrs += _attr_rows(trial_id, {**(given.attrs if given else {}), **change.attrs})
         for step, score in change.steps.items():
             stored, kind = to_step(score)
             row = {"intermediate_value": stored, "intermediate_value_type": kind}

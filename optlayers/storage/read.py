@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, or_, select
 
 from optlayers.storage.fast import ATTRS, PARAMS, STEPS, STUDIES, SYSTEM_ATTRS, TRIALS, VALUES
+from optlayers.storage.parts import HEAD, join
 
 # Any database takes so many parameters in one statement.
 _CHUNK = 500
@@ -77,8 +78,13 @@ def _read(connection: Connection, ids: Iterable[int]) -> dict[int, _Parts]:
             connection, part, PARAMS, "param_name", "param_value", "distribution_json"
         ):
             found[i][0][name] = _parameter(text, number)
+        in_parts: set[int] = set()
         for i, key, text in _rows(connection, part, ATTRS, "key", "value_json"):
             found[i][1][key] = json.loads(text)
+            if text.startswith(HEAD):
+                in_parts.add(i)
+        for i in in_parts:
+            join(found[i][1])
         for i, key, text in _rows(connection, part, SYSTEM_ATTRS, "key", "value_json"):
             found[i][2][key] = json.loads(text)
         for i, objective, number, kind in _rows(

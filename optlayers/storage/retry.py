@@ -13,16 +13,18 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from optlayers.errors import StorageUnavailableError
+from optlayers.storage.parts import join, split
 from optlayers.storage.redact import mask_password
 from optlayers.storage.signals import without_interrupts
 
@@ -143,6 +145,7 @@ _Base: Any = BaseStorage
 class RetryingStorage(_Base):
     """A relational database as Optuna's storage, every call of which is retried by `retry`.
 
+    Long user attributes are written and read in parts, so that every database keeps them whole.
     engine: that of the database. is_fast: whether `FastStore` may write to its tables.
     """
 
@@ -151,16 +154,56 @@ class RetryingStorage(_Base):
         self.engine: Engine = backend.engine
         self.cached = optuna.storages.get_storage(backend)
 
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """As in Optuna; a long value in parts."""
+        for name, part in split(key, value).items():
+            self._call("set_study_user_attr", study_id, name, part)
 
-def _with_retry(name: str) -> Callable[..., Any]:
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """As in Optuna; a long value in parts."""
+        for name, part in split(key, value).items():
+            self._call("set_trial_user_attr", trial_id, name, part)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """As in Optuna, with long values."""
+        return join(self._call("get_study_user_attrs", study_id))
+
+    def get_all_studies(self) -> list[Any]:
+        """As in Optuna, with long values."""
+        studies: list[Any] = self._call("get_all_studies")
+        for study in studies:
+            join(study.user_attrs)
+        return studies
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As in Optuna, with long values."""
+        trial: FrozenTrial = self._call("get_trial", trial_id)
+        join(trial.user_attrs)
+        return trial
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """As in Optuna, with long values."""
+        trials: list[FrozenTrial] = self._call("get_all_trials", study_id, deepcopy, states)
+        if not self.is_fast:  # else they are joined as they are read
+            for trial in trials:
+                join(trial.user_attrs)
+        return trials
+
+    def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        return self.retry.call(lambda: getattr(self.cached, name)(*arguments, **options))
+
+
+def _forward(name: str) -> Callable[..., Any]:
     @functools.wraps(getattr(BaseStorage, name), updated=())
     def call(self: RetryingStorage, *arguments: Any, **options: Any) -> Any:
-        return self.retry.call(lambda: getattr(self.cached, name)(*arguments, **options))
+        return self._call(name, *arguments, **options)
 
     return call
 
 
 for _name, _value in vars(BaseStorage).items():
-    if callable(_value) and not _name.startswith("_"):
-        setattr(RetryingStorage, _name, _with_retry(_name))
+    if callable(_value) and not _name.startswith("_") and _name not in vars(RetryingStorage):
+        setattr(RetryingStorage, _name, _forward(_name))
 abc.update_abstractmethods(RetryingStorage)

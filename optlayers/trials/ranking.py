@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,6 +14,7 @@ from optlayers.trials import keys
 from optlayers.trials.record import Record
 
 MAX_FAILURES = 3
+MAX_KEY = 500  # characters; Optuna's tables keep 512
 MAX_HELD_OUT = 10  # layer sets that answer the held-out questions
 
 
@@ -64,8 +66,14 @@ def held_out_targets(
 
 
 def held_out_key(layers: LayerSet, space: LayerSpace) -> str:
-    """The attribute of a study that holds the held-out score and answers of a layer set."""
-    return f"{keys.HELD_OUT}{space.text(layers)}"
+    """The attribute of a study that holds the held-out score and answers of a layer set.
+
+    Of many layers of several donors it holds a digest in place of their names.
+    """
+    key = f"{keys.HELD_OUT}{space.text(layers)}"
+    if len(key) <= MAX_KEY:
+        return key
+    return f"{keys.HELD_OUT}{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def given_up(records: Iterable[Record]) -> set[LayerSet]:

@@ -134,6 +134,23 @@ class StorageSuite:
         assert taken.distributions == new(3).distributions
         assert taken.user_attrs == {"note": "mine", "size": 1, "layers": "3", "worker": "me"}
 
+    def test_a_value_of_any_length_is_kept(self, store: StudyStore) -> None:
+        study = store.study
+        long = [{"answers": letter * 70_000, "n": 1} for letter in 'a"']
+        store.insert_running([new(0), new(1)], unique="layers")
+        for value in long:
+            assert store.swap_states([Change(0, RUNNING, RUNNING, {"x": value, "y": 1})]) == {0}
+            study.set_user_attr("x", value)
+        assert study.user_attrs["x"] == long[1]
+        assert study.get_trials()[0].user_attrs == {"layers": "0", "x": long[1], "y": 1}
+        assert store.swap_states([Change(0, RUNNING, FAIL)]) == {0}
+        for deepcopy in (True, False):
+            [first, _] = study.get_trials(deepcopy=deepcopy)
+            assert first.user_attrs == {"layers": "0", "x": long[1], "y": 1}
+        assert store.storage.get_trial(store.trial_id(0)).user_attrs["x"] == long[1]
+        [summary] = store.storage.get_all_studies()
+        assert summary.user_attrs["x"] == long[1]
+
     def test_attributes_of_a_study_are_set_and_swapped(self, store: StudyStore) -> None:
         store.put_attrs({"a": 1, "b": [2]})
         store.put_attrs({"a": {"x": None}})

@@ -1,22 +1,32 @@
-"""Servers that are empty, that refuse for a while, and URLs of any characters."""
+"""Servers that are empty, that refuse for a while, and their limits."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.lib.forked_worker import CONTEXT
 from benchmarks.lib.servers import PASSWORD, Postgres, Server
+from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import StorageUnavailableError
+from optlayers.evaluation.base import Evaluator
+from optlayers.evaluation.questions import Subject, order_questions
+from optlayers.layerset import LayerSet
+from optlayers.results.view import StudyView
+from optlayers.search import as_stored, pruner_for
 from optlayers.storage.connect import open_storage, open_study
 from optlayers.storage.guard import IDENTITY
 from optlayers.storage.store import store_of
+from optlayers.trials import keys
+from optlayers.trials.answers import Answers
+from optlayers.workers.worker import Worker
 from tests.helpers.replay import Counting, assert_sound, definition, url_in, worker_at
 
 SERVERS = ["postgres", "mariadb"]
@@ -48,6 +58,61 @@ def test_twelve_processes_that_find_a_database_empty_get_one_study(
         process.join(60)
     assert {type(one) for one in identities} == {str}, identities
     assert len(set(identities)) == 1
+
+
+# ------------------------------------------------------------------ limits
+
+
+class Large(Evaluator):
+    """Many questions of every kind, half of them held out, answered at random."""
+
+    def __init__(self, wanted: StudyDefinition, real: bool) -> None:
+        subjects = [Subject(f"subject {i}", 2_000, 1.0) for i in range(100)]
+        self.n_layers, self.order, self.real = 20, order_questions(subjects, wanted.questions), real
+        self.rng = np.random.default_rng(0)
+
+    def _answers(self, sets: Sequence[LayerSet], count: int) -> list[Answers]:
+        values = [self.rng.random(count) for _ in sets]
+        return [as_stored(v) if self.real else v < 0.5 for v in values]
+
+    def evaluate(self, layer_sets: Sequence[LayerSet], start: int, stop: int) -> list[Answers]:
+        return self._answers(layer_sets, stop - start)
+
+    def held_out(self, layer_sets: Sequence[LayerSet]) -> list[Answers]:
+        return self._answers(layer_sets, len(self.order.held_subject))
+
+
+LARGE = f"""
+name: {"n" * 100}
+base: {{model: b}}
+donors: [{{model: c, name: {"c" * 30}}}, {{model: d, name: {"d" * 30}}}]
+layers: {{min: 19, max: 20}}
+tasks: [{{name: t}}]
+questions: {{fast: 2, full: null, holdout: 0.5}}
+explore: {{population: 2, generations: 1}}
+validate: {{top: 1}}
+refine: {{top: 0}}
+"""
+
+
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql_url", "mysql_url"])
+def test_every_database_keeps_the_largest_study(
+    kind: str, real: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = url_in(tmp_path) if kind == "sqlite" else request.getfixturevalue(kind)
+    wanted = parse_study(LARGE, "large.yaml", tmp_path)
+    evaluator = Large(wanted, real)
+    study = open_study(url, wanted, pruner=pruner_for(wanted, evaluator.order.n_fast))
+    assert Worker(wanted, study, evaluator).run()
+    # As another process reads it.
+    view = StudyView.of(wanted, open_study(url, wanted, create=False))
+    assert view.phase == "done"
+    assert [score.questions for score in view.held_out] == [100_000] * 4  # rank 1, base, donors
+    [best] = [r for r in view.records if r.is_full]
+    assert best.answers is not None
+    assert len(best.answers) == 100_000
+    assert study.user_attrs[keys.QUESTION_STRATA] == evaluator.order.subject.tolist()
 
 
 # ------------------------------------------------------------------ refusals

@@ -12,7 +12,7 @@ from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import search_space
 from optlayers.trials import keys
 from optlayers.trials.answers import decode_answers, encode_answers
-from optlayers.trials.ranking import best_by_layers, given_up
+from optlayers.trials.ranking import best_by_layers, given_up, held_out_key
 from optlayers.trials.record import Record, RecordReader, read_record, read_records
 
 
@@ -124,3 +124,12 @@ def test_the_reader_keeps_two_studies_apart() -> None:
         study = optuna.create_study(direction="maximize")
         study.tell(study.ask(search_space(LayerSpace(3))), value)
         assert [r.score for r in reader.read(study.trials)] == [value]
+
+
+def test_the_key_of_a_held_out_score_is_short_whatever_the_set() -> None:
+    few, many = LayerSpace(32), LayerSpace(400, donors=("a" * 30, "b" * 30))
+    assert held_out_key(LayerSet.of(3, 7), few) == "holdout:3,7"  # as version 0.1 wrote it
+    sets = [many.whole(name) for name in many.donors]
+    names = {held_out_key(layers, many) for layers in [*sets, LayerSet(sets[0].indices[:100])]}
+    assert len(names) == 3
+    assert max(map(len, names)) <= 512
