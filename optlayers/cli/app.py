@@ -37,6 +37,7 @@ COMMANDS = (
     "export",
     "export_best",
     "fetch",
+    "convert",
     "verify",
     "doctor",
     "studies",

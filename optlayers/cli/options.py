@@ -46,6 +46,25 @@ def one_of(*allowed: str) -> Callable[..., str | None]:
     return check
 
 
+def count(text: str | None) -> int:
+    """A number of tokens such as 20M or 32k; 0 for none. Raises `ValueError`."""
+    if not text:
+        return 0
+    scale = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}.get(text[-1].lower(), 1)
+    return round(float(text[:-1] if scale > 1 else text) * scale)
+
+
+def tokens(option: typer.CallbackParam, value: str | None) -> str | None:
+    """A callback that raises `InputError` for an option that is not a number of tokens."""
+    try:
+        fine = count(value) >= 0
+    except (ValueError, OverflowError):
+        fine = False
+    if not fine:
+        raise InputError(f"{option.opts[0]} is {value!r}; give tokens such as 500k or 20M")
+    return value
+
+
 Study = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped study, or a study file.")]
 Storage = Annotated[
     str,

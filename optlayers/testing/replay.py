@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optlayers.errors import EvaluationError, InputError
-from optlayers.evaluation.base import Evaluator
+from optlayers.evaluation.base import Evaluator, Judged
 from optlayers.layerset import LayerSet
 from optlayers.testing.landscape import Landscape
 from optlayers.trials.answers import Answers
@@ -95,6 +95,19 @@ class ReplayEvaluator(Evaluator):
                 log.write(lines)
         time.sleep(self.seconds * len(layer_sets) * (stop - start))
         return [self._answers(layers, start, stop) for layers in layer_sets]
+
+    def judge(
+        self, layer_sets: Sequence[LayerSet], start: int, stop: int
+    ) -> list[Judged | EvaluationError]:
+        """`evaluate`, with log-probabilities for fast questions where they were recorded."""
+        logs, found = self.landscape.logs, self.evaluate(layer_sets, start, stop)
+        if logs is None or stop > self.order.n_fast:
+            return [one if isinstance(one, EvaluationError) else Judged(one) for one in found]
+        rows = [self.landscape.index.get(layers, -1) for layers in layer_sets]
+        return [
+            one if isinstance(one, EvaluationError) else Judged(one, logs[row, start:stop])
+            for row, one in zip(rows, found, strict=True)
+        ]
 
     def _answers(self, layers: LayerSet, start: int, stop: int) -> Answers | EvaluationError:
         if self.faults.get(layers) == "nan":

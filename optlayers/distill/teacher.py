@@ -1,0 +1,48 @@
+"""The donor as a teacher: its hidden states, and what goes in and out of its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from optlayers.models.families import FAMILIES
+
+# Called with the number of a layer, the normed input of its attention and its output, [B, T, E].
+Watch = Callable[[int, torch.Tensor, torch.Tensor], None]
+
+
+class Teacher:
+    """Runs the layers of a loaded transformers model, without gradients.
+
+    Layer by layer instead of as a whole, so that nothing waits for the device and a step can be
+    recorded as a CUDA graph.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.family = FAMILIES[model.config.model_type]
+        self.layers: Any = model.get_submodule(self.family.layers)
+        self._embedding = model.get_submodule(self.family.embedding)
+        self._norm = model.get_submodule(self.family.norm)
+        self._rotary = model.get_submodule(self.family.layers.rpartition(".")[0]).rotary_emb
+        self._kinds = self.family.kinds(model.config)
+
+    @torch.no_grad()
+    def states(self, tokens: torch.Tensor, watch: Watch | None = None) -> torch.Tensor:
+        """The last hidden states [B, T, E] of tokens [B, T], as the head takes them."""
+        h = self._embedding(tokens)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        inputs = {
+            kind: self.family.inputs(self.model.config, self._rotary, kind, h, positions)
+            for kind in dict.fromkeys(self._kinds)
+        }
+        for number, (layer, kind) in enumerate(zip(self.layers, self._kinds, strict=True)):
+            x = layer.input_layernorm(h)
+            y = self.family.halves.mix(layer, x, inputs[kind])
+            if watch is not None:
+                watch(number, x, y)
+            h = self.family.halves.run_mlp(layer, h + y)
+        out: torch.Tensor = self._norm(h)
+        return out
