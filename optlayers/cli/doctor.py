@@ -20,6 +20,7 @@ from optlayers.config.study import load_study
 from optlayers.errors import OptlayersError
 from optlayers.storage.connect import stored_definition
 from optlayers.storage.redact import mask_password
+from optlayers.storage.sqlite import plain_url
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 PACKAGES = ("torch", "transformers", "lm_eval", "optuna")
@@ -258,7 +259,7 @@ def _database(definition: Any, storage: str) -> Result:
 
     shown = mask_password(storage)
     try:
-        url = make_url(storage)
+        url = make_url(plain_url(storage) if storage.startswith("sqlite") else storage)
         path = Path(url.database or ":memory:")
         if url.get_backend_name() == "sqlite" and not path.exists():
             folder = path.absolute().parent

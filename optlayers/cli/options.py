@@ -143,7 +143,9 @@ def stored_definition(name_or_file: str, storage: str) -> StudyDefinition:
         opened = open_storage(storage, create=False)
         with storage_errors(storage):
             study = optuna.load_study(study_name=name_or_file, storage=opened)
-            return StudyDefinition.model_validate(study.user_attrs.get(DEFINITION))
+            definition = StudyDefinition.model_validate(study.user_attrs.get(DEFINITION))
+            # The name may have been changed in optuna-dashboard.
+            return definition.model_copy(update={"name": name_or_file})
     except (MissingStudyError, KeyError, ValidationError):
         raise unknown from None
 

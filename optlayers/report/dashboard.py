@@ -27,6 +27,7 @@ from optlayers.results.view import StudyView
 from optlayers.storage.connect import DEFAULT_URL, DEFINITION
 from optlayers.storage.dashboard import save_figures
 from optlayers.storage.redact import MASK
+from optlayers.storage.sqlite import plain_url
 from optlayers.storage.store import store_of
 
 # Height of its panels for figures, in pixels; it cuts off what is higher.
@@ -138,7 +139,7 @@ def artifact_folder(url: str) -> Path:
     named = os.environ.get(ARTIFACTS_ENV)
     if named:
         return Path(named)
-    database = make_url(url).database if url.startswith("sqlite") else None
+    database = make_url(plain_url(url)).database if url.startswith("sqlite") else None
     return (Path(database).parent if database else Path()) / "optuna-artifacts"
 
 

@@ -40,6 +40,7 @@ from optlayers.storage.store import server_lock
 
 DEFAULT_URL = "sqlite:///optuna.db"
 POSTGRES_URL = "postgresql+psycopg://user@host/database"
+POOLED = "for PgBouncer in transaction mode add ?prepare_threshold=none to the URL"
 CONNECT_SECONDS = 10
 # Longer than any of our statements: a connection that is silent for so long is broken.
 SILENCE_SECONDS = 120
@@ -64,11 +65,12 @@ def storage_errors(url: str, opening: bool = False) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
         told = f"storage {mask_password(url)}: {one_line(error)}"
-        if opening and not is_refusing(error):
-            fix = "check that the database is up and the URL is right"
+        pooled = "prepared statement" in told
+        if opening and (pooled or not is_refusing(error)):
+            fix = POOLED if pooled else "check that the database is up and the URL is right"
             raise StorageError(f"{told}; {fix}") from None
         fix = "fix the database, then run the same command again to continue"
-        raise StorageUnavailableError(f"{told}; {fix}") from None
+        raise StorageUnavailableError(f"{told}; {POOLED if pooled else fix}") from None
 
 
 def open_storage(
@@ -100,8 +102,9 @@ def open_storage(
 
     with storage_errors(url, opening=True):
         try:
-            options = _engine_options(parts)
+            options = _engine_options(parts, shown)
             if is_sqlite:
+                url = sqlite.plain_url(url)
                 sqlite.check_file(url)
             if not create and not _has_studies(url, options):
                 raise MissingStudyError(f"storage {shown}: it holds no studies; name another")
@@ -175,7 +178,7 @@ def _no_driver(shown: str, error: Exception) -> StorageError:
     return StorageError(f"storage {shown}: its driver is missing ({why}); {fix}")
 
 
-def _engine_options(parts: URL) -> dict[str, Any]:
+def _engine_options(parts: URL, shown: str) -> dict[str, Any]:
     """Options of SQLAlchemy's engine for that database."""
     backend, driver = parts.get_backend_name(), parts.get_driver_name()
     if backend == "sqlite":
@@ -189,6 +192,9 @@ def _engine_options(parts: URL) -> dict[str, Any]:
             "keepalives_count": 3,
             "tcp_user_timeout": 1000 * SILENCE_SECONDS,
         }
+        # The driver takes a number, and SQLAlchemy passes on the text of the URL.
+        if (threshold := parts.query.get("prepare_threshold")) is not None:
+            options["connect_args"]["prepare_threshold"] = _threshold(str(threshold), shown)
     elif driver in ("pymysql", "mysqldb"):
         options["connect_args"] = {
             "connect_timeout": CONNECT_SECONDS,
@@ -199,6 +205,18 @@ def _engine_options(parts: URL) -> dict[str, Any]:
         # As in PostgreSQL; the default locks gaps between rows, which leads to deadlocks.
         options["isolation_level"] = "READ COMMITTED"
     return options
+
+
+def _threshold(value: str, shown: str) -> int | None:
+    """After how many executions psycopg prepares a statement; None: never."""
+    if value.lower() in ("none", ""):
+        return None
+    if not value.isdecimal():
+        raise StorageError(
+            f"storage {shown}: prepare_threshold is {value!r}; write a number, or none for "
+            "PgBouncer in transaction mode"
+        )
+    return int(value)
 
 
 def _storage_class(say: Callable[[str], None]) -> type[RDBStorage]:
@@ -219,9 +237,8 @@ def _is_race(error: BaseException) -> bool:
     """Whether another process has just created a table, or its first row."""
     words = ("already exists", "duplicate key", "duplicate entry", "unique constraint")
     text = f"{error} {error.__cause__}".lower()
-    return isinstance(error, SQLAlchemyError | StorageInternalError) and any(
-        word in text for word in words
-    )
+    found = any(word in text for word in words) and "prepared statement" not in text
+    return found and isinstance(error, SQLAlchemyError | StorageInternalError)
 
 
 def _has_studies(url: str, options: dict[str, Any]) -> bool:
@@ -278,7 +295,8 @@ def open_study(
                     f"study {definition.name!r} in {mask_password(url)} was not made by "
                     "optlayers; choose another name in the study file or another database"
                 )
-        known = identity(attrs.get(DEFINITION, {}))
+        # It was found by its name, which optuna-dashboard can change.
+        known = {**identity(attrs.get(DEFINITION, {})), "name": definition.name}
         if found not in (None, definition.fingerprint()) and known != definition.identity():
             raise StorageError(
                 f"study {definition.name!r} in {mask_password(url)} has another definition: "

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy.engine import make_url
 
@@ -16,6 +17,15 @@ from optlayers.storage.retry import RetryPolicy
 
 BUSY_SECONDS = 60
 _LEAST_BYTES = 1_000_000  # the write-ahead log of one transaction
+# Options in the name of a file, with the values that change nothing.
+_FILE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "mode": ("rw", "rwc"),
+    "cache": ("private",),
+    "immutable": ("0",),
+    "nolock": ("0",),
+    "psow": ("0", "1"),
+    "vfs": ("unix",),
+}
 
 
 def set_pragmas(connection: Any, _record: Any) -> None:
@@ -26,6 +36,27 @@ def set_pragmas(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_SECONDS}000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def plain_url(url: str) -> str:
+    """An SQLite URL that names its file by a path, also where it is given as `file:` with `uri`.
+
+    Raises `StorageError` for options of such a name that several processes cannot share.
+    """
+    parts = make_url(url)
+    query = dict(parts.query)
+    if str(query.pop("uri", "")).lower() not in ("true", "1", "yes", "on", "y", "t"):
+        return url
+    name = parts.database or ""
+    options = {key: query.pop(key) for key in [*query] if key in _FILE_OPTIONS}
+    wrong = [f"{key}={value}" for key, value in options.items() if value not in _FILE_OPTIONS[key]]
+    path = unquote(urlsplit(name).path) if name.startswith("file:") else name
+    if wrong:
+        raise StorageError(
+            f"storage {mask_password(url)}: {', '.join(wrong)} cannot be used, since several "
+            f"processes write; write sqlite:///{path}"
+        )
+    return parts.set(database=path, query=query).render_as_string(hide_password=False)
 
 
 def check_file(url: str) -> None:
