@@ -160,7 +160,9 @@ class PatternGASampler(BaseSampler):
         others = [r for r in records if not r.is_evaluated]
         running = [r for r in others if r.is_claimed]
         claimed = {r.layers for r in running if is_explored(r) and r.layers in self._space}
-        excluded = {r.layers for r in running} | given_up(others)
+        # What ended without a finite score has none to learn from, and would have none again.
+        ended = {r.layers for r in others if r.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+        excluded = {r.layers for r in running} | given_up(others) | ended
         paused = _paused(records, history, excluded) if pausing else {}
         scores = single_layer_scores if single_layer_scores is not None else self._scores
         if scores is None:

@@ -8,6 +8,7 @@ wait while the database is unavailable. A study keeps its definition: another on
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -126,7 +127,8 @@ def open_storage(
         if is_sqlite:
             event.listen(storage.engine, "connect", sqlite.set_pragmas)
             storage.engine.dispose()  # the connections so far have no pragmas
-    return RetryingStorage(storage, policy, is_fast=kind is not RDBStorage)
+    reopen = functools.partial(open_storage, url, create=False)
+    return RetryingStorage(storage, policy, is_fast=kind is not RDBStorage, reopen=reopen)
 
 
 def _create(kind: type[RDBStorage], url: str, options: dict[str, Any], create: bool) -> RDBStorage:

@@ -146,13 +146,23 @@ class RetryingStorage(_Base):
     """A relational database as Optuna's storage, every call of which is retried by `retry`.
 
     Long user attributes are written and read in parts, so that every database keeps them whole.
-    engine: that of the database. is_fast: whether `FastStore` may write to its tables.
+    engine: that of the database. is_fast: whether `FastStore` may write to its tables. reopen:
+    opens the database again; it is what is pickled.
     """
 
-    def __init__(self, backend: RDBStorage, retry: RetryPolicy, is_fast: bool) -> None:
-        self.retry, self.is_fast = retry, is_fast
+    def __init__(
+        self,
+        backend: RDBStorage,
+        retry: RetryPolicy,
+        is_fast: bool,
+        reopen: Callable[[], BaseStorage],
+    ) -> None:
+        self.retry, self.is_fast, self._reopen = retry, is_fast, reopen
         self.engine: Engine = backend.engine
         self.cached = optuna.storages.get_storage(backend)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reopen, ()
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """As in Optuna; a long value in parts."""

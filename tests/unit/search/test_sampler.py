@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -83,16 +84,45 @@ def test_claimed_sets_are_not_proposed_again() -> None:
     assert len({*found, *more, LayerSet.of(0, 7)}) == sampler.space.size
 
 
+def suggest(trial: Trial) -> dict[str, Any]:
+    """All layers as plain suggestions."""
+    names = [f"layer_{i:02d}" for i in range(8)]
+    return {name: trial.suggest_categorical(name, ["base", "donor"]) for name in names}
+
+
+@pytest.mark.parametrize("direction", [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE])
+@pytest.mark.parametrize("kind", ["infinite", "pruned", "reported"])
+def test_sets_without_a_finite_score_are_not_proposed_again(
+    direction: StudyDirection, kind: str
+) -> None:
+    sampler = new_sampler()
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    sign = 1 if direction == StudyDirection.MAXIMIZE else -1
+    found: list[LayerSet] = []
+
+    def objective(trial: Trial) -> float:
+        found.append(LayerSet.from_params(suggest(trial)))
+        bad = 4 in found[-1]
+        if kind == "infinite":
+            return sign * (float("-inf") if bad else value(found[-1]))
+        if kind == "reported":
+            trial.report(float("nan") if trial.number % 2 else sign * float("-inf"), 1)
+        elif bad:
+            raise optuna.TrialPruned
+        return sign * value(found[-1])
+
+    study.optimize(objective, n_trials=60)
+    assert len(set(found)) == len(found)
+    left = [p.layers for p in sampler.propose(study, 99)]
+    assert len({*found, *left}) == sampler.space.size
+
+
 def test_optimize_with_plain_suggestions_works() -> None:
     sampler = new_sampler()
     study = new_study(sampler)
 
     def objective(trial: Trial) -> float:
-        chosen = [
-            i
-            for i in range(8)
-            if trial.suggest_categorical(f"layer_{i:02d}", ["base", "donor"]) == "donor"
-        ]
+        chosen = LayerSet.from_params(suggest(trial)).indices
         rate = trial.suggest_float("rate", 0.0, 1.0)
         assert 1 <= len(chosen) <= 3
         return value(LayerSet(tuple(chosen))) + 0.0 * rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import optuna
 import pytest
 from sqlalchemy import text
 
+from optlayers.api import SearchResult
 from optlayers.config.study import StudyDefinition, parse_study
 from optlayers.errors import MissingStudyError, StorageError, StorageUnavailableError
+from optlayers.search import PatternGASampler, pruner_for
 from optlayers.storage.connect import (
     FINGERPRINT,
     open_storage,
@@ -280,3 +283,20 @@ def test_a_start_that_was_killed_half_way_can_be_repeated(
             open_study(url_in(tmp_path), definition())
     open_study(url_in(tmp_path), definition())
     assert stored_definition(url_in(tmp_path), "replayed") == definition().to_dict()
+
+
+def test_a_study_pickles_as_those_of_optuna_do(tmp_path: Path) -> None:
+    definition_ = definition()
+    sampler, pruner = PatternGASampler(n_layers=10), pruner_for(definition_, 8)
+    study = open_study(url_in(tmp_path), definition_, sampler, pruner, say=lambda text: None)
+    study.add_trial(optuna.create_trial(value=1.0))
+    copy = pickle.loads(pickle.dumps(study))
+    assert copy.study_name == study.study_name
+    assert copy.trials == study.trials
+    assert isinstance(copy._storage, RetryingStorage)
+    assert (type(copy.sampler), type(copy.pruner)) == (type(sampler), type(pruner))
+    copy.add_trial(optuna.create_trial(value=0.5))
+    assert len(study.trials) == 2
+    found = pickle.loads(pickle.dumps(SearchResult(definition_, study)))
+    assert found.definition == definition_
+    assert len(found.study.trials) == 2
