@@ -121,7 +121,7 @@ def refuse_quantized(data: Mapping[str, Any]) -> None:
             continue
         method = found.get("quant_method") if isinstance(found, dict) else None
         how = DEQUANTIZE.get(str(method), "")
-        fix = f"dequantize it once with transformers' {how}, or " if how else ""
+        fix = f"dequantize it once with transformers ({how}), or " if how else ""
         raise ValueError(
             f"{key}: the weights are quantized ({method}), and a layer cannot be moved without "
             f"its scales; {fix}use the model that it was made from"

@@ -53,10 +53,9 @@ class ModelConfig:
         except Exception as error:
             # transformers raises many kinds, some with messages of several lines.
             why = " ".join(str(error).split())
-            why = why if isinstance(error, ValueError) else f"{type(error).__name__}: {why}"
-            raise ModelError(
-                f"model {name}: config.json: {why}; fix it or fetch it again"
-            ) from None
+            if not isinstance(error, ValueError):
+                why = f"{type(error).__name__}: {why}; correct it, or fetch it again"
+            raise ModelError(f"model {name}: config.json: {why}") from None
 
     def _config_of(self, data: dict[str, Any]) -> PreTrainedConfig:
         refuse_quantized(data)

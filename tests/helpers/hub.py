@@ -79,16 +79,21 @@ class Hub:
             repo = found.group(1)
             if repo not in self.repos:
                 return self._json(ask, {}, 401, {"X-Error-Code": "RepoNotFound"})
-            files = sorted(p for p in self.repos[repo].iterdir() if p.is_file())
+            root = self.repos[repo]
+            files = sorted(p for p in root.rglob("*") if p.is_file())
+            names = [path.relative_to(root).as_posix() for path in files]
             if (found.group(2) or "").startswith("/tree"):
                 tree = [
-                    {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": _etag(p)}
-                    for p in files
+                    {"type": "file", "path": name, "size": p.stat().st_size, "oid": _etag(p)}
+                    for name, p in zip(names, files, strict=True)
                 ]
                 return self._json(ask, tree, 200)
-            siblings = [{"rfilename": p.name, "size": p.stat().st_size} for p in files]
+            siblings = [
+                {"rfilename": name, "size": p.stat().st_size}
+                for name, p in zip(names, files, strict=True)
+            ]
             return self._json(ask, {"id": repo, "sha": COMMIT, "siblings": siblings}, 200)
-        if found := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/[^/]+/([^/]+)", path):
+        if found := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/[^/]+/(.+)", path):
             return self._file(ask, found.group(1), found.group(2), body)
         return self._json(ask, {"error": f"{path} is not served here"}, 404)
 

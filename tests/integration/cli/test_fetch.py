@@ -148,6 +148,44 @@ def test_an_export_fetches_the_files_of_its_layers_alone(
     assert (here / "x" / "donor-LICENSE").read_text() == "You may.\n"
 
 
+def test_the_files_that_transformers_would_take_are_fetched(
+    hub: Hub, here: Path, run: Run, repos: dict[str, Path]
+) -> None:
+    # One whole file beside an index of other shards, templates in the one folder that counts.
+    donor = Path(shutil.copytree(repos["org/donor"], here / "donor"))
+    whole = {n: t for f in donor.glob("*.safetensors") for n, t in load_file(f).items()}
+    save_file(whole, donor / "model.safetensors", metadata={"format": "pt"})
+    for folder in ("additional_chat_templates", "original"):
+        (donor / folder).mkdir()
+        (donor / folder / "tools.jinja").write_text("with tools")
+    (donor / "chat_template.jinja").write_text("plain")
+    (donor / "tokenization_odd.py").write_text("")
+    hub.repos["org/donor"] = donor
+    code, out, err = run(hub.url, "fetch", "--study", "far.yaml", "--json")
+    assert code == 0, err
+    found = Path(json.loads(out)["donor"])
+    assert [path.name for path in found.glob("*.safetensors")] == ["model.safetensors"]
+    assert (found / "additional_chat_templates" / "tools.jinja").read_text() == "with tools"
+    assert (found / "tokenization_odd.py").is_file()
+    assert not (found / "original").exists()
+
+
+def test_a_quantized_model_is_refused_before_its_weights_are_fetched(
+    hub: Hub, here: Path, run: Run, repos: dict[str, Path]
+) -> None:
+    base = here / "base"
+    base.mkdir()
+    config = json.loads((repos["org/base"] / "config.json").read_text())
+    quantized = {**config, "quantization_config": {"quant_method": "awq"}}
+    (base / "config.json").write_text(json.dumps(quantized))
+    (base / "model.safetensors").write_bytes(b"never fetched")
+    hub.repos["org/base"] = base
+    code, _, err = run(hub.url, "fetch", "--study", "far.yaml")
+    assert code == 2
+    assert "model org/base: config.json: quantization_config" in line(err)
+    assert not [path for _, path, _ in hub.asked if path.endswith("safetensors")]
+
+
 def test_what_goes_wrong_is_one_line_with_the_fix(hub: Hub, here: Path, run: Run) -> None:
     hub.gated.add("org/donor")
     code, _, err = run(hub.url, "fetch", "--study", "far.yaml")

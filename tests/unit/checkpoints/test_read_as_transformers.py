@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 
 from optlayers.checkpoints.parents import Parents
 from optlayers.checkpoints.reader import ADAPTER, INDEX, SINGLE, Checkpoint, ModelConfig
@@ -241,3 +241,29 @@ def test_every_family_has_its_tensors_as_transformers_saves_them(tmp_path: Path,
         stack_logits(Parents(checkpoint, (checkpoint,)), LayerSet.of()),
         model(torch.tensor(TOKENS)).logits,
     )
+
+
+def test_what_transformers_dequantizes_is_read(tmp_path: Path) -> None:
+    tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "fp8")
+    whole = load_file(tmp_path / "fp8" / SINGLE)
+    found: Tensors = {}
+    for name, tensor in whole.items():
+        scale = tensor.abs().max() / 448
+        scaled = "_proj" in name
+        found[name] = (tensor / scale).to(torch.float8_e4m3fn) if scaled else tensor
+        found |= {f"{name}_scale_inv": scale.reshape(1, 1)} if scaled else {}
+    save_file(found, tmp_path / "fp8" / SINGLE, metadata={"format": "pt"})
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    config(quantization_config=settings)(tmp_path / "fp8")
+    with pytest.raises(ModelError, match="quantization_config"):
+        Checkpoint("fp8", tmp_path / "fp8")
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "fp8",
+        quantization_config=FineGrainedFP8Config(dequantize=True),
+        dtype=torch.float32,
+    )
+    model.save_pretrained(tmp_path / "whole", save_original_format=False)
+    checkpoint = Checkpoint("whole", tmp_path / "whole")
+    assert checkpoint.note is None
+    for name, tensor in whole.items():
+        torch.testing.assert_close(checkpoint.tensor(name), tensor, rtol=0.1, atol=0.01)
