@@ -154,8 +154,8 @@ def stored_definition(name_or_file: str, storage: str) -> StudyDefinition:
 def stored_study(name_or_file: str, storage: str) -> Iterator[tuple[StudyDefinition, optuna.Study]]:
     """A study opened for reading: its definition, and the study in the database.
 
-    Raises `InputError` as `stored_definition`, and `StorageError` for all that goes wrong with the
-    database while it is open.
+    Raises `InputError` as `stored_definition`, `StorageError` where the study cannot be opened, and
+    `StorageUnavailableError` for what goes wrong with the database afterwards.
     """
     definition = stored_definition(name_or_file, storage)
     study = open_study(storage, definition, create=False)

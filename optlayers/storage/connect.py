@@ -110,7 +110,7 @@ def open_storage(
             if not create and not _has_studies(url, options):
                 raise MissingStudyError(f"storage {shown}: it holds no studies; name another")
             if is_sqlite:
-                sqlite.prepare_file(url, policy)
+                sqlite.prepare_file(url, policy, wait)
             kind = _storage_class(say)
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Query string argument", SAWarning)

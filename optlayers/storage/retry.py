@@ -11,6 +11,7 @@ import abc
 import contextlib
 import functools
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Container
@@ -66,10 +67,11 @@ def one_line(error: BaseException) -> str:
 def is_unavailable(error: BaseException) -> bool:
     """Whether an error says that the database cannot be used now, but may be later."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    root = cause.orig if isinstance(cause, DBAPIError) else cause
+    if isinstance(root, sqlite3.Error):
+        return any(words in str(root).lower() for words in _SQLITE_UNAVAILABLE)
     if not isinstance(cause, DBAPIError):
         return False
-    if type(cause.orig).__module__ == "sqlite3":
-        return any(words in str(cause.orig).lower() for words in _SQLITE_UNAVAILABLE)
     if cause.connection_invalidated or is_refusing(cause):
         return True
     return isinstance(cause, OperationalError | InterfaceError)

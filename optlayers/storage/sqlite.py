@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from optlayers.errors import StorageError
 from optlayers.storage.redact import mask_password
-from optlayers.storage.retry import RetryPolicy
+from optlayers.storage.retry import RetryPolicy, is_unavailable
 
 BUSY_SECONDS = 60
 _LEAST_BYTES = 1_000_000  # the write-ahead log of one transaction
@@ -91,16 +91,23 @@ def has_table(url: str, table: str) -> bool:
         return path.exists()  # opening it shows what is wrong
 
 
-def prepare_file(url: str, policy: RetryPolicy) -> None:
-    """Put a new file into write-ahead mode; raises `StorageError` where that fails."""
+def prepare_file(url: str, policy: RetryPolicy, wait: bool) -> None:
+    """Put a new file into write-ahead mode; raises `StorageError` where that fails.
+
+    wait: as long as its disk is full, or the file cannot be opened.
+    """
     path = str(make_url(url).database)
-    try:
+
+    def prepare() -> None:
         with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
-            # SQLite ignores its timeout here.
-            policy.call(
-                lambda: connection.execute("PRAGMA journal_mode=WAL"),
-                when=lambda error: "locked" in str(error),
-            )
+            connection.execute("PRAGMA journal_mode=WAL")
+
+    def is_worth_another_try(error: BaseException) -> bool:
+        # SQLite ignores its timeout here.
+        return "locked" in str(error) or (wait and is_unavailable(error))
+
+    try:
+        policy.call(prepare, when=is_worth_another_try)
     except sqlite3.Error as error:
         fix = "name a file that can be written and is an SQLite database"
         free = shutil.disk_usage(Path(path).absolute().parent).free

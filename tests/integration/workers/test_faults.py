@@ -138,8 +138,20 @@ def test_a_full_disk_is_waited_out_and_nothing_is_torn(small_disk: Path) -> None
 def test_a_full_disk_is_named_when_a_database_is_opened(small_disk: Path) -> None:
     with contextlib.suppress(OSError):
         (small_disk / "ballast").write_bytes(b"x" * 1_100_000)
+    url = f"sqlite:///{small_disk / 'optuna.db'}"
     with pytest.raises(StorageError, match="its disk is full, so make room"):
-        open_storage(f"sqlite:///{small_disk / 'optuna.db'}")
+        open_storage(url)
+    # A worker that is started again meanwhile waits, as one that runs.
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(open_storage, url, said.append, wait=True)
+        deadline = time.monotonic() + 60
+        while not said:
+            assert not opened.done()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (small_disk / "ballast").unlink()
+        assert opened.result(timeout=60).get_all_studies() == []
 
 
 def test_a_disk_that_stays_full_ends_the_worker_and_the_study_goes_on_later(
