@@ -14,8 +14,10 @@ from typing import Any
 
 import optuna
 from sqlalchemy import Connection, Engine, column, event, select, table
+from sqlalchemy.exc import DBAPIError
 
 from optlayers.errors import StudyGoneError
+from optlayers.storage.retry import is_unavailable
 from optlayers.storage.store import store_of
 
 IDENTITY = "optlayers:identity"  # system attribute of a study; no other study has the same
@@ -57,8 +59,12 @@ def guard(study: optuna.Study, shown: str, create: bool) -> None:
             raise StudyGoneError(error)
 
     def verify() -> None:
-        with engine.connect() as connection:
-            check(connection)
+        try:
+            with engine.connect() as connection:
+                check(connection)
+        except DBAPIError as failure:
+            if not is_unavailable(failure):  # the tables are gone too
+                raise StudyGoneError(error) from None
 
     event.listen(engine, "do_connect", check_file)  # it would create an empty file
     event.listen(engine, "commit", check)

@@ -8,7 +8,6 @@ broke may have been carried out, so every write can be repeated.
 from __future__ import annotations
 
 import abc
-import contextlib
 import functools
 import random
 import sqlite3
@@ -22,7 +21,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from optlayers.errors import StorageUnavailableError
 from optlayers.storage.parts import join, split
@@ -117,8 +116,7 @@ class RetryPolicy:
                     result = function()
             except Exception as error:
                 if not when(error):
-                    with contextlib.suppress(SQLAlchemyError):
-                        self.verify()
+                    self.verify()
                     raise
                 now = time.monotonic()
                 begun = begun or now

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.lib.forked_worker import CONTEXT
 from benchmarks.lib.servers import PASSWORD, Postgres, Server
 from optlayers.config.study import StudyDefinition, parse_study
-from optlayers.errors import StorageUnavailableError
+from optlayers.errors import StorageError, StorageUnavailableError, StudyGoneError
 from optlayers.evaluation.base import Evaluator
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.layerset import LayerSet
@@ -27,7 +27,8 @@ from optlayers.storage.store import store_of
 from optlayers.trials import keys
 from optlayers.trials.answers import Answers
 from optlayers.workers.worker import Worker
-from tests.helpers.replay import Counting, assert_sound, definition, url_in, worker_at
+from tests.helpers.replay import N_LAYERS, Counting, assert_sound, definition, url_in, worker_at
+from tests.helpers.storage_suite import assert_gone, new
 
 SERVERS = ["postgres", "mariadb"]
 
@@ -35,13 +36,17 @@ SERVERS = ["postgres", "mariadb"]
 # ------------------------------------------------------------------ an empty database
 
 
-def create(url: str, barrier: Any, found: Any) -> None:
+def create(url: str, index: int, barrier: Any, found: Any) -> None:
     definition()
     barrier.wait(60)
     try:
-        found.put(store_of(open_study(url, definition())).attrs()[IDENTITY])
+        store = store_of(open_study(url, definition()))
+        store.study.set_user_attr("n_layers", N_LAYERS)  # as each worker does at its start
+        first = store.swap_attr("turn", None, index)
+        store.insert_running([new(index % N_LAYERS)], unique="layers")
+        found.put((store.attrs()[IDENTITY], first))
     except BaseException as error:
-        found.put(error)
+        found.put((error, None))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql_url", "mysql_url"])
@@ -49,15 +54,18 @@ def test_twelve_processes_that_find_a_database_empty_get_one_study(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = url_in(tmp_path) if kind == "sqlite" else request.getfixturevalue(kind)
-    barrier, found = CONTEXT.Barrier(12), CONTEXT.Queue()
-    processes = [CONTEXT.Process(target=create, args=(url, barrier, found)) for _ in range(12)]
+    barrier, results = CONTEXT.Barrier(12), CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=create, args=(url, i, barrier, results)) for i in range(12)]
     for process in processes:
         process.start()
-    identities = [found.get(timeout=120) for _ in processes]
+    found = [results.get(timeout=120) for _ in processes]
     for process in processes:
         process.join(60)
-    assert {type(one) for one in identities} == {str}, identities
-    assert len(set(identities)) == 1
+    assert {type(identity) for identity, _ in found} == {str}, found
+    assert len({identity for identity, _ in found}) == 1
+    assert sum(first for _, first in found) == 1
+    trials = open_study(url, definition()).get_trials()
+    assert [trial.number for trial in trials] == list(range(N_LAYERS))
 
 
 # ------------------------------------------------------------------ limits
@@ -119,18 +127,18 @@ def test_every_database_keeps_the_largest_study(
 
 
 @contextlib.contextmanager
-def as_guest(server: Server) -> Iterator[str]:
+def as_guest(server: Server, password: str = PASSWORD) -> Iterator[str]:
     """A URL of a user without the rights of an administrator, who would be let in all the same."""
     if isinstance(server, Postgres):
         user, rights = "guest", "ALTER DATABASE {} OWNER TO guest"
-        server.execute(f"CREATE USER guest PASSWORD '{PASSWORD}'")
+        server.execute(f"CREATE USER guest PASSWORD '{password}'")
     else:
         user, rights = "guest@'127.0.0.1'", "GRANT ALL ON {}.* TO guest@'127.0.0.1'"
-        server.execute(f"CREATE USER guest@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
+        server.execute(f"CREATE USER guest@'127.0.0.1' IDENTIFIED BY '{password}'")
     try:
         with server.database() as url:
             server.execute(rights.format(url.rpartition("/")[2]))
-            yield url.replace("tester:", "guest:")
+            yield url.replace(f"tester:{PASSWORD}", f"guest:{password}")
     finally:
         server.execute(f"DROP USER {user}")
 
@@ -211,3 +219,39 @@ def test_workers_wait_while_a_server_refuses_and_ask_nothing_twice(
         assert PASSWORD not in "".join(said)
         assert set(counting.asked.values()) == {1}
         assert_sound(worker.study, small=True)
+
+
+# ------------------------------------------------------------------ replaced databases, passwords
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_nothing_is_written_to_a_database_that_was_made_anew(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    server: Server = request.getfixturevalue(kind)
+    with server.database() as url:
+        store = store_of(open_study(url, definition()))
+        name = url.rpartition("/")[2]
+        store.storage.engine.dispose()  # type: ignore[attr-defined]
+        server.execute(f"DROP DATABASE {name}")
+        server.execute(f"CREATE DATABASE {name}")
+        with pytest.raises(StudyGoneError, match="is no longer in"):
+            store.put_attrs({"a": 1})
+        other = store_of(open_study(url, definition()))
+        assert_gone(store)
+        assert other.study.get_trials() == []
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_password_with_braces_is_taken_as_it_is_and_never_shown(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    server: Server = request.getfixturevalue(kind)
+    secret = "s3{0}cret{{x}}"
+    with as_guest(server, secret) as url:
+        open_study(url, definition())
+        wrong = url.replace(secret, secret[:-1])
+        with pytest.raises(StorageError, match="guest") as caught:
+            open_storage(wrong)
+    assert caught.value.exit_code == 2
+    assert not any(part in str(caught.value) for part in ("s3", "cret", "{"))

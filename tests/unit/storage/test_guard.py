@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from optlayers.storage.guard import IDENTITY
 from optlayers.storage.store import store_of
 from tests.helpers.earlier import VERSIONS, unpack
 from tests.helpers.replay import study_in, url_in, worker_in
-from tests.helpers.storage_suite import assert_gone, check_gone, open_store, state_of
+from tests.helpers.storage_suite import assert_gone, check_gone, new, open_store, state_of
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -55,6 +56,16 @@ def test_nothing_is_written_once_the_file_is_replaced(tmp_path: Path, new: str) 
     before = state_of(other)
     assert_gone(store)
     assert state_of(other) == before
+
+
+def test_nothing_is_written_once_the_tables_are_dropped(tmp_path: Path) -> None:
+    store = store_of(study_in(tmp_path))
+    store.insert_running([new(0)], unique="layers")
+    with sqlite3.connect(tmp_path / "optuna.db") as other:
+        tables = other.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (name,) in tables:
+            other.execute(f"DROP TABLE {name}")
+    assert_gone(store)
 
 
 def test_a_worker_whose_study_is_deleted_ends_with_that_reason(tmp_path: Path) -> None:
