@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 import optlayers.models  # noqa: F401 -- registers Llamba and the hybrid with the Auto classes
 from optlayers.checkpoints.tensorfile import FLOATS, TensorEntry
+from optlayers.models.families import family_of
 
 # Buffers that older versions of transformers saved and newer ones compute.
 OLD_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
@@ -111,6 +112,15 @@ class ExpectedTensors:
         if self.tied and needed(self.head) and not {self.head, self.embedding} & set(found):
             return f"tensor {self.embedding} is missing from the weights; fetch them again"
         return None
+
+
+def check_sizes(config: PreTrainedConfig) -> None:
+    """Raise `ValueError` for sizes that matter only when a model runs."""
+    windowed = any("sliding" in kind for kind in family_of(config).kinds(config))
+    for name in ("sliding_window",) * windowed + ("mamba_chunk_size",):
+        value = getattr(config, name, None if name == "sliding_window" else 1)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; it is a whole number of 1 or more")
 
 
 def refuse_quantized(data: Mapping[str, Any]) -> None:

@@ -19,11 +19,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
-from optlayers.checkpoints.expected import OLD_BUFFERS, ExpectedTensors, Needed, refuse_quantized
+from optlayers.checkpoints.expected import (
+    OLD_BUFFERS,
+    ExpectedTensors,
+    Needed,
+    check_sizes,
+    refuse_quantized,
+)
 from optlayers.checkpoints.files import hash_files
 from optlayers.checkpoints.tensorfile import TensorEntry, check_overflow, read_header
 from optlayers.errors import ModelError
-from optlayers.models.families import config_from_dict, family_of
+from optlayers.models.families import config_from_dict
 from optlayers.models.hybrid import HybridConfig
 
 INDEX = "model.safetensors.index.json"
@@ -60,7 +66,7 @@ class ModelConfig:
     def _config_of(self, data: dict[str, Any]) -> PreTrainedConfig:
         refuse_quantized(data)
         config = config_from_dict(data)
-        family_of(config)
+        check_sizes(config)
         return config
 
     @property

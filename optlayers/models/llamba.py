@@ -64,6 +64,8 @@ class LlambaConfig(PreTrainedConfig):
         for name, value in (("vocab_size", vocab_size), ("d_model", d_model), ("n_layer", n_layer)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it is a whole number of 1 or more")
+        if not isinstance(norm_epsilon, int | float):
+            raise ValueError(f"norm_epsilon is {norm_epsilon!r}; it is a number")
         self.vocab_size = vocab_size
         self.d_model = d_model
         self.n_layer = n_layer

@@ -17,7 +17,15 @@ from optlayers.checkpoints.reader import ADAPTER, INDEX, SINGLE, Checkpoint, Mod
 from optlayers.errors import ModelError
 from optlayers.layerset import LayerSet
 from tests.helpers.families import KINDS, tiny
-from tests.helpers.tiny import TOKENS, VOCAB, export, model_logits, stack_logits, tiny_llama
+from tests.helpers.tiny import (
+    TOKENS,
+    VOCAB,
+    export,
+    model_logits,
+    stack_logits,
+    tiny_llama,
+    tiny_llamba,
+)
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Path], None]
@@ -218,6 +226,32 @@ def test_a_config_that_makes_no_model_is_one_line(tmp_path: Path, case: str) -> 
     CONFIGS[case](tmp_path)
     with pytest.raises(ModelError, match=r"^model base: config\.json: ") as caught:
         ModelConfig("base", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        ("mistral-window", {"sliding_window": 0}, "sliding_window is 0; it is a whole number"),
+        ("gemma2", {"sliding_window": None}, "sliding_window is None"),
+        ("qwen3", {"layer_types": ["sliding_attention"] * 6}, "sliding_window is None"),
+        ("qwen3", {"layer_types": ["wonder"] * 6}, "wonder"),
+        ("bamba", {"mamba_chunk_size": 0}, "mamba_chunk_size is 0"),
+        ("bamba", {"mamba_n_heads": 0}, ""),
+        ("llamba", {"norm_epsilon": "small"}, "norm_epsilon is 'small'; it is a number"),
+        ("llamba", {"mlp_cfg": {"act_fn": "wonder"}}, "wonder"),
+        ("llamba", {"ssm_cfg": {"n_v_heads": 3}}, "n_v_heads 3 must be a multiple of"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_one_line_in_every_family(
+    tmp_path: Path, kind: str, changes: dict[str, Any], words: str
+) -> None:
+    model = tiny_llamba() if kind == "llamba" else tiny(kind, 3)
+    model.save_pretrained(tmp_path)
+    Checkpoint("base", tmp_path)
+    config(**changes)(tmp_path)
+    with pytest.raises(ModelError, match=rf"^model base: config\.json: .*{words}") as caught:
+        Checkpoint("base", tmp_path)
     assert "\n" not in str(caught.value)
 
 
