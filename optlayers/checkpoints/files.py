@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from optlayers.config.machine import cores
 from optlayers.errors import ModelError
 
 INFO = "checkpoint_info.json"
@@ -29,7 +30,7 @@ def hash_files(paths: Iterable[Path]) -> dict[Path, str]:
     """The SHA-256 of files, several at a time; raises `OSError`."""
     paths = list(paths)
     # Half of the cores, since weights are copied meanwhile.
-    workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+    workers = max(1, min(8, cores() // 2))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         return dict(zip(paths, pool.map(sha256_of, paths), strict=True))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -19,6 +20,7 @@ import typer
 
 from optlayers import __version__
 from optlayers.cli.exit import INTERRUPTED
+from optlayers.config.machine import limit_threads
 from optlayers.errors import OptlayersError, reason
 from optlayers.storage.redact import mask_password, remember_password
 
@@ -84,6 +86,10 @@ def main() -> None:
     if arguments == ["--version"]:
         print(__version__)
         sys.exit(0)
+    limit_threads()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show
     for text in [os.environ.get(STORAGE_ENV, ""), *arguments]:
         remember_password(text)
     # `--debug` works anywhere in the line: people append it to the command that failed.
@@ -118,7 +124,11 @@ def program() -> str:
 def _exit_code(run: Callable[[], Any]) -> int:
     """Run a command; every way to fail becomes an exit code and a line on standard error."""
     try:
-        code = run()
+        try:
+            code = run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except typer.Exit as error:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -133,8 +143,7 @@ def _exit_code(run: Callable[[], Any]) -> int:
         say(f"optlayers: {message}{_found(error)} (see `{program()}{command} --help`)")
         return 2
     except BrokenPipeError:
-        # The reader (head, less) has closed the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader (head, less) has closed the pipe
         return 1
     except OptlayersError as error:
         _show_traceback()
@@ -143,11 +152,27 @@ def _exit_code(run: Callable[[], Any]) -> int:
         return error.exit_code
     except Exception as error:
         _show_traceback()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _drop_output()
+            name = error.filename or "standard output"
+            say(f"optlayers: {name}: {error.strerror}; free some space, or write elsewhere")
+            return 1
+        if isinstance(error, RuntimeError) and "home directory" in str(error):
+            say(
+                "optlayers: there is no home directory: HOME is not set, and this user has no "
+                "entry in /etc/passwd; set HOME to a folder"
+            )
+            return 2
         say(f"optlayers: {reason(error)} (this is a bug; run again with --debug for a traceback)")
         return 1
     if code == INTERRUPTED:  # which click also returns on Ctrl-C
         say("optlayers: interrupted; run the same command again to continue")
     return code if isinstance(code, int) else 0
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds go nowhere: it would fail again as Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_traceback() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optlayers.cli.screen import LocalWorker
+from optlayers.config import machine
 from optlayers.errors import InputError, RunError
 
 MOST_ON_CPU = 8
@@ -68,8 +69,7 @@ def allocate(
     One worker per GPU, unless `per_device` allows more; on a CPU one per core, at most
     `MOST_ON_CPU`. Raises `InputError` for more workers than the GPUs take.
     """
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = cores or machine.cores()
     on_cpu = devices[0] == "cpu"
     room = len(devices) * (per_device or 1)
     if workers is None:

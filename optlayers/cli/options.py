@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,6 +66,19 @@ def tokens(option: typer.CallbackParam, value: str | None) -> str | None:
     return value
 
 
+def _given(context: typer.Context, option: typer.CallbackParam, url: str) -> str:
+    """A database URL; raises `InputError` where it, or the environment variable, is empty."""
+    source = context.get_parameter_source(str(option.name))
+    unset = source is not None and source.name == "DEFAULT" and STORAGE_ENV in os.environ
+    if unset or not url.strip():
+        # A secret that is missing must not become a search of its own in a local file.
+        raise InputError(
+            f"{STORAGE_ENV if unset else '--storage'} is empty; give a database URL, such as "
+            f"{DEFAULT_URL}"
+        )
+    return url.strip()  # a secret that is mounted as a file ends with a newline
+
+
 Study = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped study, or a study file.")]
 Storage = Annotated[
     str,
@@ -72,8 +86,7 @@ Storage = Annotated[
         metavar="URL",
         envvar=STORAGE_ENV,
         help="Database URL of the study.",
-        # A secret mounted as a file ends with a newline.
-        callback=lambda url: url.strip(),
+        callback=_given,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; log to standard error.")]

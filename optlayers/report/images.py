@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,10 +86,23 @@ def write_images(figures: Sequence[Section], folder: Path) -> list[Path]:
     logging.getLogger("kaleido").setLevel(logging.ERROR)
     logging.getLogger("choreographer").setLevel(logging.ERROR)
 
+    hung: list[float] = []
+
     async def draw() -> None:
         # mathjax would be loaded from the network.
-        async with kaleido.Kaleido(n=1, timeout=TIMEOUT, mathjax=False, path=chrome) as drawer:
-            await drawer.write_fig_from_object(jobs)
+        drawer = kaleido.Kaleido(n=1, timeout=TIMEOUT, mathjax=False, path=chrome)
+        limit = _end_after(TIMEOUT, drawer, hung)
+        try:
+            async with drawer:
+                limit.cancel()
+                limit = _end_after(TIMEOUT * len(jobs), drawer, hung)
+                try:
+                    await drawer.write_fig_from_object(jobs)
+                finally:
+                    limit.cancel()
+                    limit = _end_after(TIMEOUT, drawer, hung)
+        finally:
+            limit.cancel()
 
     try:
         with warnings.catch_warnings(), ThreadPoolExecutor(1) as thread:
@@ -96,5 +111,21 @@ def write_images(figures: Sequence[Section], folder: Path) -> list[Path]:
             thread.submit(asyncio.run, draw()).result()
     except Exception as error:
         what = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if hung:
+            what = f"no answer for {hung[0]:.0f} s; set BROWSER_PATH to another browser"
         raise RunError(f"{chrome} failed to draw the figures: {what}") from None
     return [Path(job["path"]) for job in jobs]
+
+
+def _end_after(seconds: float, drawer: Any, hung: list[float]) -> asyncio.TimerHandle:
+    """End the browser after so long, and note it in `hung`: what waits for it then fails."""
+
+    def end() -> None:
+        hung.append(seconds)
+        starter = drawer.subprocess.pid  # a process that starts the browser, and ends with it
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{starter}/task/{starter}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        drawer.subprocess.terminate()
+
+    return asyncio.get_running_loop().call_later(seconds, end)

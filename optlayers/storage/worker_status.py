@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import os
 import platform
 import time
 from dataclasses import asdict, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 import optuna
 
 from optlayers import __version__
+from optlayers.config.machine import cores
 from optlayers.trials import keys
 from optlayers.trials.worker_state import WorkerState
 
@@ -68,7 +68,6 @@ def versions() -> dict[str, str]:
 @functools.cache
 def cpu_name() -> str:
     """The CPU of this machine and the number of cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -77,4 +76,4 @@ def cpu_name() -> str:
                 break
     except OSError:
         pass
-    return f"{name}, {cores} cores"
+    return f"{name}, {cores()} cores"
