@@ -54,7 +54,10 @@ class ExpectedTensors:
         if int(config.num_hidden_layers) < 1:
             raise ValueError(f"{config.num_hidden_layers} layers; a model has one or more")
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+            # The attention has no tensors, and may name a package that is not needed here.
+            model: Any = AutoModelForCausalLM.from_config(
+                copy.deepcopy(config), attn_implementation="eager"
+            )
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         names = dict(model.named_parameters(remove_duplicate=False))
@@ -123,8 +126,13 @@ def check_sizes(config: PreTrainedConfig) -> None:
             raise ValueError(f"{name} is {value!r}; it is a whole number of 1 or more")
 
 
-def refuse_quantized(data: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for a `config.json` of quantized weights."""
+def refuse_unreadable(data: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a `config.json` of quantized weights, or of a file not looked for."""
+    if data.get("transformers_weights"):
+        raise ValueError(
+            "transformers_weights names another file of weights; rename that file to "
+            "model.safetensors and remove the field"
+        )
     for key in ("quantization_config", "compression_config"):
         found = data.get(key)
         if found is None:

@@ -24,7 +24,7 @@ from optlayers.checkpoints.expected import (
     ExpectedTensors,
     Needed,
     check_sizes,
-    refuse_quantized,
+    refuse_unreadable,
 )
 from optlayers.checkpoints.files import hash_files
 from optlayers.checkpoints.tensorfile import TensorEntry, check_overflow, read_header
@@ -64,7 +64,7 @@ class ModelConfig:
             raise ModelError(f"model {name}: config.json: {why}") from None
 
     def _config_of(self, data: dict[str, Any]) -> PreTrainedConfig:
-        refuse_quantized(data)
+        refuse_unreadable(data)
         config = config_from_dict(data)
         check_sizes(config)
         return config
@@ -224,7 +224,7 @@ class ExportedCheckpoint(Checkpoint):
             raise ValueError(f"model_type {data.get('model_type')!r} is no hybrid of optlayers")
         config = HybridConfig.from_dict(data)
         for parent in (config.base_config, config.donor_config, *(config.other_configs or [])):
-            refuse_quantized(parent)
+            refuse_unreadable(parent)
         return config
 
 

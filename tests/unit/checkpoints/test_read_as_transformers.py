@@ -101,6 +101,7 @@ LIKE_TRANSFORMERS: dict[str, Change] = {
     "an unneeded tensor in eight bits": plus("extra", 8, dtype=torch.float8_e8m0fnu),
     "an unneeded complex tensor": plus("freqs", 8, dtype=torch.complex64),
     "layers beyond the config": config(num_hidden_layers=4),
+    "an unknown field": config(wonder=1),
 }
 
 
@@ -217,6 +218,7 @@ CONFIGS = {
     "no layers": config(num_hidden_layers=0),
     "layers below none": config(num_hidden_layers=-1),
     "text for a number": config(rms_norm_eps="small"),
+    "another file of weights": config(transformers_weights="other.safetensors"),
 }
 
 
@@ -253,6 +255,14 @@ def test_a_config_that_makes_no_model_is_one_line_in_every_family(
     with pytest.raises(ModelError, match=rf"^model base: config\.json: .*{words}") as caught:
         Checkpoint("base", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_attention_of_a_package_that_is_missing_is_not_needed(tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path)
+    expected = model_logits(tmp_path)
+    config(attn_implementation="flash_attention_2")(tmp_path)
+    base = Checkpoint("base", tmp_path)
+    assert torch.equal(stack_logits(Parents(base, (base,)), LayerSet.of()), expected)
 
 
 def test_an_adapter_is_no_model(tmp_path: Path) -> None:
