@@ -20,6 +20,7 @@ from tests.helpers.families import KINDS, tiny
 from tests.helpers.tiny import (
     TOKENS,
     VOCAB,
+    WIDTH,
     export,
     model_logits,
     stack_logits,
@@ -86,10 +87,20 @@ def index_that_lacks_names(folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps(index))
 
 
+def a_tensor_in_two_shards(folder: Path) -> None:
+    found = load_file(folder / SINGLE)
+    (folder / SINGLE).rename(folder / "a.safetensors")
+    name = "model.layers.2.mlp.up_proj.weight"
+    save_file({name: found[name] * 2}, folder / "b.safetensors", metadata={"format": "pt"})
+    names = dict.fromkeys(found, "a.safetensors") | {"model.norm.weight": "b.safetensors"}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
 LIKE_TRANSFORMERS: dict[str, Change] = {
     "one file beside an index of other shards": index_of_other_shards,
     "one file beside a stale index": stale_index,
     "an index that lacks names": index_that_lacks_names,
+    "a tensor in two shards": a_tensor_in_two_shards,
     "names of the model without its head": renamed(lambda name: name.removeprefix("model.")),
     "names with the prefix twice": renamed(lambda name: f"model.{name}"),
     "tied, with another head in the file": config(tie_word_embeddings=True),
@@ -122,6 +133,30 @@ def test_a_base_is_read_as_transformers_reads_it_and_exported_so(
         assert torch.equal(model_logits(out), expected)
         _, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
         assert not any(report.values()), report
+
+
+TIED = {
+    "other": both(without("lm_head"), plus("lm_head.weight", VOCAB, WIDTH)),
+    "alone": renamed(lambda name: "lm_head.weight" if "embed" in name else name),
+    "embedding": without("lm_head"),
+}
+
+
+@pytest.mark.parametrize("head", TIED)
+@pytest.mark.parametrize("kind", ["falcon_h1", "gemma2", "llamba", "qwen2"])
+def test_a_tied_head_is_what_transformers_makes_of_it_in_every_family(
+    tmp_path: Path, tiny_pair: Path, kind: str, head: str
+) -> None:
+    model = tiny_llamba(tied=True) if kind == "llamba" else tiny(kind, 3, tie_word_embeddings=True)
+    model.save_pretrained(tmp_path / "base")
+    TIED[head](tmp_path / "base")
+    expected = model_logits(tmp_path / "base")
+    base = Checkpoint("base", tmp_path / "base")
+    parents = Parents(base, (base,))
+    assert base.has("lm_head.weight") is (head == "other")
+    assert torch.equal(stack_logits(parents, LayerSet.of()), expected)
+    out = export(parents, LayerSet.of(3), tmp_path / "out", tokenizer=tiny_pair / "donor")
+    assert torch.equal(model_logits(out), expected)
 
 
 def test_only_unknown_tensors_of_new_models_are_worth_a_note(tmp_path: Path) -> None:
