@@ -25,6 +25,7 @@ from optlayers.errors import OptlayersError, reason
 from optlayers.storage.redact import mask_password, remember_password
 
 STORAGE_ENV = "OPTLAYERS_STORAGE"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # One module each, in the order of `--help`.
 COMMANDS = (
     "init",
@@ -99,11 +100,14 @@ def main() -> None:
 
 
 def say(text: str) -> None:
-    """Print a line on standard error, passwords masked; does nothing if the terminal is gone."""
+    """Print a line on standard error, passwords masked; does nothing where it cannot be written.
+
+    That is, where the terminal is gone or the disk is full.
+    """
     try:
         print(mask_password(text), file=sys.stderr, flush=True)
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in (errno.EIO, *FULL):
             raise
 
 
@@ -152,7 +156,7 @@ def _exit_code(run: Callable[[], Any]) -> int:
         return error.exit_code
     except Exception as error:
         _show_traceback()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             _drop_output()
             name = error.filename or "standard output"
             say(f"optlayers: {name}: {error.strerror}; free some space, or write elsewhere")

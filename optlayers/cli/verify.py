@@ -45,7 +45,7 @@ def verify(
     from optlayers.checkpoints.reader import ExportedCheckpoint
     from optlayers.cli.tables import print_json
     from optlayers.evaluation.isolated import IsolatedCheckpoint
-    from optlayers.evaluation.verify import RecordedAnswers, compare
+    from optlayers.evaluation.verify import RecordedAnswers, check_prompts, compare
     from optlayers.inference.device import pick_device, pick_dtype
 
     info = read_info(folder)
@@ -84,6 +84,8 @@ def verify(
                 print("\n".join(_measured(verdict, info, definition)))
         except EvaluationError as error:
             if not changed:
+                if recorded is not None:
+                    check_prompts(definition, folder, limit)
                 raise
             faults.append(str(error))  # which the changed or missing files explain
     word = "differs" if faults else "pass" if found.get("common") else "not compared"

@@ -44,6 +44,11 @@ class TaskScorer:
                 f"task {name!r} is of type {task.OUTPUT_TYPE}; optlayers scores "
                 f"{' and '.join(SCORED)} tasks, so choose one of these"
             )
+        if getattr(task, "MULTIMODAL", False) or getattr(task, "UNSAFE_CODE", False):
+            what = "images or sound" if getattr(task, "MULTIMODAL", False) else "code marked unsafe"
+            raise TaskError(
+                f"task {name!r} has {what}, which optlayers does not run; choose another"
+            )
         logprob = spec.measure == LOGPROB
         metric = "acc" if logprob else spec.measure
         metrics = sorted(getattr(task, "_metric_fn_list", {}))
@@ -101,7 +106,7 @@ class TaskScorer:
         key = self.filter.name
         try:
             for instance, result in zip(instances, results, strict=True):
-                instance.resps = [result]
+                instance.resps = [result] * (instance.repeats or 1)
             self.filter.apply(instances)
             filtered = [instance.filtered_resps[key] for instance in instances]
             values: Mapping[str, Any] = self.task.process_results(instances[0].doc, filtered)

@@ -30,6 +30,7 @@ from optlayers.config.metrics import LOGPROB, to_unit
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import TaskError, reason
 from optlayers.evaluation.documents import read_documents
+from optlayers.evaluation.groups import shares, unknown_members
 from optlayers.evaluation.questions import Question, Request, Subject
 from optlayers.evaluation.scoring import TaskScorer
 
@@ -113,7 +114,7 @@ def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
             raise TaskError(
                 f"task_path {task_path}: {reason(error)}; name a folder that holds task YAML only"
             ) from None
-        if not _unknown(own, names):
+        if not unknown_members(own, names):
             return own
     manager = TaskManager(include_path=task_path)
     for name in names:
@@ -125,22 +126,6 @@ def _manager(names: Sequence[str], task_path: str | None) -> TaskManager:
                 f"task {name!r} is not known to lm-eval{where}{hint}; see `lm_eval ls tasks`"
             )
     return manager
-
-
-def _unknown(manager: TaskManager, names: Sequence[str]) -> set[str]:
-    """Which of the names and of the members of their groups a task manager does not know."""
-    known: set[str] = set()
-    todo: list[Any] = list(names)
-    while todo:
-        member = todo.pop()
-        inner = member if isinstance(member, dict) else {}
-        name = str(inner.get("group") or inner.get("task") if inner else member)
-        if name not in known:
-            known.add(name)
-            entry = manager.task_index.get(name)
-            inner = (entry.cfg or {}) if entry else {}
-        todo += inner["task"] if isinstance(inner.get("task"), list) else []
-    return known - set(manager.all_tasks)
 
 
 def check_names(names: Sequence[str], task_path: str | None) -> None:
@@ -185,7 +170,7 @@ class TaskSet:
         try:
             loaded = manager.load([spec.name])
         except Exception as error:
-            strange = ", ".join(sorted(_unknown(manager, [spec.name])))
+            strange = ", ".join(sorted(unknown_members(manager, [spec.name])))
             hint = f"; lm-eval knows no task {strange}" if strange else ""
             raise TaskError(
                 f"task {spec.name!r} could not be loaded ({reason(error)}){hint}; "
@@ -204,15 +189,11 @@ class TaskSet:
             found.append(self._subject(name, task))
         if not found:
             raise TaskError(f"task {spec.name!r} is a group without tasks; name another")
+        scorers = self._scorers[-len(found) :]
         group = loaded.get("groups", {}).get(spec.name)
-        leaves = group.get_all_tasks() if group else loaded["tasks"].values()
-        names = [task.task_name for task in leaves]
-        by_size = self._scorers[-1].weighted_by_size(group)
-        # A task counts as often as subgroups name it, as in lm-eval.
-        parts = [names.count(subject.name) * (size if by_size else 1) for subject, size in found]
-        for number, ((subject, _), part) in enumerate(zip(found, parts, strict=True), -len(found)):
-            share = spec.weight * part / sum(parts)
-            self.subjects[number] = replace(subject, weight=share)
+        weights = shares(spec, group, scorers, [size for _, size in found])
+        for number, (subject, _) in enumerate(found, -len(found)):
+            self.subjects[number] = replace(subject, weight=weights[number])
 
     def _subject(self, name: str, task: Any) -> tuple[Subject, int]:
         """Add a leaf task: its subject, without weight, and its size as lm-eval counts it."""

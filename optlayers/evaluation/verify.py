@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optlayers.checkpoints.files import INFO
+from optlayers.checkpoints.tokenizer import load_from
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import ModelError
 from optlayers.evaluation.questions import Subject, order_questions
 from optlayers.evaluation.tasks import TaskSet
+from optlayers.models.hybrid import HybridConfig
 from optlayers.trials.answers import decode_answers
 from optlayers.trials.statistics import StratifiedScore
 
@@ -89,6 +92,15 @@ class RecordedAnswers:
             f"records give {100 * given:.2f} %"
         )
         return cls(subjects, answers, [fault])
+
+
+def check_prompts(definition: StudyDefinition, folder: Path, limit: int | None) -> None:
+    """Raise `TaskError` for a document that lm-eval cannot score, with a checkpoint's tokenizer."""
+    tasks = TaskSet.of(definition, limit)
+    tokenizer = load_from(folder, definition.trust_remote_code)
+    tasks.prepare(tokenizer, HybridConfig.from_pretrained(folder))
+    for number, subject in enumerate(tasks.subjects):
+        tasks.questions([number] * subject.size, subject.numbers.tolist())
 
 
 def compare(mine: AnswersByTask, recorded: RecordedAnswers, exact: bool) -> Verification:

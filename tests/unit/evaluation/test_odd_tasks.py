@@ -332,6 +332,34 @@ def test_a_group_with_a_member_that_nobody_knows_names_it(
     assert "lm-eval knows no task no_such_task" in line
 
 
+def test_a_group_whose_tasks_have_other_filters_needs_a_named_one(
+    lm: Any, stack: LayerStack, write: Write, tiny_pair: Path, tmp_path: Path
+) -> None:
+    first = "{name: a, filter: [{function: take_first}]}"
+    second = "{name: b, filter: [{function: take_first_k, k: 2}, {function: take_first}]}"
+    write("one", more=f"repeats: 2\nfilter_list: [{first}, {second}]")
+    write("two", more=f"repeats: 2\nfilter_list: [{second}, {first}]")
+    group = write("both", "true", "one, two", GROUP)
+    line = refusal(tiny_pair, tmp_path, TaskSpec(name=group))
+    assert "first filters of its tasks differ (a, b), and lm-eval scores a group by one" in line
+    for name in "ab":
+        spec = TaskSpec(name=group, metric=f"acc,{name}")
+        found = score(stack, prepared(tiny_pair, tmp_path, spec))
+        expected = theirs(lm, tmp_path, group, f"acc,{name}")
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [("doc_to_image: q", "has images or sound"), ("unsafe_code: true", "has code marked unsafe")],
+)
+def test_what_lm_eval_runs_only_when_asked_is_refused(
+    write: Write, tiny_pair: Path, tmp_path: Path, more: str, words: str
+) -> None:
+    line = refusal(tiny_pair, tmp_path, TaskSpec(name=write("odd", more=more)))
+    assert line.startswith(f"task 'odd' {words}")
+
+
 def test_documents_without_a_value_are_left_out_as_in_lm_eval(
     lm: Any, stack: LayerStack, write: Write, tiny_pair: Path, tmp_path: Path
 ) -> None:
