@@ -107,7 +107,10 @@ def open_storage(
             if is_sqlite:
                 url = sqlite.plain_url(url)
                 sqlite.check_file(url)
-            if not create and not _has_studies(url, options):
+            there = create or policy.call(
+                lambda: _has_studies(url, options), when=is_worth_another_try
+            )
+            if not there:
                 raise MissingStudyError(f"storage {shown}: it holds no studies; name another")
             if is_sqlite:
                 sqlite.prepare_file(url, policy, wait)

@@ -186,7 +186,7 @@ def test_workers_wait_while_a_server_refuses_and_ask_nothing_twice(
 ) -> None:
     server: Server = request.getfixturevalue(kind)
     said: list[str] = []
-    with as_guest(server) as url, ThreadPoolExecutor(2) as pool:
+    with as_guest(server) as url, ThreadPoolExecutor(3) as pool:
         worker = worker_at(url, say=said.append, small=True)
         counting = Counting()
         counting.seconds = 3e-3
@@ -206,6 +206,8 @@ def test_workers_wait_while_a_server_refuses_and_ask_nothing_twice(
             if refuse is takes_nobody:  # who only reads can ask again
                 with pytest.raises(StorageUnavailableError, match="run the same command again"):
                     open_storage(url, create=False)
+            # As a worker that `search` starts again.
+            again = pool.submit(open_storage, url, create=False, wait=True)
             wanted = definition().model_copy(update={"name": "another"})
             other = pool.submit(open_study, url, wanted)
             time.sleep(1)
@@ -214,6 +216,7 @@ def test_workers_wait_while_a_server_refuses_and_ask_nothing_twice(
             refuse(server, False)
         assert done.result(timeout=60)
         assert other.result(timeout=60).study_name == "another"
+        assert len(again.result(timeout=60).get_all_studies()) == 2
         assert said[0].startswith("waiting for storage")
         assert said[-1].endswith("is back")
         assert PASSWORD not in "".join(said)
