@@ -23,7 +23,8 @@ from optlayers.layerset import LayerSet
 from optlayers.results.leaderboard import LeaderboardRow
 from optlayers.results.view import StudyView
 from optlayers.search import pruner_for
-from optlayers.storage.connect import DEFAULT_URL, open_study, storage_errors
+from optlayers.storage.connect import open_study, storage_errors
+from optlayers.storage.urls import DEFAULT_URL
 from optlayers.workers.heldout import is_done
 
 

@@ -13,8 +13,8 @@ import typer
 from optlayers.cli.app import STORAGE_ENV
 from optlayers.config.study import StudyDefinition, load_study
 from optlayers.errors import InputError, MissingStudyError, StudyFileError
-from optlayers.storage.connect import DEFAULT_URL as DEFAULT_URL
 from optlayers.storage.connect import DEFINITION, open_storage, open_study, storage_errors
+from optlayers.storage.urls import DEFAULT_URL as DEFAULT_URL
 
 if TYPE_CHECKING:
     import optuna

@@ -24,11 +24,12 @@ from optlayers.report.document import definition_text, figures, sections, study_
 from optlayers.report.images import titled
 from optlayers.report.tables import question
 from optlayers.results.view import StudyView
-from optlayers.storage.connect import DEFAULT_URL, DEFINITION
+from optlayers.storage.connect import DEFINITION
 from optlayers.storage.dashboard import save_figures
 from optlayers.storage.redact import MASK
 from optlayers.storage.sqlite import plain_url
 from optlayers.storage.store import store_of
+from optlayers.storage.urls import DEFAULT_URL
 
 # Height of its panels for figures, in pixels; it cuts off what is higher.
 PANEL_HEIGHT = 440

@@ -21,8 +21,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from sqlalchemy import create_engine, event, inspect
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning, SQLAlchemyError
+from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 from optlayers.config.study import StudyDefinition
 from optlayers.errors import MissingStudyError, StorageError, StorageUnavailableError
@@ -38,22 +37,11 @@ from optlayers.storage.retry import (
     one_line,
 )
 from optlayers.storage.store import server_lock
+from optlayers.storage.urls import engine_options, no_driver, parse_url
 
-DEFAULT_URL = "sqlite:///optuna.db"
-POSTGRES_URL = "postgresql+psycopg://user@host/database"
 POOLED = "for PgBouncer in transaction mode add ?prepare_threshold=none to the URL"
-CONNECT_SECONDS = 10
-# Longer than any of our statements: a connection that is silent for so long is broken.
-SILENCE_SECONDS = 120
-
 DEFINITION = "definition"
 FINGERPRINT = "fingerprint"
-
-_DRIVERS = {
-    "postgresql": "write postgresql+psycopg://, and install optlayers[postgres]",
-    "mysql": "write mysql+pymysql://, and install optlayers[mysql]",
-    "mariadb": "write mysql+pymysql://, and install optlayers[mysql]",
-}
 
 
 @contextlib.contextmanager
@@ -93,7 +81,7 @@ def open_storage(
     remember_password(url)
     shown = mask_password(url)
     policy = RetryPolicy(shown, say)
-    parts = _parse(url, shown)
+    parts = parse_url(url, shown)
     is_sqlite = parts.get_backend_name() == "sqlite"
 
     def is_worth_another_try(error: BaseException) -> bool:
@@ -103,7 +91,7 @@ def open_storage(
 
     with storage_errors(url, opening=True):
         try:
-            options = _engine_options(parts, shown)
+            options = engine_options(parts, shown)
             if is_sqlite:
                 url = sqlite.plain_url(url)
                 sqlite.check_file(url)
@@ -121,7 +109,7 @@ def open_storage(
                     lambda: _create(kind, url, options, create), when=is_worth_another_try
                 )
         except ImportError as error:
-            raise _no_driver(shown, error) from None
+            raise no_driver(shown, error) from None
         except (RuntimeError, SAWarning) as error:
             # From Optuna, about its tables, or from SQLAlchemy, about what follows the `?`.
             why = str(error).splitlines()[0].partition(" (Background")[0].rstrip(".")
@@ -145,83 +133,6 @@ def _create(kind: type[RDBStorage], url: str, options: dict[str, Any], create: b
             if not inspect(engine).has_table("alembic_version"):  # the last of all
                 stack.enter_context(server_lock(engine))
         return kind(literal, engine_kwargs=options)
-
-
-def _parse(url: str, shown: str) -> URL:
-    """The parts of a database URL; raises `StorageError` if it is not one."""
-    if url.startswith("grpc"):
-        raise StorageError(
-            f"storage {shown}: the gRPC proxy was removed; workers on several machines share a "
-            f"PostgreSQL database: {POSTGRES_URL}"
-        )
-    try:
-        parts = make_url(url)
-        parts.get_dialect()
-    except NoSuchModuleError as error:
-        raise StorageError(f"storage {shown}: {error}; fix the part before ://") from None
-    except (ArgumentError, ValueError):
-        signs = "; in a password write @ : / % # as %40 %3A %2F %25 %23" if shown != url else ""
-        raise StorageError(
-            f"storage {shown}: not a database URL; write for example {DEFAULT_URL} or "
-            f"{POSTGRES_URL}{signs}"
-        ) from None
-    except ImportError as error:
-        raise _no_driver(shown, error) from None
-    if "@" in (parts.host or ""):
-        # The driver would look for that host, and show a part of the password.
-        raise StorageError(
-            f"storage {shown}: there is more than one at sign before the host; write one that "
-            "belongs to the password as %40"
-        )
-    return parts
-
-
-def _no_driver(shown: str, error: Exception) -> StorageError:
-    backend = shown.partition(":")[0].partition("+")[0]
-    fix = _DRIVERS.get(backend, "use SQLite, PostgreSQL, MySQL or MariaDB")
-    why = str(error).splitlines()[0].rstrip(".")
-    return StorageError(f"storage {shown}: its driver is missing ({why}); {fix}")
-
-
-def _engine_options(parts: URL, shown: str) -> dict[str, Any]:
-    """Options of SQLAlchemy's engine for that database."""
-    backend, driver = parts.get_backend_name(), parts.get_driver_name()
-    if backend == "sqlite":
-        return {"connect_args": {"timeout": sqlite.BUSY_SECONDS}}
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if driver in ("psycopg", "psycopg2"):
-        options["connect_args"] = {
-            "connect_timeout": CONNECT_SECONDS,
-            "keepalives_idle": SILENCE_SECONDS // 4,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 1000 * SILENCE_SECONDS,
-        }
-        # The driver takes a number, and SQLAlchemy passes on the text of the URL.
-        if (threshold := parts.query.get("prepare_threshold")) is not None:
-            options["connect_args"]["prepare_threshold"] = _threshold(str(threshold), shown)
-    elif driver in ("pymysql", "mysqldb"):
-        options["connect_args"] = {
-            "connect_timeout": CONNECT_SECONDS,
-            "read_timeout": SILENCE_SECONDS,
-            "write_timeout": SILENCE_SECONDS,
-        }
-    if backend in ("mysql", "mariadb"):
-        # As in PostgreSQL; the default locks gaps between rows, which leads to deadlocks.
-        options["isolation_level"] = "READ COMMITTED"
-    return options
-
-
-def _threshold(value: str, shown: str) -> int | None:
-    """After how many executions psycopg prepares a statement; None: never."""
-    if value.lower() in ("none", ""):
-        return None
-    if not value.isdecimal():
-        raise StorageError(
-            f"storage {shown}: prepare_threshold is {value!r}; write a number, or none for "
-            "PgBouncer in transaction mode"
-        )
-    return int(value)
 
 
 def _storage_class(say: Callable[[str], None]) -> type[RDBStorage]:

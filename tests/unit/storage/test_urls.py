@@ -20,12 +20,8 @@ from optlayers.cli.options import read_study
 from optlayers.config.study import parse_study
 from optlayers.errors import InputError, StorageError, StorageUnavailableError
 from optlayers.storage import sqlite
-from optlayers.storage.connect import (
-    _engine_options,
-    open_study,
-    storage_errors,
-    stored_definition,
-)
+from optlayers.storage.connect import open_study, storage_errors, stored_definition
+from optlayers.storage.urls import engine_options
 from tests.helpers.finished import Finished
 from tests.helpers.replay import STUDY, definition
 
@@ -124,15 +120,15 @@ def test_other_urls_are_taken_literally(url: str) -> None:
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("7", 7), ("none", None), ("None", None)])
 def test_the_prepare_threshold_reaches_the_driver(text: str, value: int | None) -> None:
     url = make_url(f"postgresql+psycopg://me@host/db?prepare_threshold={text}")
-    options: Any = _engine_options(url, "")["connect_args"]
+    options: Any = engine_options(url, "")["connect_args"]
     assert options["prepare_threshold"] == value
-    assert "prepare_threshold" not in _engine_options(url.set(query={}), "")["connect_args"]
+    assert "prepare_threshold" not in engine_options(url.set(query={}), "")["connect_args"]
 
 
 def test_a_prepare_threshold_that_is_no_number_is_refused() -> None:
     url = make_url("postgresql+psycopg://me@host/db?prepare_threshold=off")
     with pytest.raises(StorageError, match="prepare_threshold is 'off'; write a number, or none"):
-        _engine_options(url, "postgresql+psycopg://me@host/db")
+        engine_options(url, "postgresql+psycopg://me@host/db")
 
 
 @pytest.mark.parametrize("opening", [True, False])
