@@ -39,7 +39,8 @@ def guard(study: optuna.Study, shown: str, create: bool) -> None:
     engine: Engine | None = getattr(store.storage, "engine", None)
     if known is None or engine is None:
         return
-    path = engine.url.database if engine.dialect.name == "sqlite" else None
+    # Absolute, since the program may change its working folder.
+    path = os.path.abspath(str(engine.url.database)) if engine.dialect.name == "sqlite" else None
     file = _file(path)
     mine = select(_ATTRS.c.value_json).where(
         _ATTRS.c.study_id == store.study_id, _ATTRS.c.key == IDENTITY

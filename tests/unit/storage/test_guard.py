@@ -14,7 +14,7 @@ from optlayers.storage.connect import open_study
 from optlayers.storage.guard import IDENTITY
 from optlayers.storage.store import store_of
 from tests.helpers.earlier import VERSIONS, unpack
-from tests.helpers.replay import study_in, url_in, worker_in
+from tests.helpers.replay import definition, study_in, url_in, worker_in
 from tests.helpers.storage_suite import assert_gone, check_gone, new, open_store, state_of
 
 
@@ -81,6 +81,13 @@ def test_a_worker_whose_study_is_deleted_ends_with_that_reason(tmp_path: Path) -
     with pytest.raises(StudyGoneError):
         worker.run()
     assert files(tmp_path) == []
+
+
+def test_a_program_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = store_of(open_study("sqlite:///optuna.db", definition()))
+    monkeypatch.chdir("/")
+    store.put_attrs({"a": 1})
 
 
 def test_an_identity_is_given_once(tmp_path: Path) -> None:

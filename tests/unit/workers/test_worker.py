@@ -14,7 +14,8 @@ from optuna.trial import TrialState, create_trial
 from optlayers.errors import RunError, StorageError
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.results.leaderboard import leaderboard
-from optlayers.search import RacingPruner, Rungs, pruner_for
+from optlayers.search import RacingPruner, Rungs, pruner_for, search_space
+from optlayers.storage import heartbeat
 from optlayers.storage.connect import open_study
 from optlayers.testing import ReplayEvaluator, Simulation
 from optlayers.trials.record import read_records
@@ -241,6 +242,22 @@ def test_sets_that_are_queued_by_hand_are_evaluated_in_every_phase(
     reasons = [str(t.user_attrs.get("reason", "")).partition(":")[0] for t in found]
     assert reasons[4:] == ["refused"] * 3
     assert not {TrialState.WAITING, TrialState.RUNNING} & {t.state for t in found}
+
+
+def test_no_phase_waits_for_a_trial_that_another_program_began_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("optlayers.workers.worker.REAP_SECONDS", 0.1)
+    worker = worker_at(url_in(tmp_path), small=True)
+    for layers in ("3", "2,5"):  # one that probe waits for, and one of explore
+        worker.study.enqueue_trial(LayerSpace(10).params(LayerSet.parse(layers)))
+        begun = worker.study.ask(search_space(LayerSpace(10)))
+        assert worker.study.get_trials()[begun.number].state == TrialState.RUNNING
+    assert worker.run()
+    assert_sound(worker.study, small=True)
+    left = worker.study.get_trials()[:2]
+    assert [t.user_attrs["reason"].partition(":")[0] for t in left] == ["lost worker"] * 2
 
 
 def test_a_search_in_which_every_set_fails_ends_with_an_error(tmp_path: Path) -> None:
