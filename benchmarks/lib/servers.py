@@ -246,3 +246,42 @@ class MariaDB(Server):
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Stop; SIGTERM is its clean end, SIGKILL is a crash."""
         super().stop(signal.SIGTERM if number == signal.SIGINT else number)
+
+
+class PgBouncer(Server):
+    """PgBouncer in transaction mode before a PostgreSQL server, over few connections."""
+
+    user = "postgres"
+    scheme = "postgresql+psycopg"
+
+    def __init__(self, server: Postgres) -> None:
+        self.server = server
+        super().__init__()
+
+    def _initialise(self) -> None:
+        behind = f"host=127.0.0.1 port={self.server.port} user=tester password={PASSWORD}"
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": str(self.port),
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": "4",
+            # From 1.21 on it can keep prepared statements apart.
+            **({"max_prepared_statements": "0"} if self._version() >= (1, 21) else {}),
+        }
+        lines = ["[databases]", f"* = {behind}", "[pgbouncer]"]
+        lines += [f"{key} = {value}" for key, value in settings.items()]
+        (self.root / "pgbouncer.ini").write_text("\n".join(lines) + "\n")
+
+    def _version(self) -> tuple[int, ...]:
+        command = [str(_program("pgbouncer", "pgbouncer")), "--version"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return tuple(map(int, said.split()[1].split(".")))
+
+    def _command(self) -> list[str]:
+        return [str(_program("pgbouncer", "pgbouncer")), str(self.root / "pgbouncer.ini")]
+
+    def _connect(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.port), 1):
+            pass

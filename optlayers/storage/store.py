@@ -28,10 +28,11 @@ ACTIVE = (TrialState.RUNNING, TrialState.WAITING)
 HEARTBEAT_ATTR = "optlayers:beat"  # system attribute of a trial, where there is no table for it
 # One writer at a time: locks that a server drops when their connection ends. They return 1.
 _SERVER_LOCKS = {
-    "postgresql": "SELECT count(pg_advisory_lock(hashtext('optlayers')))",
+    "postgresql": "SELECT CAST(pg_try_advisory_lock(hashtext('optlayers')) AS integer)",
     "mysql": "SELECT GET_LOCK(CONCAT('optlayers ', DATABASE()), 60)",
     "mariadb": "SELECT GET_LOCK(CONCAT('optlayers ', DATABASE()), 60)",
 }
+LOCK_SECONDS = 0.02  # between two attempts to get one
 _thread_lock = threading.RLock()
 
 
@@ -212,7 +213,9 @@ def _locked(engine: Engine) -> Connection:
     """A connection that holds the lock of its database."""
     connection = engine.connect()
     while connection.execute(text(_SERVER_LOCKS[engine.dialect.name])).scalar() != 1:
-        pass
+        # Behind PgBouncer, others need the server's connection meanwhile.
+        connection.rollback()
+        time.sleep(LOCK_SECONDS)
     return connection
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.lib.servers import MariaDB, MissingServerError, Postgres, Server
+from benchmarks.lib.servers import MariaDB, MissingServerError, PgBouncer, Postgres, Server
 from benchmarks.lib.small_disk import small_disk
 from tests.helpers.browser import launched
 from tests.helpers.commands import Commands
@@ -25,7 +25,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     made.close()
 
 
-def _served(kind: type[Server]) -> Iterator[Server]:
+def _served(kind: Callable[[], Server]) -> Iterator[Server]:
     try:
         server = kind()
     except MissingServerError as error:
@@ -53,6 +53,13 @@ def postgresql_url(postgres: Server) -> Iterator[str]:
     """The URL of an empty PostgreSQL database."""
     with postgres.database() as url:
         yield url
+
+
+@pytest.fixture
+def pooled_url(postgres: Postgres, postgresql_url: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database behind PgBouncer in transaction mode."""
+    for server in _served(lambda: PgBouncer(postgres)):
+        yield server.url(postgresql_url.rpartition("/")[2])
 
 
 @pytest.fixture
