@@ -112,7 +112,9 @@ def load_tokenizer(
 def load_from(folder: Path, trust: bool) -> Any:
     """The tokenizer in a folder; trust: run its own code. Raises `ModelError`."""
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust)
+        tokenizer("a")  # some settings fail only here
+        return tokenizer
     except Exception as error:
         raise ModelError(
             f"tokenizer {folder}: cannot be loaded ({reason(error)}); name one with `tokenizer:` "

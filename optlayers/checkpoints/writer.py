@@ -234,7 +234,7 @@ class CheckpointWriter:
         _write_json(folder / "config.json", {**config.to_diff_dict(), "auto_map": auto_map})
         # Settings of generation belong to the tokens that they name.
         generation = self.tokenizer / "generation_config.json"
-        if generation.is_file():
+        if _holds_object(generation):
             shutil.copyfile(generation, folder / "generation_config.json")
         else:
             _write_json(folder / "generation_config.json", dict(tokens))
@@ -245,6 +245,13 @@ def _hashes(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     rest = {name: path for name, path in checkpoint_files(folder).items() if name not in known}
     hashes = hash_files(rest.values())
     return dict(sorted({**known, **{name: hashes[path] for name, path in rest.items()}}.items()))
+
+
+def _holds_object(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -133,6 +133,29 @@ def test_ids_that_a_config_does_not_name_come_from_its_tokenizer(pair: Path) -> 
     assert found == {"bos_token_id": 3, "eos_token_id": 0, "pad_token_id": 0}
 
 
+@pytest.mark.parametrize("text", ["[]", "{", None])
+def test_settings_of_generation_that_cannot_be_read_are_made_anew(
+    pair: Path, tmp_path: Path, text: str | None
+) -> None:
+    path = pair / "donor" / "generation_config.json"
+    path.unlink() if text is None else path.write_text(text)
+    out = export(open_parents(study(pair)), LayerSet.of(1), tmp_path / "out")
+    expected = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    assert ids_of(out) == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"model_max_length": "x"}, {"padding_side": "up"}, {"auto_map": "a.B"}]
+)
+def test_a_tokenizer_that_fails_at_its_first_text_is_one_line(
+    pair: Path, settings: dict[str, Any]
+) -> None:
+    edit(pair / "donor" / SETTINGS, **settings)
+    with pytest.raises(ModelError, match="donor: cannot be loaded") as caught:
+        load_tokenizer(study(pair))
+    assert "\n" not in str(caught.value)
+
+
 def test_two_tokenizers_of_one_size_and_other_tokens_are_noted(pair: Path) -> None:
     definition = study(pair)
     base, tokenizer = open_parents(definition).base, load_tokenizer(definition)
