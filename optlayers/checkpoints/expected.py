@@ -96,6 +96,13 @@ class ExpectedTensors:
                         f"tensor {name} is missing from the weights, which have {prefixed[0]}; "
                         f"save them without the prefix {prefix!r}"
                     )
+                module = name.removesuffix("weight")
+                instead = [other for other in others if other.startswith(module)]
+                if instead:
+                    return (
+                        f"tensor {name} is missing from the weights, which have {min(instead)}; "
+                        "merge adapters, or dequantize the model, and save it whole"
+                    )
                 tie = ", and config.json does not tie it to the embedding"
                 return (
                     f"tensor {name} is missing from the weights"

@@ -189,6 +189,13 @@ WEIGHTS: dict[str, tuple[Change, str]] = {
         for prefix in ("_orig_mod.", "base_model.model.", "language_model.", "module.")
     },
     **{
+        f"{part} in the place of weights": (
+            renamed(lambda name, part=part: name.replace("up_proj.weight", f"up_proj.{part}")),  # type: ignore[misc]
+            f"which have model.layers.0.mlp.up_proj.{part}; merge adapters, or dequantize",
+        )
+        for part in ("qweight", "weight_packed", "base_layer.weight")
+    },
+    **{
         f"weights in {dtype}": (
             tensors(
                 lambda found, dtype=dtype: {  # type: ignore[misc]
