@@ -26,11 +26,12 @@ from optlayers.storage.retry import RetryPolicy
 
 ACTIVE = (TrialState.RUNNING, TrialState.WAITING)
 HEARTBEAT_ATTR = "optlayers:beat"  # system attribute of a trial, where there is no table for it
-# One writer at a time: locks that a server drops when their connection ends. They return 1.
+# One writer at a time: locks that a server drops when their connection ends. They return 1. MySQL
+# takes names of up to 64 characters.
 _SERVER_LOCKS = {
     "postgresql": "SELECT CAST(pg_try_advisory_lock(hashtext('optlayers')) AS integer)",
-    "mysql": "SELECT GET_LOCK(CONCAT('optlayers ', DATABASE()), 60)",
-    "mariadb": "SELECT GET_LOCK(CONCAT('optlayers ', DATABASE()), 60)",
+    "mysql": "SELECT GET_LOCK(SHA1(CONCAT('optlayers ', DATABASE())), 60)",
+    "mariadb": "SELECT GET_LOCK(SHA1(CONCAT('optlayers ', DATABASE())), 60)",
 }
 LOCK_SECONDS = 0.02  # between two attempts to get one
 _thread_lock = threading.RLock()
