@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from optlayers.checkpoints.card import documents
 from optlayers.checkpoints.parents import Parents, open_parents
 from optlayers.checkpoints.reader import Checkpoint
 from optlayers.checkpoints.tokenizer import (
@@ -117,6 +118,23 @@ def test_special_tokens_are_those_of_the_exported_tokenizer(pair: Path, tmp_path
         assert ids_of(out) == [expected, expected]
         made = json.loads((out / "generation_config.json").read_text())
         assert made["repetition_penalty"] == penalty
+
+
+def test_the_card_says_whose_the_tokenizer_is(pair: Path, tmp_path: Path) -> None:
+    tiny_llama(seed=3, vocab_size=1200).save_pretrained(pair / "grown")
+    words(*range(9), eos_token="w4").save_pretrained(pair / "grown")
+    words(*range(9), eos_token="w4").save_pretrained(tmp_path / "third")
+    text = STUDY.format(file="s", pair=pair, tasks=DEMO_TASKS)
+    for changed, owner in (
+        (text, "the donor"),
+        (text.replace("/base}", "/grown}"), "the base"),
+        (f"{text}\ntokenizer: {tmp_path}/third", "third"),
+    ):
+        definition = parse_study(changed, "s", pair)
+        made = documents(definition, open_parents(definition), LayerSet.of(1), None)({})
+        assert f"The tokenizer and its chat template are those of {owner}." in made["README.md"]
+        info = json.loads(made["checkpoint_info.json"])
+        assert info["tokenizer"] == owner.removeprefix("the ")
 
 
 def test_a_tokenizer_of_neither_model_brings_its_own_ids(pair: Path, tmp_path: Path) -> None:
