@@ -67,7 +67,7 @@ def guard(study: optuna.Study, shown: str, create: bool) -> None:
             if not is_unavailable(failure):  # the tables are gone too
                 raise StudyGoneError(error) from None
 
-    event.listen(engine, "do_connect", check_file)  # it would create an empty file
+    event.listen(engine, "do_connect", check_file)  # SQLite would create an empty file
     event.listen(engine, "commit", check)
     store.retry.verify = verify
 

@@ -22,6 +22,15 @@ from optlayers.trials.answers import Answers, decode_answers
 
 # A system attribute that the sampler of optlayers 0.1 wrote.
 _GENERATION = "PatternGASampler:generation"
+# The types of attributes, as workers store them.
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys((keys.PHASE, keys.GOAL, keys.FIDELITY), str),
+    **dict.fromkeys((keys.WORKER, keys.REASON, keys.ANSWERS), str),
+    **dict.fromkeys((keys.QUESTIONS, keys.EVALUATED, keys.START), int),
+    **dict.fromkeys((keys.GENERATION, keys.ROUND), int),
+    **dict.fromkeys((keys.SCORE, keys.CI_LOW, keys.CI_HIGH), int | float),
+    keys.HALVES: list,
+}
 
 
 class Halves(NamedTuple):
@@ -157,7 +166,8 @@ def read_record(trial: FrozenTrial) -> Record | None:
     layers = _layers_of(trial)
     if layers is None:
         return None
-    attrs = trial.user_attrs
+    # Of other types they are another program's.
+    attrs = {k: v for k, v in trial.user_attrs.items() if isinstance(v, _KINDS.get(k, object))}
     intermediate = trial.intermediate_values
     last = max(intermediate) if intermediate else None
     score = attrs.get(keys.SCORE)

@@ -125,7 +125,7 @@ class TrialQueue:
     def claim_waiting(self, trials: Iterable[FrozenTrial], k: int) -> list[Claim]:
         """Claim at most k trials of the queue; a set that was lost often is claimed alone."""
         trials = list(trials)
-        taken = {t.user_attrs.get(keys.LAYERS) for t in trials if t.state == RUNNING}
+        taken = {str(t.user_attrs.get(keys.LAYERS)) for t in trials if t.state == RUNNING}
         changes: list[Change] = []
         chosen: dict[int, Record] = {}
         for trial in trials:
@@ -143,7 +143,7 @@ class TrialQueue:
                 attrs = {keys.REASON: f"{keys.REASON_DUPLICATE}: another trial runs this set"}
                 changes.append(Change(trial.number, WAITING, FAIL, attrs))
                 continue
-            alone = int(trial.user_attrs.get(keys.RETRIES, 0)) >= ALONE_FROM
+            alone = _retries(trial) >= ALONE_FROM
             if alone and chosen:
                 continue
             taken.add(layers)
@@ -241,7 +241,7 @@ class TrialQueue:
         """
         changes = []
         for trial in trials:
-            tried = int(trial.user_attrs.get(keys.RETRIES, 0)) + retries
+            tried = _retries(trial) + retries
             record = read_record(trial)
             why, again = reason, None
             if tried > MAX_RETRIES:
@@ -254,6 +254,12 @@ class TrialQueue:
             changes.append(Change(trial.number, RUNNING, FAIL, failed, requeue=again))
         self.heartbeats.held -= {trial.number for trial in trials}
         return len(self.store.swap_states(changes))
+
+
+def _retries(trial: FrozenTrial) -> int:
+    """How often the layer set of a trial was lost with its worker."""
+    found = trial.user_attrs.get(keys.RETRIES)
+    return found if isinstance(found, int) else 0
 
 
 def _repeats(trial: FrozenTrial, claim: Claim) -> bool:

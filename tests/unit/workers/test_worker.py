@@ -14,6 +14,7 @@ from optuna.trial import TrialState, create_trial
 from optlayers.errors import RunError, StorageError
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.results.leaderboard import leaderboard
+from optlayers.results.view import StudyView
 from optlayers.search import RacingPruner, Rungs, pruner_for, search_space
 from optlayers.storage import heartbeat
 from optlayers.storage.connect import open_study
@@ -242,6 +243,31 @@ def test_sets_that_are_queued_by_hand_are_evaluated_in_every_phase(
     reasons = [str(t.user_attrs.get("reason", "")).partition(":")[0] for t in found]
     assert reasons[4:] == ["refused"] * 3
     assert not {TrialState.WAITING, TrialState.RUNNING} & {t.state for t in found}
+
+
+STRANGE = {
+    **{"layers": [3, 7], "phase": 1, "goal": ["a"], "score": "high", "worker": {}, "reason": 0},
+    **{"questions": "many", "answers": [1], "halves": "no", "retries": "x", "generation": "first"},
+}
+
+
+def test_attributes_of_other_programs_under_our_names_stop_nobody(tmp_path: Path) -> None:
+    worker = worker_at(url_in(tmp_path), small=True)
+    space, kinds = LayerSpace(10), search_space(LayerSpace(10))
+    for state in (TrialState.WAITING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+        worker.study.add_trial(
+            create_trial(
+                state=state,
+                value=0.1 if state == TrialState.COMPLETE else None,
+                params=space.params(LayerSet.of(1, 2)),
+                distributions=kinds,
+                user_attrs=STRANGE,
+            )
+        )
+    worker.study.enqueue_trial({"layer_03": "donor"}, user_attrs=STRANGE)
+    assert worker.run()
+    assert StudyView.of(worker.definition, worker.study).phase == "done"
+    assert TrialState.WAITING not in {t.state for t in worker.study.get_trials()}
 
 
 def test_no_phase_waits_for_a_trial_that_another_program_began_and_left(
