@@ -82,9 +82,7 @@ def local_folder(where: str) -> Path | None:
     if path.is_dir():
         return path
     if path.is_absolute() or where.startswith(".") or where.count("/") > 1:
-        raise ModelError(
-            f"model {where}: there is no such folder; correct the path in the study file"
-        )
+        raise ModelError(f"model {where}: there is no such folder; correct the path")
     return None
 
 

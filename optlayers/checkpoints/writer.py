@@ -234,7 +234,7 @@ class CheckpointWriter:
         _write_json(folder / "config.json", {**config.to_diff_dict(), "auto_map": auto_map})
         # Settings of generation belong to the tokens that they name.
         generation = self.tokenizer / "generation_config.json"
-        if _holds_object(generation):
+        if holds_object(generation):
             shutil.copyfile(generation, folder / "generation_config.json")
         else:
             _write_json(folder / "generation_config.json", dict(tokens))
@@ -247,7 +247,8 @@ def _hashes(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted({**known, **{name: hashes[path] for name, path in rest.items()}}.items()))
 
 
-def _holds_object(path: Path) -> bool:
+def holds_object(path: Path) -> bool:
+    """Whether a file is there and holds a JSON object."""
     try:
         return isinstance(json.loads(path.read_bytes()), dict)
     except (OSError, ValueError):

@@ -48,22 +48,28 @@ def one_of(*allowed: str) -> Callable[..., str | None]:
 
 
 def count(text: str | None) -> int:
-    """A number of tokens such as 20M or 32k; 0 for none. Raises `ValueError`."""
-    if not text:
+    """A number of tokens such as 20M or 32k; 0 for None. Raises `ValueError`, `OverflowError`."""
+    if text is None:
         return 0
-    scale = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}.get(text[-1].lower(), 1)
+    scale = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}.get(text[-1:].lower(), 1)
     return round(float(text[:-1] if scale > 1 else text) * scale)
 
 
-def tokens(option: typer.CallbackParam, value: str | None) -> str | None:
+def tokens(least: int = 0) -> Callable[..., str | None]:
     """A callback that raises `InputError` for an option that is not a number of tokens."""
-    try:
-        fine = count(value) >= 0
-    except (ValueError, OverflowError):
-        fine = False
-    if not fine:
-        raise InputError(f"{option.opts[0]} is {value!r}; give tokens such as 500k or 20M")
-    return value
+
+    def check(option: typer.CallbackParam, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            fine = count(value) >= least
+        except (ValueError, OverflowError):
+            fine = False
+        if not fine:
+            raise InputError(f"{option.opts[0]} is {value!r}; give tokens, such as 500k or 20M")
+        return value
+
+    return check
 
 
 def _given(context: typer.Context, option: typer.CallbackParam, url: str) -> str:

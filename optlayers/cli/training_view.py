@@ -9,6 +9,7 @@ import time
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+from transformers.utils import logging
 
 from optlayers.cli.live import LINE_SECONDS, can_redraw
 from optlayers.distill.training import TrainingState
@@ -17,16 +18,23 @@ STAGES = {"text": "sampling text", "layers": "layers alone", "logits": "end to e
 
 
 class TrainingView(contextlib.AbstractContextManager["TrainingView"]):
-    """Shows where a training run is; call it with each `TrainingState`."""
+    """Shows where a training run is; call it with each `TrainingState`.
 
-    def __init__(self) -> None:
+    It hides the bars of transformers meanwhile. shown: False in all processes but the first, where
+    nothing is printed.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
         self.console = Console(stderr=True, highlight=False)
-        redraws = can_redraw(self.console)
+        self._shown = shown
+        redraws = shown and can_redraw(self.console)
         self._live = Live(console=self.console, transient=True) if redraws else None
         self._next = 0.0
         self._stage = ""
 
     def __enter__(self) -> TrainingView:
+        self._bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
         if self._live is not None:
             self._live.start()
         return self
@@ -34,9 +42,13 @@ class TrainingView(contextlib.AbstractContextManager["TrainingView"]):
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
+        if self._bars:
+            logging.enable_progress_bar()
 
     def __call__(self, state: TrainingState) -> None:
         """Show a state; off a terminal, at most every few seconds or when a stage ends."""
+        if not self._shown:
+            return
         text = Text(line(state))
         if self._live is not None:
             self._live.update(text)

@@ -1,4 +1,7 @@
-"""Losses of distillation. Shapes: N tokens, E hidden size, V vocabulary."""
+"""Losses of distillation.
+
+Shapes: B blocks, T tokens of a block, N of all, E hidden size, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ CHUNK_VALUES = 100_000_000  # logits that are held at a time
 
 
 def relative_l2(found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Squared error of `found` relative to the squared size of `target`, any shape, in float32.
+    """Mean over blocks of the squared error relative to the squared size of the target, in float32.
 
-    0 is equal; 1 is as far off as an output of zeros.
+    found, target [B, T, E]. 0 is equal; 1 is as far off as an output of zeros. Each block counts
+    alike, so that the mean over parts of a batch is that of the whole.
     """
     target = target.float()
-    return (found.float() - target).square().sum() / target.square().sum().clamp(min=1e-12)
+    size = target.square().sum((1, 2)).clamp(min=1e-12)
+    return ((found.float() - target).square().sum((1, 2)) / size).mean()
 
 
 def _kl(h: torch.Tensor, teacher: torch.Tensor, head: Any, teacher_head: Any) -> torch.Tensor:

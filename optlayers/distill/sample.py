@@ -7,11 +7,16 @@ and answer them (Xu et al., "Magpie", 2024); the rest begins with the first toke
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from transformers import GenerationConfig
+
+from optlayers.distill.training import Report, TrainingState
 
 LENGTH = 512  # tokens of a sampled document, with its prefix
 # Memory of the keys and values of a batch: a share of what is free on a GPU, or bytes on a CPU.
@@ -48,7 +53,8 @@ def sample_text(
 ) -> None:
     """Write documents of `LENGTH` sampled tokens, `tokens` in all, as JSONL with `text`.
 
-    Documents that the file has already are kept, so that a killed run continues.
+    Documents that the file has already are kept, so that a killed run continues. progress: called
+    with the tokens of all documents so far, at the start too.
     """
     config, device = model.config, model.device
     longest = min(LENGTH, int(getattr(config, "max_position_embeddings", LENGTH)))
@@ -60,23 +66,20 @@ def sample_text(
     starts = prefixes(tokenizer)
     rounds = -(-tokens // (batch * longest))
     batch = -(-tokens // (rounds * longest))
-    done = _whole_lines(out) // batch if out.is_file() else 0
+    done = _keep_rounds(out, batch) if out.is_file() else 0
+    # That of the donor may end documents early, or punish repetition.
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0
+    )
+    progress(done * batch * longest)
     with out.open("a", encoding="utf-8") as file:
         for number in range(done, rounds):
             torch.manual_seed(seed * 1_000_003 + number)
             start = starts[number % len(starts)]
             ids = torch.tensor([start] * batch, device=device)
+            # Without EOS: a conversation goes on after its first answer.
             made = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=longest - len(start),
-                # A conversation goes on after its first answer.
-                eos_token_id=None,
-                pad_token_id=0,
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=longest - len(start)
             )
             lines = [json.dumps({"text": text}) for text in tokenizer.batch_decode(made.tolist())]
             file.write("\n".join(lines) + "\n")
@@ -84,10 +87,55 @@ def sample_text(
             progress((number + 1) * batch * longest)
 
 
-def _whole_lines(path: Path) -> int:
-    """The number of complete lines of a file; an unfinished last one is cut off."""
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        path.write_bytes(whole)
-    return whole.count(b"\n")
+def _keep_rounds(path: Path, batch: int) -> int:
+    """The number of whole batches of lines in a file; what follows them is cut off."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    rounds = len(lines) // batch
+    kept = b"".join(line + b"\n" for line in lines[: rounds * batch])
+    if len(kept) < path.stat().st_size:
+        path.write_bytes(kept)
+    return rounds
+
+
+def sample_part(
+    model: Any, tokenizer: Any, folder: Path, tokens: int, seed: int, report: Report
+) -> Path:
+    """Sample a text with all processes, each its share of the tokens; returns the file of all.
+
+    It is made once in a folder that all processes see.
+    """
+    process, text = PartialState(), folder / "text.jsonl"
+    parts = [folder / f"text-{i}.jsonl" for i in range(process.num_processes)]
+    if not text.is_file():
+        number = process.process_index
+        clock = _Clock(tokens, process.num_processes, report)
+        progress = clock if process.is_main_process else lambda tokens: None
+        share = -(-tokens // len(parts))
+        sample_text(model, tokenizer, parts[number], share, seed * 1_009 + number, progress)
+        process.wait_for_everyone()
+        if process.is_main_process:
+            part = folder / "text.part"
+            part.write_bytes(b"".join(path.read_bytes() for path in parts))
+            part.rename(text)
+    process.wait_for_everyone()
+    return text
+
+
+class _Clock:
+    """Reports sampled tokens of all processes, from those of this one."""
+
+    def __init__(self, total: int, processes: int, report: Report) -> None:
+        self.total, self.processes, self.report = total, processes, report
+        self.started, self.first = time.monotonic(), -1
+
+    def __call__(self, tokens: int) -> None:
+        if self.first < 0:
+            self.first = tokens  # of an earlier run
+            return
+        rate = self.processes * (tokens - self.first) / (time.monotonic() - self.started)
+        tokens *= self.processes
+        left = max(0, self.total - tokens)
+        state = TrainingState(
+            "text", min(1.0, tokens / self.total), tokens, float("nan"), rate, left / rate
+        )
+        self.report(state)

@@ -66,20 +66,28 @@ def student_config(donor: ModelConfig, state: int) -> LlambaConfig:
 
 
 def build_student(donor: Any, config: LlambaConfig) -> LlambaForCausalLM:
-    """The student of a loaded donor, of its dtype and device; its mixers are not initialized."""
+    """The student of a loaded donor, of its dtype and device, which shares all other weights.
+
+    Its mixers are not initialized, and alone have gradients.
+    """
     with torch.device("meta"):
         empty = LlambaForCausalLM(config)
-    student: Any = empty.to(donor.dtype).to_empty(device=donor.device)
+    student: Any = empty.to(donor.dtype).eval()
     donor_family, family = FAMILIES[donor.config.model_type], FAMILIES["llamba"]
-    ends = ("embedding", "norm", "head")
-    for end in ends:
+    for end in ("embedding", "norm", "head"):
         source = donor.get_submodule(getattr(donor_family, end))
-        student.get_submodule(getattr(family, end)).load_state_dict(source.state_dict())
+        student.get_submodule(getattr(family, end)).load_state_dict(
+            source.state_dict(), assign=True
+        )
     student.tie_weights()
     layers = donor.get_submodule(donor_family.layers)
     for mine, theirs in zip(student.backbone.layers, layers, strict=True):
         for part in ("input_layernorm", "post_attention_layernorm", "mlp"):
-            getattr(mine, part).load_state_dict(getattr(theirs, part).state_dict())
+            getattr(mine, part).load_state_dict(getattr(theirs, part).state_dict(), assign=True)
+        mine.mixer.to_empty(device=donor.device)
+    student.requires_grad_(False)
+    for layer in student.backbone.layers:
+        layer.mixer.requires_grad_(True)
     made: LlambaForCausalLM = student
     return made
 

@@ -1,4 +1,4 @@
-"""The donor as a teacher: its hidden states, and what goes in and out of its attention."""
+"""The donor as a teacher: loaded, its hidden states, what goes in and out of its attention."""
 
 from __future__ import annotations
 
@@ -6,11 +6,47 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optlayers.models.families import FAMILIES
+from optlayers.checkpoints.reader import Checkpoint
+from optlayers.checkpoints.tokenizer import has_tokenizer
+from optlayers.errors import ModelError, RunError, reason
+from optlayers.models.families import FAMILIES, embedding_rows
 
 # Called with the number of a layer, the normed input of its attention and its output, [B, T, E].
 Watch = Callable[[int, torch.Tensor, torch.Tensor], None]
+
+
+def load_donor(donor: Checkpoint, dtype: str, device: torch.device) -> tuple[Any, Any]:
+    """The tokenizer and the model of a donor, frozen.
+
+    Raises `ModelError` where they cannot be loaded or do not fit each other, `RunError` where the
+    model does not fit into memory.
+    """
+    if not has_tokenizer(donor.folder):
+        raise ModelError(f"donor {donor.name}: it has no tokenizer; add the files of one")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(donor.folder))
+        tokenizer("a")  # some settings fail only here
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(donor.folder), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        ).to(device)
+    except torch.OutOfMemoryError:
+        raise RunError(
+            f"donor {donor.name}: out of memory while it is loaded; use a larger GPU, or --dtype "
+            "bfloat16"
+        ) from None
+    except Exception as error:
+        raise ModelError(
+            f"donor {donor.name}: it cannot be loaded ({reason(error)}); fetch it again"
+        ) from None
+    highest, rows = max(tokenizer.get_vocab().values(), default=0), embedding_rows(donor.config)
+    if highest >= rows:
+        raise ModelError(
+            f"donor {donor.name}: its tokenizer has ids up to {highest} and it embeds {rows} "
+            "tokens; they are not of one model, so fetch both again"
+        )
+    return tokenizer, model.eval().requires_grad_(False)
 
 
 class Teacher:

@@ -5,6 +5,7 @@ Shapes: n blocks of `length` tokens.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from optlayers.errors import InputError, reason
 HELD_OUT = 0.01  # share of the blocks that no step sees
 # Documents that are tokenized in one call.
 DOCUMENTS = 1_000
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, blocks: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(blocks)
 
 
 @dataclass(frozen=True)
@@ -41,16 +47,13 @@ class Blocks:
         return len(self.tokens) - self.n_held
 
     def batch(self, step: int, size: int, part: tuple[int, int] = (0, 1)) -> torch.Tensor:
-        """The blocks [size / parts, length] of one step, in a new random order every epoch.
+        """The blocks [about size / parts, length] of one step, in a new random order every epoch.
 
         part: (number, of how many), for processes that share a batch of `size` blocks.
         """
-        places = np.arange(step * size, (step + 1) * size)[part[0] :: part[1]]
-        orders = {
-            epoch: np.random.default_rng([self.seed, epoch]).permutation(self.n_train)
-            for epoch in np.unique(places // self.n_train).tolist()
-        }
-        rows = [orders[place // self.n_train][place % self.n_train] for place in places.tolist()]
+        n = self.n_train
+        places = range(step * size, (step + 1) * size)[part[0] :: part[1]]
+        rows = [int(_order(self.seed, place // n, n)[place % n]) for place in places]
         return torch.from_numpy(self.tokens[rows].astype(np.int64))
 
     def held_out(self, size: int) -> Iterator[torch.Tensor]:
@@ -72,7 +75,10 @@ def read_blocks(source: str, tokenizer: Any, length: int, most: int, seed: int) 
     total = 0
 
     def flush() -> int:
-        encoded = tokenizer(waiting, add_special_tokens=False)["input_ids"] if waiting else []
+        if not waiting:
+            return 0
+        # Not verbose: it would warn of documents that are longer than the model's context.
+        encoded = tokenizer(waiting, add_special_tokens=False, verbose=False)["input_ids"]
         added = [np.array([*ids, *end], dtype=np.int32) for ids in encoded]
         parts.extend(added)
         waiting.clear()
@@ -124,10 +130,16 @@ def _document(row: Any, tokenizer: Any, where: str) -> str:
         text: str = row["text"]
         return text
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-        raise InputError(f"--text {where}: neither `text` nor `messages`; name the field so")
+        raise InputError(f"--text {where}: it has neither `text` nor `messages`; name the field so")
     if getattr(tokenizer, "chat_template", None) is None:
-        raise InputError(f"--text {where}: `messages` need a tokenizer with a chat template")
-    return str(tokenizer.apply_chat_template(row["messages"], tokenize=False))
+        raise InputError(f"--text {where}: `messages` need a chat template; the donor has none")
+    try:
+        return str(tokenizer.apply_chat_template(row["messages"], tokenize=False))
+    except Exception as error:  # templates raise errors of their own
+        raise InputError(
+            f"--text {where}: the chat template refuses its `messages` ({reason(error)}); correct "
+            "or remove them"
+        ) from None
 
 
 def _dataset(source: str) -> Iterator[Any]:

@@ -6,6 +6,7 @@ take the same step.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,14 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
+from optlayers.distill.processes import raise_once
 from optlayers.distill.text import Blocks
-from optlayers.errors import RunError
+from optlayers.errors import RunError, reason
 
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.01, 1.0
-SAVE_SECONDS = 60.0
+# A state is saved so often, and in this share of the time.
+SAVE_SECONDS, SAVE_SHARE = 60.0, 0.05
+LOOK_STEPS = 10  # steps between two looks at the loss, which wait for the device
 SMOOTHING = 0.7
 WARM_STEPS = 3  # before a step is recorded: kernels are compiled in them
 
@@ -33,7 +37,10 @@ class Objective(Protocol):
         """The weights to train."""
 
     def loss(self, tokens: torch.Tensor, backward: bool) -> torch.Tensor:
-        """The mean loss of tokens [B, T], a scalar; backward: also add its gradients."""
+        """The mean loss of blocks [B, T], a scalar; backward: also add its gradients.
+
+        It must be the mean over parts of a batch, weighted by their blocks.
+        """
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,15 @@ class TrainingState:
     seconds_left: float
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a stage did: its tokens, its seconds, and the loss on held-out text afterwards."""
+
+    tokens: int
+    seconds: float
+    loss: float
+
+
 Report = Callable[[TrainingState], None]
 
 
@@ -84,8 +100,9 @@ Report = Callable[[TrainingState], None]
 class Trainer:
     """Trains an objective; `state_file` holds the last step, from which a killed run continues.
 
-    graph: on one GPU, record the gradients of a step as a CUDA graph; small models wait for the
-    launches of kernels otherwise.
+    All processes must see that file. report: called in the first process alone. graph: on one GPU,
+    record the gradients of a step as a CUDA graph; small models wait for the launches of kernels
+    otherwise.
     """
 
     name: str
@@ -96,15 +113,18 @@ class Trainer:
     state_file: Path
     report: Report = lambda state: None
     graph: bool = True
-    step: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
+    step: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
     _loss: float = field(default=float("nan"), init=False)
+    _done: Trained | None = field(default=None, init=False)
     # The CUDA graph of a step, its input and its loss.
     _recorded: tuple[Any, torch.Tensor, torch.Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.process = PartialState()
+        number, of = self._part = self.process.process_index, self.process.num_processes
+        # The blocks of a step that this process computes.
+        self._share = len(range(self.recipe.blocks)[number::of])
         self._weights = [w for group in self.objective.groups for w in group]
         # Copies in float32: steps are smaller than what bfloat16 can tell apart.
         self._masters = [w.detach().float().clone().requires_grad_() for w in self._weights]
@@ -118,70 +138,109 @@ class Trainer:
         self._load()
         self._first = self.step
 
-    def run(self) -> None:
-        """Train until the budget is used up; raises `RunError` where the loss is not finite."""
-        started, first = time.monotonic() - self.seconds, self.tokens
-        began = self.seconds
-        saved = time.monotonic()
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on so far, over all processes."""
+        return self.step * self.recipe.blocks * self.blocks.length
+
+    def run(self) -> Trained:
+        """Train until the budget is used up; what was done is read where it was done before.
+
+        Raises `RunError` where the loss is not finite, memory is too small, or the state cannot be
+        written.
+        """
+        if self._done is None:
+            try:
+                self._train()
+                self._done = Trained(self.tokens, self.seconds, self.held_out_loss())
+            except torch.OutOfMemoryError:
+                raise RunError(
+                    f"{self.name}: out of memory for {self._share * self.blocks.length:,} tokens "
+                    "at a time; lower --batch, or use more GPUs"
+                ) from None
+            self.save()
+        return self._done
+
+    def _train(self) -> None:
+        first, began = self.tokens, self.seconds
+        started = time.monotonic()
+        next_save = started + SAVE_SECONDS
         while (fraction := self._fraction()) < 1.0:
             loss = self._train_step(self.recipe.lr_at(fraction))
             self.step += 1
-            self.tokens = self.step * self.recipe.blocks * self.blocks.length
-            if self.step % 10 == 0 or self._fraction() >= 1.0:
-                value = self._mean(loss)
-                if value != value or value == float("inf"):
-                    raise RunError(
-                        f"{self.name}: the loss is {value} after {self.tokens:,} tokens; lower --lr"
-                    )
-                old = self._loss
-                self._loss = value if old != old else SMOOTHING * old + (1 - SMOOTHING) * value
-                self.seconds = time.monotonic() - started
-                rate = (self.tokens - first) / max(1e-9, self.seconds - began)
-                self._show(rate)
-            if time.monotonic() - saved > SAVE_SECONDS:
+            self.seconds = began + time.monotonic() - started
+            if self.step % LOOK_STEPS and self._fraction() < 1.0:
+                continue
+            self._look(loss)
+            self._show((self.tokens - first) / max(1e-9, self.seconds - began))
+            before = time.monotonic()
+            if before >= next_save:
                 self.save()
-                saved = time.monotonic()
-        self.save()
+                after = time.monotonic()
+                next_save = after + max(SAVE_SECONDS, (after - before) / SAVE_SHARE)
+
+    def _look(self, loss: torch.Tensor) -> None:
+        """Put the loss of a step into the running mean; raises `RunError` if it is not finite."""
+        value = self._mean(loss)
+        if not math.isfinite(value):
+            raise_once(
+                RunError(
+                    f"{self.name}: the loss is {value} after {self.tokens:,} tokens; lower the "
+                    "learning rate"
+                )
+            )
+        old = self._loss
+        self._loss = value if math.isnan(old) else SMOOTHING * old + (1 - SMOOTHING) * value
 
     def held_out_loss(self) -> float:
         """The mean loss on the held-out blocks."""
-        size = max(1, self.recipe.blocks // self.process.num_processes)
         device = self._weights[0].device
         with torch.no_grad():
             found = [
                 (len(part), float(self.objective.loss(part.to(device), backward=False)))
-                for part in self.blocks.held_out(size)
+                for part in self.blocks.held_out(self._share)
             ]
         return sum(n * loss for n, loss in found) / sum(n for n, _ in found)
 
     def save(self) -> None:
-        """Write the state, by rename; the first process alone."""
+        """Write the state, by rename; the first process alone. Raises `RunError`."""
         if not self.process.is_main_process:
             return
         state = {
             "step": self.step,
             "seconds": self.seconds,
             "loss": self._loss,
+            "done": None if self._done is None else self._done.loss,
             "weights": [w.detach() for w in self._masters],
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._optimizer.state_dict() if self._done is None else None,
         }
         part = self.state_file.with_suffix(".part")
-        torch.save(state, part)
-        part.rename(self.state_file)
+        try:
+            torch.save(state, part)
+            part.rename(self.state_file)
+        except (OSError, RuntimeError) as error:  # torch raises the latter for a full disk
+            raise RunError(
+                f"{self.state_file}: the state cannot be written ({reason(error)}); free some "
+                "space, and run the same command again to continue"
+            ) from None
 
     def _load(self) -> None:
-        if not self.state_file.is_file():
-            return
-        state = torch.load(self.state_file, map_location="cpu", weights_only=True)
-        with torch.no_grad():
-            for master, weight, value in zip(
-                self._masters, self._weights, state["weights"], strict=True
-            ):
-                master.copy_(value)
-                weight.copy_(value)
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self._loss = state["step"], state["seconds"], state["loss"]
-        self.tokens = self.step * self.recipe.blocks * self.blocks.length
+        if self.state_file.is_file():
+            state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+            with torch.no_grad():
+                for tensors in (self._masters, self._weights):
+                    for tensor, value in zip(tensors, state["weights"], strict=True):
+                        tensor.copy_(value)
+            self.step, self.seconds, self._loss = state["step"], state["seconds"], state["loss"]
+            if state["done"] is None:
+                self._optimizer.load_state_dict(state["optimizer"])
+            else:
+                self._done = Trained(self.tokens, self.seconds, state["done"])
+        elif self.process.num_processes > 1:
+            # They were computed alike, but kernels need not add in one order.
+            for master, weight in zip(self._masters, self._weights, strict=True):
+                torch.distributed.broadcast(master.data, src=0)
+                weight.data.copy_(master.data)
 
     def _fraction(self) -> float:
         """The used part of the budget; the same in every process."""
@@ -193,8 +252,7 @@ class Trainer:
         return fraction
 
     def _train_step(self, lr: float) -> torch.Tensor:
-        part = (self.process.process_index, self.process.num_processes)
-        tokens = self.blocks.batch(self.step, self.recipe.blocks, part)
+        tokens = self.blocks.batch(self.step, self.recipe.blocks, self._part)
         loss = self._gradients(tokens.to(self._weights[0].device))
         for master, weight in zip(self._masters, self._weights, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
@@ -229,19 +287,19 @@ class Trainer:
         return self._gradients(tokens)
 
     def _average(self) -> None:
-        """Average the gradients over the processes, in one call."""
+        """Average the gradients over the blocks of all processes, in one call."""
         if self.process.num_processes == 1:
             return
         grads = [m.grad for m in self._masters if m.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads]) / self.process.num_processes
+        flat = torch.cat([g.flatten() for g in grads]) * (self._share / self.recipe.blocks)
         torch.distributed.all_reduce(flat)
-        for grad, piece in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        for grad, piece in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
             grad.copy_(piece.view_as(grad))
 
     def _mean(self, loss: torch.Tensor) -> float:
         if self.process.num_processes > 1:
+            loss = loss * (self._share / self.recipe.blocks)
             torch.distributed.all_reduce(loss)
-            loss = loss / self.process.num_processes
         return float(loss)
 
     def _show(self, rate: float) -> None:
