@@ -184,7 +184,8 @@ def _read(source: str, tokenizer: Any, options: ConvertOptions) -> Blocks:
 def _bytes(student: LlambaForCausalLM) -> int:
     """Bytes of the working folder and the output at most."""
     model: int = sum(p.nbytes for p in student.parameters())
-    return model + STATE_BYTES * sum(p.numel() for p in student.parameters() if p.requires_grad)
+    trained: int = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    return model + STATE_BYTES * trained
 
 
 def _train(
