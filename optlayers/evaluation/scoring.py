@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,15 +132,17 @@ class TaskScorer:
         found: list[set[str]] = []
         for worst in (-1.0, -100.0):
             for best in {0, len(instances) - 1}:
-                results = [(0.0 if i == best else worst, i == best) for i in range(len(instances))]
-                found.append(set(self._metrics(instances, results)))
+                ends = [(-0.5 if i == best else worst, i == best) for i in range(len(instances))]
+                # What fails for these may not fail for a model's answers.
+                with contextlib.suppress(TaskError):
+                    found.append(set(self._metrics(instances, ends)))
         if len({self.metric in names for names in found}) > 1:
             raise TaskError(
                 f"task {self.name!r}, document {instances[0].doc_id}: whether it has a value of "
                 f"{self.metric!r} depends on the model's answers, and a study compares layer sets "
                 "on the same questions; choose another metric"
             )
-        return set.union(*found)
+        return set.union(*found) if found else {self.metric}
 
     def right_choices(self, instances: Sequence[Any]) -> NDArray[np.bool_] | None:
         """Which choices are right: bool [choices].

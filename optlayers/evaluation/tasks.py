@@ -148,6 +148,7 @@ class TaskSet:
         self.subjects: list[Subject] = []
         self._scorers: list[TaskScorer] = []
         self._counts: list[int] = []  # documents of each, before any are left out
+        self._warned: set[int] = set()
         self._questions: dict[tuple[int, int], Question] = {}
         self._instances: dict[tuple[int, int], list[Any]] = {}
         self._right: dict[tuple[int, int], NDArray[np.bool_] | None] = {}
@@ -319,7 +320,9 @@ class TaskSet:
                     f"{where}: none of its choices is right, and metric {LOGPROB!r} needs one; "
                     "fix the label, or choose another metric"
                 )
-            logger.warning("%s: none of its choices is right, so it counts as wrong", where)
+            if question.subject not in self._warned:
+                logger.warning("%s: none of its choices is right, so it counts as wrong", where)
+            self._warned.add(question.subject)  # a split without labels has thousands
         elif scorer.logprob and right is None and len(question.requests) > 1:
             raise TaskError(
                 f"task {scorer.name!r}: metric {LOGPROB!r} needs to know the right answer, and "

@@ -53,6 +53,9 @@ nothing = changed(3, choices=[])
 no_text = changed(3, choices=["red", "", "blue", "old"])
 no_label = changed(3, label=9)
 
+def unlabelled(**_):
+    return {"test": Dataset.from_list([{**doc(i), "label": -1} for i in range(8)])}
+
 def shuffled(docs):
     order = list(range(len(docs)))
     random.shuffle(order)
@@ -71,6 +74,10 @@ def of_even(doc, results):
 def of_two_kinds(doc, results):
     right = float(best(results) == doc["label"])
     return {"acc": right} if doc["id"] < 3 else {"acc_odd": right}
+
+def of_inverse(doc, results):
+    won = best(results)
+    return {"acc": float(1 / (results[won][0] + 0.5) < 0 and won == doc["label"])}
 
 def of_sure(doc, results):
     return {"acc": 1.0} if results[0][0] > results[1][0] else {}
@@ -264,6 +271,17 @@ def test_a_label_that_is_none_of_the_choices_counts_as_wrong_as_in_lm_eval(
     assert "code or filters" not in line
 
 
+def test_a_split_without_labels_is_told_of_once(
+    lm: Any, stack: LayerStack, write: Write, tiny_pair: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    name = write("odd", "unlabelled")
+    with caplog.at_level(logging.WARNING, "optlayers"):
+        found = score(stack, prepared(tiny_pair, tmp_path, TaskSpec(name=name)))
+    assert found == theirs(lm, tmp_path, name) == 0.0
+    assert len(caplog.messages) == 1
+
+
 CLASS = "task: {name}\nclass: !function code.{load}\n"
 
 
@@ -387,6 +405,14 @@ def test_a_task_counts_by_its_largest_metric_as_in_lm_eval(
     tasks = prepared(tiny_pair, tmp_path, TaskSpec(name=group))
     assert score(stack, tasks) == pytest.approx(theirs(lm, tmp_path, group), abs=1e-12)
     assert [round(subject.weight * 13) for subject in tasks.subjects] == [5, 8]
+
+
+def test_code_that_fails_for_made_up_answers_scores_as_in_lm_eval(
+    lm: Any, stack: LayerStack, write: Write, tiny_pair: Path, tmp_path: Path
+) -> None:
+    name = write("inverse", more="process_results: !function code.of_inverse")
+    tasks = prepared(tiny_pair, tmp_path, TaskSpec(name=name))
+    assert score(stack, tasks) == theirs(lm, tmp_path, name)
 
 
 def test_a_metric_that_only_some_answers_have_is_refused(
