@@ -65,14 +65,16 @@ class Known:
         return StratifiedScore(strata=self.strata, weights=self.weights)
 
 
-def recorded(path: Path) -> Known:
-    """A landscape from a file that `Landscape.save` wrote.
+def recorded(path: Path, most: int | None = None) -> Known:
+    """A landscape from a file that `Landscape.save` wrote; most: without larger sets.
 
     Raises `InputError` where the file is none, or lacks a set of as many layers as its largest.
     """
     found = Landscape.load(path)
-    sets = dict(found.index)
-    most = max((len(layers) for layers in sets), default=0)
+    index = found.index
+    if most is None:
+        most = max((len(layers) for layers in index), default=0)
+    sets = {layers: row for layers, row in index.items() if len(layers) <= most}
     for layers in LayerSpace(found.n_layers, 1, most):
         if layers not in sets:
             raise InputError(

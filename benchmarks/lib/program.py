@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LANDSCAPE = ROOT / "studies" / "demo" / "landscape.npz"
+REAL_LANDSCAPE = ROOT / "examples" / "smollm2_mamba" / "lookup.npz"
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

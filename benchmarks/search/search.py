@@ -8,10 +8,12 @@ Cost is counted in question-layer passes, in units of one layer set on all quest
 with shared prefixes of layers. A run ends when a set within half a point of the true best has been
 evaluated on all questions, or after 600 units. Median over seeds, with the quartiles.
 
-A landscape is `demo`, a family of `benchmarks/lib/landscapes.py`, or a file: the answers of every
-layer set of one pair up to some size, each question right or wrong, with the subjects and the
-order of the questions (`Landscape` in `optlayers/testing/landscape.py`; docs/search.md lists its
-arrays). `python -m studies.demo.build.make_landscape --study FILE.yaml --out FILE.npz` records one.
+A landscape is `smollm2` (SmolLM2-135M and the same with discrete Mamba-2 mixers, all sets of up to
+three layers; examples/smollm2_mamba), `demo`, a family of `benchmarks/lib/landscapes.py`, or a
+file: the answers of every layer set of one pair up to some size, each question right or wrong, with
+the subjects and the order of the questions (`Landscape` in `optlayers/testing/landscape.py`;
+docs/search.md lists its arrays). `python -m studies.demo.build.make_landscape --study FILE.yaml
+--out FILE.npz` records one.
 """
 
 from __future__ import annotations
@@ -33,18 +35,20 @@ import optuna
 from benchmarks.lib import program
 from benchmarks.lib.competitors import SEARCHES, EndedError, Oracle
 from benchmarks.lib.landscapes import FAMILIES, Known, recorded, synthetic
-from benchmarks.lib.program import LANDSCAPE
+from benchmarks.lib.program import LANDSCAPE, REAL_LANDSCAPE
 from optlayers.errors import InputError
 
 NEAR, BUDGET = 0.005, 600.0
+# File, and the size up to which all sets were recorded.
+RECORDED = {"smollm2": (REAL_LANDSCAPE, 3), "demo": (LANDSCAPE, None)}
 OURS, THEIRS = "#0072b2", "#c44e00"
 GRID = (10, 20, 40, 60, 80, 120, 160, 240, 400, 600)
 
 
 def landscape(name: str, seed: int) -> Known:
-    """The demo's, one from a file, or a synthetic one of that seed."""
-    if name == "demo":
-        return recorded(LANDSCAPE)
+    """A recorded pair's, one from a file, or a synthetic one of that seed."""
+    if name in RECORDED:
+        return recorded(*RECORDED[name])
     return recorded(Path(name)) if name.endswith(".npz") else synthetic(name, seed)
 
 
@@ -58,10 +62,9 @@ def check(names: list[str]) -> None:
     for name in names:
         if name.endswith(".npz"):
             recorded(Path(name))
-        elif name not in ("demo", *FAMILIES):
-            raise InputError(
-                f"landscape {name!r}: expected demo, {', '.join(FAMILIES)} or a file *.npz"
-            )
+        elif name not in (*RECORDED, *FAMILIES):
+            known = ", ".join([*RECORDED, *FAMILIES])
+            raise InputError(f"landscape {name!r}: expected {known} or a file *.npz")
     if len({title(name) for name in names}) < len(names):
         raise InputError("two landscapes have one name; rename a file")
 
@@ -171,7 +174,7 @@ def picture(rows: list[dict[str, Any]], names: list[str], searches: list[str], p
 def main() -> None:
     """Run, print, save."""
     parser = program.parser(__doc__)
-    parser.add_argument("--landscapes", nargs="*", default=["demo", *FAMILIES])
+    parser.add_argument("--landscapes", nargs="*", default=[*RECORDED, *FAMILIES])
     parser.add_argument("--searches", nargs="*", default=list(SEARCHES), choices=list(SEARCHES))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2)

