@@ -60,6 +60,7 @@ class Exporter:
         return {
             **{name: getattr(row, name) for name in (*names, "fidelity", "trial")},
             "answers": row.record.packed_answers,
+            "documents": self._study.user_attrs.get(keys.DOCUMENTS),
             "device": str(self._view.trials[row.trial].user_attrs.get(keys.DEVICE, "")),
             "evaluated_sets": len(self.rows),
             "held_out": {name: getattr(held, name) for name in names} if held else None,

@@ -63,11 +63,20 @@ class RecordedAnswers:
 
     @classmethod
     def of(cls, info: Mapping[str, Any], definition: StudyDefinition) -> RecordedAnswers:
-        """From a `checkpoint_info.json`; raises `ModelError` where the answers cannot be read."""
+        """From a `checkpoint_info.json`.
+
+        Raises `ModelError` where the answers cannot be read, or are to other documents.
+        """
         subjects = TaskSet.of(definition).subjects
         score = info.get("score")
         if not score or not score.get("answers"):
             return cls(subjects)
+        for subject, digest in zip(subjects, score.get("documents") or (), strict=False):
+            if digest not in ("", subject.digest):
+                raise ModelError(
+                    f"{INFO}: task {subject.name!r} has other documents now than when its answers "
+                    "were recorded; restore its data, or search and export again"
+                )
         order = order_questions(subjects, definition.questions)
         count = score["questions"]
         if not 0 < count <= order.n_full:

@@ -15,14 +15,19 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoConfig, AutoTokenizer
 
+from optlayers.cli.exporter import Exporter
 from optlayers.config.fields import Questions, TaskSpec
-from optlayers.errors import TaskError
+from optlayers.config.study import parse_study
+from optlayers.errors import ModelError, TaskError
 from optlayers.evaluation.engine import Engine
 from optlayers.evaluation.questions import order_questions
 from optlayers.evaluation.tasks import TaskSet
+from optlayers.evaluation.verify import RecordedAnswers
 from optlayers.inference.stack import LayerStack
 from optlayers.layerset import LayerSet
+from optlayers.trials.answers import encode_answers
 from optlayers.trials.statistics import StratifiedScore
+from tests.helpers.finished import Finished
 from tests.helpers.tiny import LAYERS, parents_in
 
 CPU = torch.device("cpu")
@@ -445,3 +450,29 @@ def test_a_digest_says_which_documents_a_task_has(write: Write, tmp_path: Path) 
     fewer = write("fewer", more="dataset_kwargs: {count: 5}")
     assert digest(one) == digest(same)
     assert len({digest(one), digest(turned), digest(fewer), digest(one, 3)}) == 4
+
+
+def test_verify_tells_documents_that_have_changed_since_the_export(
+    write: Write, tmp_path: Path
+) -> None:
+    write("one")
+    text = "name: s\nbase: {model: b}\ndonor: {model: d}\nlayers: {min: 1, max: 2}\n"
+    text += "tasks: [{name: one}]\ntask_path: .\nquestions: {fast: 2, full: 4}\n"
+    definition = parse_study(text, "s.yaml", tmp_path)
+    [subject] = TaskSet.of(definition).subjects
+    answers = encode_answers(np.array([True, False, True, False]))
+    score = {"score": 0.5, "questions": 4, "answers": answers}
+    for known in ([subject.digest], [""], None):
+        found = RecordedAnswers.of({"score": {**score, "documents": known}}, definition)
+        assert len(found.answers["one"]) == 4
+        assert not found.faults
+    write("one", more="process_docs: !function code.steady")
+    with pytest.raises(ModelError, match="task 'one' has other documents now than when"):
+        RecordedAnswers.of({"score": {**score, "documents": [subject.digest]}}, definition)
+
+
+def test_an_export_records_which_documents_its_answers_are_to(finished: Finished) -> None:
+    exporter = Exporter(finished.definition, finished.url, None, None, False)
+    score = exporter.score(exporter.rows[0].record.layers)
+    assert score is not None
+    assert score["documents"] == finished.study.user_attrs["documents"] == [""] * 8
