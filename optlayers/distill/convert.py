@@ -32,7 +32,7 @@ from optlayers.models.llamba import LlambaForCausalLM
 
 SAMPLE = "sample"  # as `text`: sampled from the donor
 DEFAULT_TOKENS = 20_000_000
-MEAN_BLOCKS = 16  # blocks from which the mean input of each mixer is measured
+SAMPLE_BLOCKS = 16  # blocks on which the mixers are initialized
 # Of a trained number: a master and two moments in float32, in the state and in its next version.
 STATE_BYTES = 24
 
@@ -214,16 +214,15 @@ def _train(
 
 
 def _initialize(teacher: Teacher, mixers: list[Any], blocks: Blocks, seed: int) -> None:
-    """Initialize each mixer from the attention of its layer and the mean of its input."""
-    device = teacher.model.device
-    means: list[torch.Tensor] = []
-    teacher.states(
-        blocks.batch(0, min(MEAN_BLOCKS, blocks.n_train)).to(device),
-        lambda number, x, target: means.append(x.float().mean((0, 1))),
-    )
+    """Initialize each mixer from the attention of its layer, on the first blocks."""
+    sample = blocks.batch(0, min(SAMPLE_BLOCKS, blocks.n_train)).to(teacher.model.device)
     torch.manual_seed(seed)
-    for mixer, layer, mean in zip(mixers, teacher.layers, means, strict=True):
-        initialize(mixer, layer.self_attn, mean)
+    teacher.states(
+        sample,
+        lambda number, x, target: initialize(
+            mixers[number], teacher.layers[number].self_attn, x, target
+        ),
+    )
 
 
 def _card(donor: Checkpoint, done: Converted, options: ConvertOptions) -> str:

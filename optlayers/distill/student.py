@@ -93,13 +93,17 @@ def build_student(donor: Any, config: LlambaConfig) -> LlambaForCausalLM:
 
 
 @torch.no_grad()
-def initialize(mixer: DiscreteMamba2, attention: nn.Module, mean: torch.Tensor) -> None:
+def initialize(
+    mixer: DiscreteMamba2, attention: nn.Module, x: torch.Tensor, target: torch.Tensor
+) -> None:
     """Begin as a moving average of the attention's values, with another horizon for each head.
 
-    mean [E]: the mean input. Llamba's projection has no bias, so the constant part of its input
-    stands in for one. Values and outputs are the attention's where they have the mixer's shape,
-    else random.
+    x, target [B, T, E]: a sample of the attention's input and output. Values and outputs are the
+    attention's where they have the mixer's shape, else random; the output begins no larger than
+    the target.
     """
+    # Llamba's projection has no bias, so the constant part of its input stands in for one.
+    mean = x.float().mean((0, 1))
     weight, rows = mixer.in_proj.weight, split_rows(mixer)
     for part in (mixer.in_proj, mixer.out_proj):
         part.weight.normal_(0.0, part.in_features**-0.5)
@@ -131,6 +135,10 @@ def initialize(mixer: DiscreteMamba2, attention: nn.Module, mean: torch.Tensor) 
     mixer.conv1d.weight[:, 0, -1] = 1.0
     if mixer.conv1d.bias is not None:
         mixer.conv1d.bias.copy_(bias)
+    size_now, size_wanted = mixer(x).float().norm(), target.float().norm()
+    mixer.out_proj.weight *= (
+        (size_wanted / size_now.clamp(min=1e-12)).clamp(max=1.0).to(weight.dtype)
+    )
 
 
 def split_rows(mixer: DiscreteMamba2) -> dict[str, slice]:

@@ -45,7 +45,7 @@ class WorkFolder(contextlib.AbstractContextManager["WorkFolder"]):
     def _earlier(self) -> dict[str, object] | None:
         try:
             found = json.loads((self.path / NOTE).read_text("utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError):
             return {}

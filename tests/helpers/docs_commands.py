@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.helpers.paths import ROOT
 
 OURS = ("optlayers", "scripts/optlayers")
-NEEDS = ("install", "network", "checkout", "cluster", "minutes", "serves")
+NEEDS = ("install", "network", "checkout", "cluster", "gpu", "minutes", "serves")
 _FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
