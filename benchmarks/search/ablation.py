@@ -32,7 +32,7 @@ import optuna
 
 from benchmarks.lib.competitors import SEARCHES, EndedError, Oracle
 from benchmarks.lib.landscapes import FAMILIES, Known
-from benchmarks.search.search import BUDGET, NEAR, landscape
+from benchmarks.search.search import BUDGET, NEAR, RECORDED, landscape
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search import genetic, history, initial, operators, patterns, planner, sampler
 from optlayers.search.genetic import GeneticSearch
@@ -295,7 +295,7 @@ def table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
 def main() -> None:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--landscapes", nargs="*", default=["demo", *FAMILIES])
+    parser.add_argument("--landscapes", nargs="*", default=[*RECORDED, *FAMILIES])
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2)

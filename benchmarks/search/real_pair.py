@@ -250,13 +250,14 @@ def picture(pair: Pair, results: dict[int, tuple[list[float], list[float]]], pat
     left.set_title("SmolLM2-135M: what a few layers bring back", fontsize=10, loc="left")
     x = [pair.kl[LayerSet((i,))] for i in range(pair.n)]
     right.scatter(x, 100 * pair.gain, color=GRAY, s=18)
-    for i in (18, pair.by_kl[0], pair.by_kl[1], 23):
+    for i in (*np.argsort(-pair.gain)[:2].tolist(), pair.by_kl[0]):
+        near = i == pair.by_kl[0]
         right.annotate(
-            f"layer {i}",
+            f"layer {i}, first by KL" if near else f"layer {i}",
             (x[i], 100 * pair.gain[i]),
             textcoords="offset points",
-            xytext=(-4, 5),
-            ha="right",
+            xytext=(8, 3) if near else (-6, 5),
+            ha="left" if near else "right",
             fontsize=9,
         )
     right.axvline(pair.kl[pair.base], color="black", linewidth=0.8, linestyle="--")

@@ -205,10 +205,9 @@ def main() -> None:
         old = json.loads(file.read_text(encoding="utf-8"))
         rows += [r for r in old if (r["landscape"], r["search"]) not in made]
         args.searches = [s for s in SEARCHES if any(r["search"] == s for r in rows)]
-        there = dict.fromkeys(r["landscape"] for r in rows)
-        args.landscapes = [n for n in args.landscapes if n in there] + [
-            n for n in there if n not in args.landscapes
-        ]
+        there = {r["landscape"] for r in rows}
+        order = dict.fromkeys([*RECORDED, *FAMILIES, *args.landscapes, *sorted(there)])
+        args.landscapes = [name for name in order if name in there]
     costs = table(rows, args.landscapes, args.searches, "cost")
     shared = table(rows, args.landscapes, args.searches, "shared")
     seeds = len({r["seed"] for r in rows})
