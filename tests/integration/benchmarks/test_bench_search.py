@@ -148,7 +148,7 @@ def test_a_landscape_that_is_none_or_not_whole_is_one_line(bench: Bench, tmp_pat
         "holes.npz": "landscape holes.npz: layer set 4,5 is not in it; record every set of 1 to 2",
         "text.npz": "landscape text.npz: ",
         "nowhere.npz": "landscape nowhere.npz: ",
-        "somewhere": "landscape 'somewhere': expected demo, dominant",
+        "somewhere": "landscape 'somewhere': expected smollm2, demo, dominant",
     }
     for name, words in cases.items():
         code, out, err = bench("--landscapes", name)
