@@ -241,6 +241,8 @@ def optlayers(oracle: Oracle, rng: np.random.Generator) -> None:
         questions,
         known.of,
         lambda sets, start, stop, phase: oracle.ask(sets, stop),
+        logs=known.logs,
+        fast_weights=known.fast_weights,
     )
     deque(study.worker(), maxlen=0)
 

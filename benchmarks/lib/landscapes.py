@@ -15,6 +15,7 @@ from optlayers.errors import InputError
 from optlayers.layerset import LayerSet, LayerSpace
 from optlayers.search.surrogate import indicators
 from optlayers.testing import Landscape
+from optlayers.testing.simulation import Logs
 from optlayers.trials.statistics import StratifiedScore
 
 FloatArray = NDArray[np.float64]
@@ -25,7 +26,8 @@ LAYERS, SUBJECTS, PER_SUBJECT, FAST = 32, 57, 20, 5
 class Known:
     """Answers [sets, questions] of all layer sets in the order of a study's questions.
 
-    weights: of each subject [subjects], sum 1; None: all alike.
+    weights: of each subject [subjects], sum 1; None: all alike. logs, fast_weights: as of
+    `Simulation`.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Known:
     index: dict[LayerSet, int]
     answers: NDArray[np.bool_]
     weights: FloatArray | None = None
+    logs: Logs = lambda layers, start, stop: None
+    fast_weights: FloatArray | None = None
 
     @cached_property
     def scores(self) -> FloatArray:
@@ -92,6 +96,8 @@ def recorded(path: Path, most: int | None = None) -> Known:
         {layers: row for row, layers in enumerate(sets)},
         found.answers[list(sets.values())],
         found.order.weights,
+        found.logs_of,
+        found.order.fast_weights,
     )
 
 

@@ -10,17 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parents[2]
-LANDSCAPE = ROOT / "studies" / "demo" / "landscape.npz"
+from benchmarks.lib.program import LANDSCAPE, REAL_LANDSCAPE
+
 REPEATS, SETS = 3, 8
 WORKERS = 4
 FINISHED = 10_000  # trials of the study that is read
@@ -213,7 +212,7 @@ def _effect(layer: int, scores: dict[Any, float], most: int) -> float:
 
 
 def logprobs() -> None:
-    """The cost of the demo's best set with log-probabilities and without, simulated."""
+    """The cost of the best set of demo and real pair, with and without log-probabilities."""
     import torch
 
     from benchmarks.lib.landscapes import recorded
@@ -233,43 +232,33 @@ def logprobs() -> None:
             assert judged.logs is not None
             logs[known.index[layers]] = judged.logs
         print(f"\r{start} of {len(sets)}", end="", file=sys.stderr, flush=True)
-    rows = [row for seed in range(SEEDS) for row in _with_and_without(known, logs, seed)]
-    interval = ratio(rows, "no log-probabilities", ["demo"])
-    _tell({"ratio": [round(x, 3) for x in interval], "runs": SEEDS})
+    demo = replace(
+        known,
+        logs=lambda layers, start, stop: (
+            logs[known.index[layers], start:stop] if stop <= known.n_fast else None
+        ),
+    )
+    found = {}
+    for name, pair in (("demo", demo), ("smollm2", recorded(REAL_LANDSCAPE, 3))):
+        rows = [row for seed in range(SEEDS) for row in _with_and_without(name, pair, seed)]
+        interval = ratio(rows, "no log-probabilities", [name])
+        found[name] = [round(x, 3) for x in interval]
+    _tell({"ratios": found, "runs": SEEDS})
 
 
-def _with_and_without(known: Any, logs: NDArray[np.float64], seed: int) -> list[dict[str, Any]]:
-    from benchmarks.lib.competitors import EndedError, Oracle, study_on
+def _with_and_without(name: str, known: Any, seed: int) -> list[dict[str, Any]]:
+    from benchmarks.lib.competitors import EndedError, Oracle, optlayers
     from benchmarks.search.search import BUDGET, NEAR
-    from optlayers.search.logprobs import note_rung
-    from optlayers.search.rungs import Rungs
-    from optlayers.testing.simulation import Simulation
-
-    class Logged(Simulation):
-        def _answer(self, number: int, answers: Any, inherited: int) -> None:
-            record, n = self.records[number], len(answers)
-            halves = dict(record.halves)
-            if n <= known.n_fast and n not in halves:
-                begin = max(halves, default=0)
-                new = logs[known.index[record.layers], begin:n]
-                halves = note_rung(halves, answers, begin, new)
-            self.records[number] = self.questions.at(record, answers, inherited, halves)
 
     rows = []
-    for variant, kind in (("all", Logged), ("no log-probabilities", Simulation)):
-        oracle = Oracle(known, known.best - NEAR, BUDGET)
-        definition = study_on(known, seed)
-        questions = Rungs(known.n_fast, known.n_full, known.strata, known.weights)
-
-        def ask(sets: Sequence[Any], start: int, stop: int, phase: Any, on: Any = oracle) -> None:
-            on.ask(sets, stop)
-
-        study = kind(definition, known.n_layers, questions, known.of, ask)
+    for variant in ("all", "no log-probabilities"):
+        without = replace(known, logs=lambda layers, start, stop: None)
+        oracle = Oracle(known if variant == "all" else without, known.best - NEAR, BUDGET)
         with contextlib.suppress(EndedError):
-            deque(study.worker(), maxlen=0)
+            optlayers(oracle, np.random.default_rng(seed))
         rows.append(
             {
-                "landscape": "demo",
+                "landscape": name,
                 "seed": seed,
                 "variant": variant,
                 "found": oracle.best >= oracle.target,

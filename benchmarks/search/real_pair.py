@@ -94,7 +94,14 @@ def searched(size: int) -> tuple[list[float], list[float]]:
     questions = Rungs(known.n_fast, known.n_full, known.strata, known.weights)
     found, costs = [], []
     for seed in range(SEEDS):
-        study = Simulation(study_on(known, seed), known.n_layers, questions, known.of)
+        study = Simulation(
+            study_on(known, seed),
+            known.n_layers,
+            questions,
+            known.of,
+            logs=known.logs,
+            fast_weights=known.fast_weights,
+        )
         records = study.run(seed=seed)
         full = [r for r in records if r.questions == known.n_full]
         found.append(max(float(r.score or 0.0) for r in full))

@@ -15,7 +15,7 @@ from optlayers.errors import EvaluationError, InputError
 from optlayers.evaluation.base import Evaluator
 from optlayers.evaluation.questions import QuestionOrder, Subject
 from optlayers.layerset import LayerSet
-from optlayers.trials.statistics import StratifiedScore
+from optlayers.trials.statistics import FloatArray, StratifiedScore
 
 LOG_STEP = 1 / 32  # nats between two values of a stored log-probability; the least is -8
 
@@ -109,6 +109,12 @@ class Landscape:
             answers=np.packbits(self.answers[rows], axis=1),
             **more,
         )
+
+    def logs_of(self, layers: LayerSet, start: int, stop: int) -> FloatArray | None:
+        """The log-probabilities [stop - start] of a set; None where they were not recorded."""
+        if self.logs is None or stop > self.order.n_fast:
+            return None
+        return np.asarray(self.logs[self.index[layers], start:stop])
 
     def scores(self) -> dict[LayerSet, float]:
         """The full score of every layer set."""

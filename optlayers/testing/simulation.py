@@ -7,7 +7,7 @@ real one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,14 +18,17 @@ from optlayers.errors import InputError
 from optlayers.layerset import LayerSet
 from optlayers.search import RacingPruner, plan, pruner_for, sampler_for
 from optlayers.search.factory import worker_seed
+from optlayers.search.logprobs import note_rung
 from optlayers.search.planner import COHORT, Plan, recent_workers
 from optlayers.search.proposal import Phase
 from optlayers.search.rungs import Outcome, Rungs, advance, by_rung, conclude, most_answers
 from optlayers.trials import keys
 from optlayers.trials.answers import Answers
-from optlayers.trials.record import Record
+from optlayers.trials.record import Halves, Record
+from optlayers.trials.statistics import FloatArray
 
 Evaluated = Callable[[Sequence[LayerSet], int, int, Phase], object]
+Logs = Callable[[LayerSet, int, int], FloatArray | None]
 
 
 @dataclass
@@ -35,7 +38,9 @@ class Simulation:
     answers: what a layer set answers on the first n questions, [n], or None for a set that fails.
     evaluated: called with the sets, the first and the last question and the phase of each
     evaluation, before its answers are used; what it raises ends the simulation. `records` are the
-    trials so far. Raises `InputError` for a pruner that reads a database.
+    trials so far. logs: the log-probabilities of the right choices to the questions from one to
+    another, or None where they are not known; fast_weights: as `QuestionOrder.fast_weights`.
+    Raises `InputError` for a pruner that reads a database.
     """
 
     definition: StudyDefinition
@@ -46,6 +51,8 @@ class Simulation:
     cohort: int = COHORT
     records: list[Record] = field(default_factory=list)
     plans: dict[str, list[Plan]] = field(default_factory=dict)
+    logs: Logs = lambda layers, start, stop: None
+    fast_weights: FloatArray | None = None
 
     def __post_init__(self) -> None:
         pruner = pruner_for(self.definition, self.questions.n_fast)
@@ -141,7 +148,7 @@ class Simulation:
             earlier = best.get(self.records[n].layers)
             if earlier is not None and earlier.answers is not None:
                 inherited[n] = len(earlier.answers)
-                self._answer(n, earlier.answers, inherited[n])
+                self._answer(n, earlier.answers, inherited[n], earlier.halves)
         here = [n for n in mine if inherited[n] in self.questions.steps]
         active = self._advance(here) + [n for n in mine if n not in here]
         while active:
@@ -157,13 +164,17 @@ class Simulation:
                             record, state=TrialState.FAIL, reason="NaN in the logits"
                         )
                     else:
-                        self._answer(record.number, answers, inherited[record.number])
+                        found = self.logs(record.layers, start, stop)
+                        halves = note_rung(record.halves, answers, start, found, self.fast_weights)
+                        self._answer(record.number, answers, inherited[record.number], halves)
                         answered.append(record.number)
                 active += self._advance(answered)
                 yield phase
 
-    def _answer(self, number: int, answers: Answers, inherited: int) -> None:
-        self.records[number] = self.questions.at(self.records[number], answers, inherited, {})
+    def _answer(
+        self, number: int, answers: Answers, inherited: int, halves: Mapping[int, Halves]
+    ) -> None:
+        self.records[number] = self.questions.at(self.records[number], answers, inherited, halves)
 
     def _advance(self, numbers: Sequence[int]) -> list[int]:
         """Decide and note what becomes of trials at their rung; those that go on."""

@@ -44,7 +44,15 @@ def test_a_right_choice_is_likelier_than_a_wrong_one() -> None:
 def test_the_search_finds_the_best_set_with_few_questions(seed: int) -> None:
     pair = known()
     questions = Rungs(pair.n_fast, pair.n_full, pair.strata, pair.weights)
-    records = Simulation(study_on(pair, seed), pair.n_layers, questions, pair.of).run(seed=seed)
+    study = Simulation(
+        study_on(pair, seed),
+        pair.n_layers,
+        questions,
+        pair.of,
+        logs=pair.logs,
+        fast_weights=pair.fast_weights,
+    )
+    records = study.run(seed=seed)
     full = [r for r in records if r.questions == pair.n_full]
     best = max(full, key=lambda r: r.score or 0.0)
     assert best.layers == BEST

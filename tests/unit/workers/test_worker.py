@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -58,15 +59,21 @@ def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("seed", [0, 3])
-def test_a_worker_does_what_the_simulation_says(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "logs"), [(0, False), (3, False), (0, True)])
+def test_a_worker_does_what_the_simulation_says(tmp_path: Path, seed: int, logs: bool) -> None:
     known, mine = landscape(), definition(seed, small=True)
     order = known.order
+    if logs:
+        draw = np.random.default_rng(0).uniform(0.0, 0.5, (len(known.answers), order.n_fast))
+        right = known.answers[:, : order.n_fast]
+        known = replace(known, logs=np.log(np.where(right, 0.4 + draw, 0.1 + draw / 2)))
     study = Simulation(
         mine,
         known.n_layers,
         Rungs(order.n_fast, order.n_full, order.subject, order.weights),
         lambda layers, n: known.answers[known.index[layers], :n],
+        logs=known.logs_of,
+        fast_weights=order.fast_weights,
     )
     simulated = study.run()
     stored = open_study(url_in(tmp_path), mine, pruner=pruner_for(mine, order.n_fast))
