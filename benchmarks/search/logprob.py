@@ -5,7 +5,7 @@
 
 Random layer sets answer the questions of a study and those it sets aside. From a few questions each
 set gets the share of right answers, the mean log-probability of the right choice among the choices,
-and both as `optlayers.search.covariate` joins them. Told by all the other questions: how well each
+and both as `optlayers.search.logprobs` joins them. Told by all the other questions: how well each
 ranks the sets, how well the search's model of the scores ranks sets that it has not seen, and how
 good the ten sets are that come first.
 """

@@ -1,4 +1,4 @@
-"""Log-probabilities of the right choice as a covariate of scores on few questions.
+"""Log-probabilities of the right choice, which adjust scores on few questions.
 
 A right or wrong answer is one bit, and near chance level mostly luck. The log-probability of the
 right choice ranks layer sets earlier (benchmarks/search/logprob-smollm2.md). An adjusted score is

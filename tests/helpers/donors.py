@@ -53,6 +53,10 @@ def random_blocks(n: int = 40, length: int = LENGTH, held: int = 4, seed: int = 
     return Blocks(tokens, held, seed)
 
 
+class KillError(Exception):
+    """Stands for a kill."""
+
+
 class Parts(NamedTuple):
     """What a conversion trains with: the teacher, the student, and the student's mixers."""
 

@@ -40,7 +40,7 @@ END = "<|end|>"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DemoRecipe:
     """Everything that decides the outcome."""
 
     seed: int = 0
@@ -130,7 +130,7 @@ def encode(
 # ---------------------------------------------------------------------------- models
 
 
-def make_donor(recipe: Recipe) -> LlamaForCausalLM:
+def make_donor(recipe: DemoRecipe) -> LlamaForCausalLM:
     """The donor, untrained."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -158,7 +158,7 @@ def make_donor(recipe: Recipe) -> LlamaForCausalLM:
     return donor
 
 
-def make_base(donor: LlamaForCausalLM, recipe: Recipe) -> LlambaForCausalLM:
+def make_base(donor: LlamaForCausalLM, recipe: DemoRecipe) -> LlambaForCausalLM:
     """The donor with fresh Mamba-2 mixers in the place of attention."""
     torch.manual_seed(recipe.seed + 1)
     config = LlambaConfig(
@@ -288,7 +288,7 @@ def train_donor(
     donor: LlamaForCausalLM,
     ids: torch.Tensor,
     where: torch.Tensor,
-    recipe: Recipe,
+    recipe: DemoRecipe,
     watch: Callable[[int, float], bool],
     compiled: bool = True,
 ) -> None:
@@ -330,7 +330,7 @@ def train_mixers(
     base: LlambaForCausalLM,
     donor: LlamaForCausalLM,
     ids: torch.Tensor,
-    recipe: Recipe,
+    recipe: DemoRecipe,
     watch: Callable[[int, float], bool],
     steps: int,
     every: int = 500,
@@ -496,10 +496,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "studies" / "demo")
     parser.add_argument("--tasks", type=Path, default=dq.TASKS_DIR)
     args = parser.parse_args()
-    train_pair(Recipe(), args.out, args.tasks)
+    train_pair(DemoRecipe(), args.out, args.tasks)
 
 
-def train_pair(recipe: Recipe, out: Path, tasks: Path) -> None:
+def train_pair(recipe: DemoRecipe, out: Path, tasks: Path) -> None:
     """The whole run: text, tokenizer, donor, base, survey."""
     started = time.time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,15 +20,11 @@ from optlayers.distill.convert import Converted, ConvertOptions, convert
 from optlayers.distill.student import split_rows
 from optlayers.distill.training import TrainingState
 from optlayers.errors import ExportError, InputError, ModelError, OptlayersError
-from tests.helpers.donors import KINDS, chat_tokenizer, donor_in, write_text
+from tests.helpers.donors import KINDS, KillError, chat_tokenizer, donor_in, write_text
 
 CPU = torch.device("cpu")
 STEP = 128
 QUICK = ConvertOptions("", state=4, tokens=12 * STEP, length=32, batch=STEP, lr=3e-3)
-
-
-class KillError(Exception):
-    """Stands for a kill."""
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from optlayers.distill.objectives import LayerObjective, LogitObjective
 from optlayers.distill.text import Blocks
 from optlayers.distill.training import Budget, Objective, Recipe, Report, Trainer, TrainingState
 from optlayers.errors import RunError
-from tests.helpers.donors import LENGTH, Parts, parts_of, random_blocks, tiny_model
+from tests.helpers.donors import LENGTH, KillError, Parts, parts_of, random_blocks, tiny_model
 
 BLOCKS = 4
 STEP_TOKENS = BLOCKS * LENGTH
@@ -25,11 +25,7 @@ STAGES: dict[str, Callable[[Parts], Objective]] = {
 }
 
 
-class KillError(Exception):
-    """Stands for a kill."""
-
-
-class Clock:
+class SteppedClock:
     """Stands for the module `time`: a second passes with every batch of blocks."""
 
     def __init__(self) -> None:
@@ -71,7 +67,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, limit: str
 ) -> None:
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
-    clock = Clock()
+    clock = SteppedClock()
     if limit == "minutes":
         monkeypatch.setattr(training, "time", clock)
         batch = Blocks.batch
@@ -133,7 +129,7 @@ def test_small_steps_add_up_in_narrow_weights(tmp_path: Path, dtype: torch.dtype
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, value: float) -> None:
-    class Broken:
+    class BrokenObjective:
         weight = nn.Parameter(torch.zeros(1))
         groups = ((weight,),)
 
@@ -144,7 +140,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, value: float) ->
             return loss.detach()
 
     budget, file = Budget(100 * STEP_TOKENS), tmp_path / "a.pt"
-    made = Trainer("layers", Broken(), random_blocks(), Recipe(BLOCKS, 1e-3), budget, file)
+    made = Trainer("layers", BrokenObjective(), random_blocks(), Recipe(BLOCKS, 1e-3), budget, file)
     with pytest.raises(RunError, match=f"layers: the loss is {value} after 1,280 tokens; lower"):
         made.run()
     assert not file.exists()
@@ -207,7 +203,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_the_time_left_is_that_of_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = Clock()
+    clock = SteppedClock()
     monkeypatch.setattr(training, "time", clock)
     seen: list[TrainingState] = []
     made = trainer(tmp_path, "layers", Budget(40 * STEP_TOKENS), seen.append)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from optlayers.storage import redact as masking
+from optlayers.storage import redact
 from optlayers.storage.redact import mask_password, remember_password
 
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masking, "_known", set())
+    monkeypatch.setattr(redact, "_known", set())
 
 
 @pytest.mark.parametrize(

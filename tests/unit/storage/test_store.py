@@ -35,20 +35,6 @@ class TestStores(StorageSuite):
 # ------------------------------------------------------------------ which store
 
 
-def test_the_private_names_of_optuna_are_where_the_fast_store_expects_them() -> None:
-    message = (
-        f"Optuna {optuna.__version__} has moved private names: adapt storage/fast.py, read.py and "
-        "tables.py, then the bounds of optuna in pyproject.toml"
-    )
-    assert not tables.difference(), message
-    study = optuna.create_study()
-    study.ask()
-    names = (study, "_storage"), (study, "_study_id"), (study.trials[0], "_trial_id")
-    for thing, name in names:
-        assert hasattr(thing, name), message
-    assert callable(optuna.storages.get_storage), message
-
-
 def other_schema(patch: pytest.MonkeyPatch) -> str:
     patch.setattr(models, "SCHEMA_VERSION", 13)
     return "its schema is 13, not 12"
